@@ -10,7 +10,6 @@ mod real;
 
 pub use real::RealDisk;
 
-
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 

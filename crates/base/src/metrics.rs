@@ -48,7 +48,8 @@ impl Registry {
     }
     fn entry(&self, name: &'static str, help: &'static str, kind: MetricKind) -> Metric {
         let mut all = self.0.lock();
-        let entry = all.entry(name).or_insert_with(|| MetricEntry { name, help, kind, metric: Metric::default() });
+        let entry =
+            all.entry(name).or_insert_with(|| MetricEntry { name, help, kind, metric: Metric::default() });
         assert_eq!(entry.kind, kind, "metric {name} registered twice with different kinds");
         entry.metric.clone()
     }

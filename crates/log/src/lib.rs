@@ -118,7 +118,9 @@ impl AppendError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::TooLarge { .. } | Self::IdempotencyConflict { .. } => ErrorKind::Invalid,
-            Self::DiskFull { .. } | Self::Poisoned { .. } | Self::Closed | Self::Io { .. } => ErrorKind::Unavailable,
+            Self::DiskFull { .. } | Self::Poisoned { .. } | Self::Closed | Self::Io { .. } => {
+                ErrorKind::Unavailable
+            }
         }
     }
 }
