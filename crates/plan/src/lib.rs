@@ -1,1 +1,17 @@
-//! placeholder
+//! Floor 3, the waist: a streaming query as plain data, and the contracts around it.
+//!
+//! `sql` writes a [`StreamPlan`], `dataflow` runs it, neither knows the other. Sources and
+//! sinks are made by `engine`. Expressions are DataFusion [`PhysicalExpr`]s, evaluated on
+//! whole batches.
+//!
+//! Not here: behaviour. No operator, no task, no clock.
+
+pub mod element;
+pub mod runtime;
+pub mod stream_plan;
+
+pub use element::{Element, Epoch, Rows, WatermarkTime};
+pub use runtime::{QueryCounters, Running, Runtime, Sink, Source, SourceFactory, StreamError};
+pub use stream_plan::{
+    NodeId, Projection, ReplayOrder, ScanColumns, SourceSpec, StartPosition, StreamNode, StreamPlan,
+};

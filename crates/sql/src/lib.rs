@@ -1,1 +1,11 @@
-//! placeholder
+//! Floor 4: text to statement to plan.
+//!
+//! ```text
+//! text -> parse -> Statement -> bind -> LogicalPlan -> { bounded plan | StreamPlan }
+//! ```
+//!
+//! Not here: execution, storage, what exists (a [`bind::Scope`] answers that), sessions.
+
+pub mod ast;
+
+pub use ast::Statement;

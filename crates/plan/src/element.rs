@@ -1,0 +1,43 @@
+//! What travels along every edge of a streaming plan, in band.
+
+use arrow_array::{Int64Array, RecordBatch};
+
+/// A point in event time up to which everything has been seen: nanoseconds since the Unix
+/// epoch, so that windows over any time column fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct WatermarkTime(pub i64);
+
+/// A checkpoint's number, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Epoch(pub u64);
+
+/// Rows, with a weight each where they are a changelog.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    pub batch: RecordBatch,
+    /// `_tp_delta` of each row; `None` = append-only, all +1.
+    pub weights: Option<Int64Array>,
+}
+
+impl Rows {
+    pub fn append(batch: RecordBatch) -> Self {
+        Rows { batch, weights: None }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub enum Element {
+    Rows(Rows),
+    /// No later row of this edge is earlier, save rows its source stamped late.
+    Watermark(WatermarkTime),
+    /// The edge has gone quiet and does not hold the watermark back.
+    Idle,
+    /// Everything before belongs to the epoch's checkpoint.
+    Barrier(Epoch),
+    /// Processing time, microseconds since the Unix epoch.
+    Tick(i64),
+    /// What follows was not yet there when the query started.
+    EndOfBackfill,
+    /// Nothing follows.
+    End,
+}

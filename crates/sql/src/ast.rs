@@ -1,0 +1,176 @@
+//! Statements, as parsed: names and texts, nothing resolved.
+//!
+//! Queries are sqlparser's [`Query`]; what sqlparser does not know of the dialect travels in
+//! `Query.settings` of the same query level, under reserved names (`__emit`,
+//! `__partition_by`, `__shuffle_by`, …), put there by the token pass.
+
+use sqlparser::ast::{Expr, Query};
+use std::collections::BTreeMap;
+
+/// `name` or `database.name`, unquoted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Name {
+    pub database: Option<String>,
+    pub name: String,
+}
+
+/// `k = v` pairs of a SETTINGS clause, values as text.
+pub type Settings = BTreeMap<String, String>;
+
+/// One statement, with the clauses any statement can end in.
+#[derive(Debug, Clone)]
+pub struct Parsed {
+    pub statement: Statement,
+    /// Of the outermost SETTINGS clause.
+    pub settings: Settings,
+    /// `FORMAT name`, for results. (The format of inserted data is in [`InsertSource`].)
+    pub format: Option<String>,
+}
+
+#[derive(Debug, Clone)]
+pub enum Statement {
+    Query(Box<Query>),
+    Explain { kind: ExplainKind, statement: Box<Statement> },
+    Insert(Insert),
+    CreateDatabase { name: String, if_not_exists: bool, comment: String },
+    DropDatabase { name: String, if_exists: bool, cascade: bool },
+    CreateStream(CreateStream),
+    CreateView { name: Name, if_not_exists: bool, or_replace: bool, select: String, comment: String },
+    /// `DROP STREAM | TABLE | VIEW`.
+    Drop { object: ObjectKind, name: Name, if_exists: bool },
+    Truncate { name: Name, if_exists: bool },
+    Rename { pairs: Vec<(Name, Name)> },
+    Show(Show),
+    /// `DESCRIBE`/`DESC [STREAM|TABLE] name` or of a query in parentheses.
+    Describe(DescribeTarget),
+    Exists { object: ObjectKind, name: Name },
+    Use { database: String },
+    /// `KILL QUERY WHERE … [SYNC|ASYNC|TEST]`.
+    KillQuery { filter: Expr, sync: bool },
+    Set(Settings),
+    System(System),
+    /// `OPTIMIZE STREAM s [FINAL]`: merges, as `SYSTEM MERGE STREAM`.
+    Optimize { name: Name },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ExplainKind {
+    /// `EXPLAIN` alone and `EXPLAIN PLAN`.
+    Plan,
+    Ast,
+    Syntax,
+    Pipeline,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ObjectKind {
+    /// `STREAM` or `TABLE`.
+    Stream,
+    View,
+    Database,
+}
+
+#[derive(Debug, Clone)]
+pub struct Insert {
+    pub target: Name,
+    /// `None` = all insertable columns in order.
+    pub columns: Option<Vec<String>>,
+    pub source: InsertSource,
+}
+
+#[derive(Debug, Clone)]
+pub enum InsertSource {
+    /// `VALUES` with the rows' text as written (empty when the rows come in the body).
+    Values { text: String },
+    Select(Box<Query>),
+    /// `FORMAT name`; `data` is what followed on the next line, empty when it comes in the body.
+    Format { name: String, data: Vec<u8> },
+}
+
+#[derive(Debug, Clone)]
+pub struct CreateStream {
+    pub name: Name,
+    pub if_not_exists: bool,
+    pub or_replace: bool,
+    pub kind: StreamKind,
+    pub columns: Vec<ColumnSpec>,
+    /// `INDEX name expr TYPE t GRANULARITY n`, as written: (name, expression, type).
+    pub indexes: Vec<(String, String, String)>,
+    /// SQL text of the clauses.
+    pub order_by: Option<String>,
+    pub partition_by: Option<String>,
+    pub primary_key: Option<String>,
+    pub ttl: Option<String>,
+    pub comment: String,
+    /// `CREATE STREAM a AS b`.
+    pub like: Option<Name>,
+    /// `CREATE STREAM a AS SELECT …`: columns from the query, which then fills it.
+    pub as_select: Option<Box<Query>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StreamKind {
+    Stream,
+    Random,
+    /// Parsed so that the refusal (code 48) can name it.
+    External,
+    Mutable,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct ColumnSpec {
+    pub name: String,
+    /// Type text as written; `None` when it follows from the default expression.
+    pub type_text: Option<String>,
+    /// `DEFAULT | MATERIALIZED | ALIAS` and the expression's SQL text.
+    pub default: Option<(DefaultWord, String)>,
+    pub codec: Option<String>,
+    pub comment: String,
+    pub ttl: Option<String>,
+    /// `NULL` after the type: the same as nullable(T).
+    pub nullable: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefaultWord {
+    Default,
+    Materialized,
+    Alias,
+}
+
+#[derive(Debug, Clone)]
+pub enum Show {
+    Databases { like: Option<Like> },
+    /// `SHOW STREAMS | TABLES | VIEWS [FROM db]`.
+    Relations { database: Option<String>, like: Option<Like>, views_only: bool },
+    /// `SHOW CREATE [STREAM|TABLE|VIEW|DATABASE] name`.
+    Create { object: Option<ObjectKind>, name: Name },
+    Columns { of: Name, like: Option<Like> },
+    Functions { like: Option<Like> },
+    Settings { like: Option<Like> },
+    ProcessList,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Like {
+    pub pattern: String,
+    pub case_insensitive: bool,
+    pub negated: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum DescribeTarget {
+    Relation(Name),
+    Query(Box<Query>),
+}
+
+#[derive(Debug, Clone)]
+pub enum System {
+    SyncStream(Name),
+    SyncQuery(String),
+    FlushStream(Name),
+    MergeStream(Name),
+    /// Only with `--test-clock`.
+    ClockAdvance { micros: i64 },
+    DrainQuery(String),
+}
