@@ -7,8 +7,10 @@
 //! - after a failed sync nothing is known about unsynced bytes: reopen, do not retry.
 
 mod real;
+mod sim;
 
 pub use real::RealDisk;
+pub use sim::{Fault, FaultKind, SimDisk};
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -91,6 +93,21 @@ pub fn write_file_atomic(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Resul
     file.sync_data()?;
     drop(file);
     disk.rename(&tmp, path)?;
+    disk.sync_dir(parent(path))
+}
+
+/// Creates a directory and its missing ancestors so that they survive a crash.
+pub fn create_dir_durable(disk: &dyn Disk, path: &str) -> io::Result<()> {
+    if path.is_empty() {
+        return Ok(());
+    }
+    match disk.list(path) {
+        Ok(_) => return Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    create_dir_durable(disk, parent(path))?;
+    disk.create_dir_all(path)?;
     disk.sync_dir(parent(path))
 }
 
