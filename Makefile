@@ -1,0 +1,37 @@
+# make demo      build and watch a live query in the terminal (Ctrl-C ends it)
+# make test      build and run all tests
+# make nightly   long-running checks; NIGHTLY_MINUTES=60 is shared between them
+# make bench     every table of bench/, beside its peers (release build, takes hours)
+
+SHELL := /bin/bash
+NIGHTLY_MINUTES ?= 60
+WEIR := target/debug/weir
+
+.PHONY: demo test nightly bench lint tools test-servers
+
+tools:
+	@.ci/tools
+
+demo: tools
+	cargo build --locked -p weir-server
+	@$(WEIR) demo
+
+# Servers the tests start themselves: an S3-compatible one, from PyPI into .venv.
+test-servers:
+	@.ci/test-servers
+
+test: tools test-servers
+	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
+	WEIR_TEST_MOTO=$(CURDIR)/.venv/bin/moto_server cargo nextest run --locked --workspace
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	cargo xtask floors
+	cargo xtask tidy
+
+nightly: tools test-servers
+	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) bench/nightly.sh
+
+bench: tools
+	bench/run.sh all
