@@ -39,6 +39,9 @@ pub struct FormatSettings {
     pub pretty_rows_max: usize,
     /// A row or value larger than this is refused. Default 64 MiB.
     pub row_bytes_max: usize,
+    /// A Parquet file, a Native block or an Arrow message larger than this is refused: those
+    /// must be whole in memory before they can be read. Default 1 GiB.
+    pub body_bytes_max: usize,
     /// Native protocol revision of the client over HTTP (`client_protocol_version`); 0 without
     /// block info.
     pub native_revision: u64,
@@ -59,6 +62,7 @@ impl Default for FormatSettings {
             utf8_replace: false,
             pretty_rows_max: 10_000,
             row_bytes_max: 64 << 20,
+            body_bytes_max: 1 << 30,
             native_revision: 0,
             best_effort_times: false,
         }
@@ -84,6 +88,9 @@ pub enum FormatError {
     Direction { name: String, direction: &'static str },
     #[error("format {name} can not carry column {column} of type {data_type}")]
     Unsupported { name: String, column: String, data_type: String },
+    /// A value of a result that the format has no room for; the query must cast it.
+    #[error("column {column}: {what}")]
+    Encode { column: String, what: String },
     #[error("the input ends in the middle of row {row}")]
     Truncated { row: u64 },
 }
@@ -119,6 +126,8 @@ pub struct ResultStats {
     pub elapsed_ns: u64,
     pub rows_read: u64,
     pub bytes_read: u64,
+    /// Rows there would be without LIMIT; `None` if no LIMIT cut the result.
+    pub rows_before_limit: Option<u64>,
 }
 
 /// Encodes batches of one schema. A streaming result never ends, so each `batch` call must
