@@ -1,1 +1,27 @@
-//! placeholder
+//! Floor 4: runs a [`weir_plan::StreamPlan`]: operators, and the one task loop that feeds them.
+//!
+//! ```text
+//! sources -> task (polls, merges watermarks, aligns barriers) -> operators -> sink
+//! ```
+//!
+//! A chain without an exchange is one task in one thread, without channels between. A row
+//! leaves as it arrives: nothing here waits for a timer or for more rows.
+//!
+//! A new operator is a file in [`op`], a variant in `plan` and a line in [`build`].
+//!
+//! Not here: SQL, storage, what sources and sinks are, clocks of operators.
+
+mod build;
+mod gate;
+mod graph;
+pub mod op;
+mod operator;
+mod runtime;
+mod state;
+mod task;
+#[cfg(test)]
+mod tests;
+
+pub use operator::{InputId, OpError, Operator, Output};
+pub use runtime::DataflowRuntime;
+pub use state::{StateReader, StateWriter};

@@ -7,6 +7,7 @@
 //! Not here: behaviour. No operator, no task, no clock.
 
 pub mod element;
+mod error;
 pub mod runtime;
 pub mod stream_plan;
 

@@ -64,12 +64,33 @@ pub struct Projection {
 /// get a file in `dataflow::op`.
 #[derive(Debug, Clone)]
 pub enum StreamNode {
-    Source { id: NodeId, spec: SourceSpec },
-    Filter { id: NodeId, predicate: Arc<dyn PhysicalExpr>, input: Box<StreamNode> },
-    Project { id: NodeId, exprs: Vec<Projection>, schema: SchemaRef, input: Box<StreamNode> },
-    Union { id: NodeId, schema: SchemaRef, inputs: Vec<StreamNode> },
+    Source {
+        id: NodeId,
+        spec: SourceSpec,
+    },
+    Filter {
+        id: NodeId,
+        predicate: Arc<dyn PhysicalExpr>,
+        input: Box<StreamNode>,
+    },
+    Project {
+        id: NodeId,
+        exprs: Vec<Projection>,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    Union {
+        id: NodeId,
+        schema: SchemaRef,
+        inputs: Vec<StreamNode>,
+    },
     /// Skips `skip` rows, then ends the query after `fetch` rows.
-    Limit { id: NodeId, skip: u64, fetch: Option<u64>, input: Box<StreamNode> },
+    Limit {
+        id: NodeId,
+        skip: u64,
+        fetch: Option<u64>,
+        input: Box<StreamNode>,
+    },
 }
 
 impl StreamNode {

@@ -1,0 +1,283 @@
+//! The operators of one task and how they are joined; carries an element from a source up to
+//! the sink.
+//!
+//! Synchronous and without I/O: every element that goes in comes out of the top, turned into
+//! zero or more, before the next goes in.
+//!
+//! Not here: polling sources, waiting for the sink (`task`), what a gate lets pass (`gate`).
+
+use crate::gate::{Gate, Signal};
+use crate::operator::{InputId, Operator, Output};
+use crate::state::{StateReader, StateWriter};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use weir_base::{Clock, Code};
+use weir_plan::{Element, Epoch, NodeId, QueryCounters, Source, StreamError};
+
+/// Where a node's output goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Sink,
+    Node(usize, InputId),
+}
+
+pub(crate) struct Node {
+    id: NodeId,
+    name: &'static str,
+    op: Box<dyn Operator>,
+    gate: Gate,
+    target: Target,
+    ended: bool,
+    counters: Arc<QueryCounters>,
+}
+
+impl Node {
+    pub fn new(
+        id: NodeId,
+        name: &'static str,
+        op: Box<dyn Operator>,
+        inputs: usize,
+        target: Target,
+        counters: Arc<QueryCounters>,
+    ) -> Self {
+        Node { id, name, op, gate: Gate::new(inputs), target, ended: false, counters }
+    }
+}
+
+/// A source and what the task knows of it.
+pub(crate) struct Leaf {
+    pub id: NodeId,
+    /// `None` once it has ended, or nothing it could give is wanted.
+    pub source: Option<Box<dyn Source>>,
+    /// It has brought this barrier; not polled until the barrier has left at the top.
+    pub blocked: Option<Epoch>,
+    target: Target,
+    counters: Arc<QueryCounters>,
+}
+
+impl Leaf {
+    pub fn new(id: NodeId, source: Box<dyn Source>, target: Target, counters: Arc<QueryCounters>) -> Self {
+        Leaf { id, source: Some(source), blocked: None, target, counters }
+    }
+}
+
+/// State of every operator at one epoch.
+pub(crate) type Snapshot = (Epoch, Vec<(NodeId, StateReader)>);
+
+pub(crate) struct Graph {
+    pub nodes: Vec<Node>,
+    pub leaves: Vec<Leaf>,
+    clock: Arc<dyn Clock>,
+    /// What has left at the top and waits for the sink: at most what one element became.
+    pub results: VecDeque<Element>,
+    /// Whether barriers make operators write their state down.
+    pub keep_snapshots: bool,
+    partial: Vec<(NodeId, StateReader)>,
+    /// Complete snapshots, for whoever stores them.
+    pub snapshots: Vec<Snapshot>,
+    /// Nothing follows at the top.
+    pub ended: bool,
+}
+
+impl Graph {
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        Graph {
+            nodes: Vec::new(),
+            leaves: Vec::new(),
+            clock,
+            results: VecDeque::new(),
+            keep_snapshots: false,
+            partial: Vec::new(),
+            snapshots: Vec::new(),
+            ended: false,
+        }
+    }
+
+    pub fn counters(&self) -> Vec<(NodeId, &'static str, Arc<QueryCounters>)> {
+        let nodes = self.nodes.iter().map(|n| (n.id, n.name, n.counters.clone()));
+        let leaves = self.leaves.iter().map(|l| (l.id, "Source", l.counters.clone()));
+        let mut all: Vec<_> = nodes.chain(leaves).collect();
+        all.sort_by_key(|(id, ..)| *id);
+        all
+    }
+
+    /// Gives operators their state back, before the first element.
+    pub fn restore(&mut self, saved: &[(NodeId, StateReader)]) -> Result<(), crate::OpError> {
+        for (id, state) in saved {
+            if let Some(node) = self.nodes.iter_mut().find(|n| n.id == *id) {
+                node.op.restore(state)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends branches that need no input at all (`LIMIT 0`).
+    pub fn begin(&mut self) -> Result<(), StreamError> {
+        for index in 0..self.nodes.len() {
+            self.end_if_done(index)?;
+        }
+        Ok(())
+    }
+
+    /// Takes one element of a source all the way up.
+    pub fn feed(&mut self, leaf: usize, element: Element) -> Result<(), StreamError> {
+        let l = &mut self.leaves[leaf];
+        match &element {
+            Element::Rows(rows) => {
+                let n = rows.batch.num_rows() as u64;
+                if n == 0 {
+                    return Ok(());
+                }
+                l.counters.rows_in.fetch_add(n, Relaxed);
+                l.counters.rows_out.fetch_add(n, Relaxed);
+                l.counters.batches_in.fetch_add(1, Relaxed);
+                l.counters.idle.store(false, Relaxed);
+            }
+            Element::Watermark(at) => l.counters.watermark.store(at.0, Relaxed),
+            Element::Idle => l.counters.idle.store(true, Relaxed),
+            Element::Barrier(epoch) => l.blocked = Some(*epoch),
+            Element::End => l.source = None,
+            Element::Tick(_) | Element::EndOfBackfill => {}
+        }
+        let target = l.target;
+        self.send(target, element)
+    }
+
+    fn send(&mut self, target: Target, element: Element) -> Result<(), StreamError> {
+        match target {
+            Target::Sink => self.leave(element),
+            Target::Node(index, from) => self.enter(index, from, element),
+        }
+    }
+
+    fn leave(&mut self, element: Element) -> Result<(), StreamError> {
+        match element {
+            Element::Barrier(epoch) => {
+                self.leaves.iter_mut().for_each(|l| l.blocked = None);
+                if self.keep_snapshots {
+                    let states = std::mem::take(&mut self.partial);
+                    self.snapshots.push((epoch, states));
+                }
+                self.results.push_back(Element::Barrier(epoch));
+            }
+            Element::End => {
+                self.ended = true;
+                self.results.push_back(Element::End);
+            }
+            other => self.results.push_back(other),
+        }
+        Ok(())
+    }
+
+    fn enter(&mut self, index: usize, from: InputId, element: Element) -> Result<(), StreamError> {
+        let node = &mut self.nodes[index];
+        if node.ended {
+            return Ok(());
+        }
+        let mut signals = Vec::new();
+        let misaligned =
+            |e: crate::gate::Misaligned| StreamError { code: Code::LogicalError, message: e.to_string() };
+        match element {
+            Element::Rows(rows) => {
+                node.gate.rows(from);
+                node.counters.rows_in.fetch_add(rows.batch.num_rows() as u64, Relaxed);
+                node.counters.batches_in.fetch_add(1, Relaxed);
+                node.counters.idle.store(false, Relaxed);
+                return self.call(index, |op, out| op.rows(from, rows, out));
+            }
+            Element::Watermark(at) => node.gate.watermark(from, at, &mut signals),
+            Element::Idle => node.gate.idle(from, &mut signals),
+            Element::Tick(now_us) => node.gate.tick(now_us, &mut signals),
+            Element::EndOfBackfill => node.gate.end_of_backfill(from, &mut signals),
+            Element::Barrier(epoch) => {
+                node.gate.barrier(from, epoch, &mut signals).map_err(misaligned)?;
+            }
+            Element::End => node.gate.end(from, &mut signals).map_err(misaligned)?,
+        }
+        for signal in signals {
+            self.signal(index, signal)?;
+        }
+        Ok(())
+    }
+
+    fn signal(&mut self, index: usize, signal: Signal) -> Result<(), StreamError> {
+        if self.nodes[index].ended {
+            return Ok(());
+        }
+        match signal {
+            Signal::Watermark(at) => {
+                self.nodes[index].counters.watermark.store(at.0, Relaxed);
+                self.call(index, |op, out| op.watermark(at, out))
+            }
+            Signal::Tick(now_us) => self.call(index, |op, out| op.tick(now_us, out)),
+            Signal::EndOfBackfill => self.call(index, |op, out| op.end_of_backfill(out)),
+            Signal::Barrier(epoch) => {
+                if self.keep_snapshots {
+                    let mut state = StateWriter::default();
+                    let node = &mut self.nodes[index];
+                    node.op.snapshot(&mut state)?;
+                    self.partial.push((node.id, state.finish()));
+                }
+                self.send(self.nodes[index].target, Element::Barrier(epoch))
+            }
+            Signal::Idle => {
+                self.nodes[index].counters.idle.store(true, Relaxed);
+                self.send(self.nodes[index].target, Element::Idle)
+            }
+            Signal::End => {
+                self.call(index, |op, out| op.end(out))?;
+                self.end(index)
+            }
+        }
+    }
+
+    /// One call of an operator, timed; what it emitted goes on at once.
+    fn call(
+        &mut self,
+        index: usize,
+        f: impl FnOnce(&mut dyn Operator, &mut Output) -> Result<(), crate::OpError>,
+    ) -> Result<(), StreamError> {
+        let mut out = Output::default();
+        let node = &mut self.nodes[index];
+        let began = self.clock.monotonic();
+        let outcome = f(node.op.as_mut(), &mut out);
+        let took = self.clock.monotonic().saturating_sub(began);
+        node.counters.busy_ns.fetch_add(took.as_nanos() as u64, Relaxed);
+        node.counters.rows_out.fetch_add(out.rows, Relaxed);
+        outcome?;
+        let target = node.target;
+        for element in out.elements {
+            self.send(target, element)?;
+        }
+        self.end_if_done(index)
+    }
+
+    fn end_if_done(&mut self, index: usize) -> Result<(), StreamError> {
+        if !self.nodes[index].ended && self.nodes[index].op.done() { self.end(index) } else { Ok(()) }
+    }
+
+    /// Ends a node: its sources are let go, what is above hears of it.
+    fn end(&mut self, index: usize) -> Result<(), StreamError> {
+        if std::mem::replace(&mut self.nodes[index].ended, true) {
+            return Ok(());
+        }
+        self.cut(index);
+        self.send(self.nodes[index].target, Element::End)
+    }
+
+    /// Drops every source below a node.
+    fn cut(&mut self, index: usize) {
+        for leaf in &mut self.leaves {
+            let mut at = leaf.target;
+            while let Target::Node(above, _) = at {
+                if above == index {
+                    leaf.source = None;
+                    leaf.blocked = None;
+                    break;
+                }
+                at = self.nodes[above].target;
+            }
+        }
+    }
+}

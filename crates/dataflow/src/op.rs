@@ -1,0 +1,6 @@
+//! The operators, one a file.
+
+pub mod filter;
+pub mod limit;
+pub mod project;
+pub mod union;

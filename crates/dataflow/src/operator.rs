@@ -1,0 +1,120 @@
+//! What an operator is, and where it puts its results.
+
+use crate::state::{StateReader, StateWriter};
+use datafusion_common::DataFusionError;
+use weir_base::Code;
+use weir_plan::{Element, Rows, StreamError, WatermarkTime};
+
+/// Which input of an operator an element came from, from 0 in the order of the plan.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct InputId(pub usize);
+
+/// Why an operator cannot go on; ends its query.
+#[derive(Debug, thiserror::Error)]
+pub enum OpError {
+    /// An expression failed on some row.
+    #[error("{operator} failed: {source}")]
+    Eval { operator: &'static str, source: Box<DataFusionError> },
+    /// The plan does not fit its own schemas.
+    #[error("{operator} got a plan that does not fit: {reason}")]
+    Plan { operator: &'static str, reason: String },
+    /// Saved state that is not this operator's.
+    #[error("{operator} cannot restore its state: {reason}")]
+    Restore { operator: &'static str, reason: String },
+}
+
+impl From<OpError> for StreamError {
+    fn from(e: OpError) -> Self {
+        match e {
+            OpError::Eval { operator, source } => {
+                let inner = StreamError::from(*source);
+                // What the user's own expression did needs no operator's name in front.
+                match inner.code.kind() {
+                    weir_base::ErrorKind::Internal => StreamError {
+                        code: inner.code,
+                        message: format!("{operator} failed: {}", inner.message),
+                    },
+                    _ => inner,
+                }
+            }
+            e @ OpError::Plan { .. } => StreamError { code: Code::LogicalError, message: e.to_string() },
+            e @ OpError::Restore { .. } => StreamError { code: Code::CorruptedData, message: e.to_string() },
+        }
+    }
+}
+
+/// One step of a query.
+///
+/// No clock, no tasks, no I/O of its own. The loop merges the watermarks of several inputs and
+/// aligns their barriers before it calls; what an operator puts into `out` goes on in that
+/// order, before the element that caused it. `End`, `Idle` and barriers are passed on by the
+/// loop itself.
+pub trait Operator: Send {
+    fn rows(&mut self, from: InputId, rows: Rows, out: &mut Output) -> Result<(), OpError>;
+
+    /// Passes it on unless rows may still leave that are earlier.
+    fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
+        out.watermark(at);
+        Ok(())
+    }
+
+    /// Processing time, microseconds since the epoch.
+    fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
+        out.push(Element::Tick(now_us));
+        Ok(())
+    }
+
+    fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {
+        out.push(Element::EndOfBackfill);
+        Ok(())
+    }
+
+    /// All inputs have ended: the last chance to emit.
+    fn end(&mut self, _out: &mut Output) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    /// Nothing will be emitted any more, whatever comes: the loop ends this branch and drops
+    /// its sources. Asked before the first element and after each call.
+    fn done(&self) -> bool {
+        false
+    }
+
+    /// State at a barrier. Stateless operators write nothing.
+    fn snapshot(&mut self, _into: &mut StateWriter) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn restore(&mut self, _from: &StateReader) -> Result<(), OpError> {
+        Ok(())
+    }
+}
+
+/// What one call of an operator emits, in order.
+#[derive(Debug, Default)]
+pub struct Output {
+    pub(crate) elements: Vec<Element>,
+    pub(crate) rows: u64,
+}
+
+impl Output {
+    /// Emits rows; of an empty batch nothing.
+    pub fn rows(&mut self, rows: Rows) {
+        let n = rows.batch.num_rows();
+        if n > 0 {
+            self.rows += n as u64;
+            self.elements.push(Element::Rows(rows));
+        }
+    }
+
+    pub fn watermark(&mut self, at: WatermarkTime) {
+        self.elements.push(Element::Watermark(at));
+    }
+
+    pub fn push(&mut self, element: Element) {
+        match element {
+            Element::Rows(rows) => self.rows(rows),
+            other => self.elements.push(other),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! State of one operator at one epoch, as named values.
+//!
+//! The minimum that stateless-but-counting operators need. Paged, incremental state extends
+//! these two types; operators keep calling them.
+//!
+//! Not here: where snapshots are stored.
+
+use crate::operator::OpError;
+use std::collections::BTreeMap;
+
+/// Takes the state of one operator.
+#[derive(Debug, Default)]
+pub struct StateWriter {
+    values: BTreeMap<&'static str, Vec<u8>>,
+}
+
+impl StateWriter {
+    pub fn put(&mut self, name: &'static str, value: Vec<u8>) {
+        let before = self.values.insert(name, value);
+        assert!(before.is_none(), "state value {name} written twice in one snapshot");
+    }
+
+    pub fn put_u64(&mut self, name: &'static str, value: u64) {
+        self.put(name, value.to_le_bytes().to_vec());
+    }
+
+    pub fn finish(self) -> StateReader {
+        StateReader { values: self.values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() }
+    }
+}
+
+/// Gives back what [`StateWriter`] took.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StateReader {
+    values: BTreeMap<String, Vec<u8>>,
+}
+
+impl StateReader {
+    pub fn get(&self, name: &str) -> Option<&[u8]> {
+        self.values.get(name).map(Vec::as_slice)
+    }
+
+    /// # Errors
+    /// [`OpError::Restore`] when the value is missing or not eight bytes.
+    pub fn u64(&self, operator: &'static str, name: &str) -> Result<u64, OpError> {
+        let bytes = self
+            .get(name)
+            .ok_or_else(|| OpError::Restore { operator, reason: format!("value {name} is missing") })?;
+        let bytes = bytes.try_into().map_err(|_| OpError::Restore {
+            operator,
+            reason: format!("value {name} has {} bytes, 8 expected", bytes.len()),
+        })?;
+        Ok(u64::from_le_bytes(bytes))
+    }
+}

@@ -1,0 +1,5 @@
+//! Whole queries over scripted sources.
+
+mod property;
+mod query;
+mod support;
