@@ -10,6 +10,21 @@
 //! [`ShardLog`] is the seam: [`segment log`](SegmentLog) is our own; a Kafka topic can be
 //! another (its numbers increase but may have gaps).
 
+mod core;
+mod frontier;
+mod idempotency;
+mod index;
+mod memory;
+mod record;
+mod recover;
+mod segment;
+mod shared;
+mod writer;
+
+pub use crate::core::{Group, LogCore};
+pub use memory::{MemoryLog, MemoryLogConfig};
+pub use writer::{LogMetrics, SegmentLog};
+
 use bytes::Bytes;
 use std::any::Any;
 use std::sync::Arc;
@@ -64,7 +79,8 @@ pub enum Ack {
     Durable,
     /// After the write: survives a killed process.
     Written,
-    /// Once queued; a failure is only seen in metrics.
+    /// Once queued; a failure is only seen in metrics. The number is not known yet:
+    /// `base` is [`SeqNo::MAX`] and the append time 0.
     None,
 }
 
@@ -104,6 +120,10 @@ pub enum AppendError {
     TooLarge { size_bytes: u64, limit_bytes: u64 },
     #[error("idempotent_id '{id}' record {record_no} was used before with other rows")]
     IdempotencyConflict { id: String, record_no: u32 },
+    #[error("an idempotent_id of {size_bytes} bytes exceeds the limit of 255 bytes")]
+    IdTooLong { size_bytes: u64 },
+    #[error("idempotent_id '{id}' has {limit} records, the most that are remembered; insert larger blocks")]
+    IdTooManyRecords { id: String, limit: u64 },
     #[error("the disk is full: {free_bytes} bytes free, {needed_bytes} needed; free space and retry")]
     DiskFull { free_bytes: u64, needed_bytes: u64 },
     #[error("the log refuses appends after an earlier failed write: {reason}")]
@@ -117,7 +137,10 @@ pub enum AppendError {
 impl AppendError {
     pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::TooLarge { .. } | Self::IdempotencyConflict { .. } => ErrorKind::Invalid,
+            Self::TooLarge { .. }
+            | Self::IdempotencyConflict { .. }
+            | Self::IdTooLong { .. }
+            | Self::IdTooManyRecords { .. } => ErrorKind::Invalid,
             Self::DiskFull { .. } | Self::Poisoned { .. } | Self::Closed | Self::Io { .. } => {
                 ErrorKind::Unavailable
             }
@@ -143,6 +166,62 @@ impl ReadError {
             Self::Truncated { .. } => ErrorKind::NotFound,
             Self::Corrupt { .. } => ErrorKind::Corrupt,
             Self::Io { .. } => ErrorKind::Unavailable,
+        }
+    }
+}
+
+/// Why a log could not be opened.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum OpenError {
+    #[error(transparent)]
+    Read(#[from] ReadError),
+    #[error(transparent)]
+    Write(#[from] AppendError),
+}
+
+impl OpenError {
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Read(e) => e.kind(),
+            Self::Write(e) => e.kind(),
+        }
+    }
+}
+
+/// Sizes and bounds of one log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogConfig {
+    /// A segment is sealed when the next group would pass this; a larger group has a segment
+    /// of its own.
+    pub segment_size_bytes_max: u64,
+    /// A segment is sealed at the first group or truncation after this age.
+    pub segment_age_ms_max: u64,
+    /// One entry of the sparse index for about so much log.
+    pub index_interval_bytes: u64,
+    /// Larger payloads are refused; at most 4 GiB - 1.
+    pub record_bytes_max: u64,
+    /// Appends wait once payloads of so many bytes are queued or being written.
+    pub queue_bytes_max: u64,
+    /// Appends wait once so many are queued or being written.
+    pub queue_records_max: u32,
+    /// Insert ids remembered for deduplication, through restarts.
+    pub idempotent_ids_max: u32,
+    /// How far ahead of the clock append times are reserved while the frontier is watched on
+    /// an idle log; also how far they may run ahead after a crash.
+    pub append_time_reserve_ms: u64,
+}
+
+impl Default for LogConfig {
+    fn default() -> Self {
+        LogConfig {
+            segment_size_bytes_max: 256 << 20,
+            segment_age_ms_max: 24 * 3600 * 1000,
+            index_interval_bytes: 4 << 20,
+            record_bytes_max: 256 << 20,
+            queue_bytes_max: 64 << 20,
+            queue_records_max: 65_536,
+            idempotent_ids_max: 1_000,
+            append_time_reserve_ms: 2_000,
         }
     }
 }
@@ -178,11 +257,14 @@ pub trait ShardLog: Send + Sync + std::fmt::Debug {
     /// `durable_end` as it moves. A waiting reader is woken at once.
     fn watch_durable_end(&self) -> tokio::sync::watch::Receiver<SeqNo>;
 
-    /// Every later record has a greater append time than this. Non-decreasing.
+    /// Every later record has a greater append time than this: what has less is below
+    /// `durable_end` as read after this call. Non-decreasing.
     fn append_frontier(&self) -> AppendTime;
 
     /// Whole durable records, the first of which holds `from`, until about `bytes_max` bytes
     /// (at least one). Empty at `durable_end`. Blocks on the disk; every checksum is verified.
+    /// Marks (records of no rows) come in front of the row that follows them, once it is
+    /// durable, so a reader that goes on from the last row's end sees each record once.
     fn read(&self, from: SeqNo, bytes_max: usize) -> Result<Vec<Record>, ReadError>;
 
     /// Where to start reading so that no held row with event time `>= from` is missed. From
@@ -200,3 +282,6 @@ pub trait ShardLog: Send + Sync + std::fmt::Debug {
     /// Writes a seal and stops the writer. Later appends get [`AppendError::Closed`].
     async fn close(&self);
 }
+
+#[cfg(test)]
+mod tests;
