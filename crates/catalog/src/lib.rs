@@ -5,6 +5,15 @@
 //!
 //! Not here: rows, expressions, who may do what.
 
+pub mod error;
+pub mod event;
 pub mod model;
+mod store;
 
-pub use model::{ColumnDef, ColumnDefault, DefaultKind, Relation, RelationKind, Snapshot};
+pub use error::CatalogError;
+pub use event::Event;
+pub use model::{
+    ColumnDef, ColumnDefault, DEFAULT_DATABASE, Database, DefaultKind, Relation, RelationKind, RelationName,
+    SYSTEM_DATABASE, Snapshot,
+};
+pub use store::{Catalog, Dependents};

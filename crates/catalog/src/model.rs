@@ -1,19 +1,22 @@
 //! What exists, at one moment.
 
+use crate::CatalogError;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
+use weir_base::error::did_you_mean;
 
 /// Everything the catalog knows, immutable; queries hold one for their whole life.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Snapshot {
     /// One more after every event.
     pub version: u64,
     pub databases: BTreeMap<String, Database>,
 }
 
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Database {
     pub comment: String,
     pub relations: BTreeMap<String, Arc<Relation>>,
@@ -48,7 +51,32 @@ pub enum RelationKind {
     /// Rows are made up while queried.
     Random { settings: BTreeMap<String, String> },
     /// A macro over other relations: its SELECT, and the database its names resolve in.
-    View { select: String, resolve_in: String },
+    View {
+        select: String,
+        resolve_in: String,
+        /// The relations its SELECT names, resolved; they cannot be dropped under it.
+        #[serde(default)]
+        depends_on: Vec<RelationName>,
+    },
+}
+
+/// A relation's full name.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct RelationName {
+    pub database: String,
+    pub name: String,
+}
+
+impl RelationName {
+    pub fn new(database: impl Into<String>, name: impl Into<String>) -> Self {
+        RelationName { database: database.into(), name: name.into() }
+    }
+}
+
+impl fmt::Display for RelationName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.database, self.name)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -80,8 +108,63 @@ pub enum DefaultKind {
     Alias,
 }
 
+/// The database of names without one.
+pub const DEFAULT_DATABASE: &str = "default";
+/// Holds the system tables; nothing can be created in it.
+pub const SYSTEM_DATABASE: &str = "system";
+
+impl Relation {
+    pub fn full_name(&self) -> RelationName {
+        RelationName::new(&self.database, &self.name)
+    }
+
+    /// Whether rows are kept for it.
+    pub fn is_stored(&self) -> bool {
+        matches!(self.kind, RelationKind::Stream { .. })
+    }
+}
+
 impl Snapshot {
+    /// What exists before the first event: the databases `default` and `system`.
+    pub fn initial() -> Self {
+        let databases = [DEFAULT_DATABASE, SYSTEM_DATABASE].map(|name| (name.to_owned(), Database::default()));
+        Snapshot { version: 0, databases: databases.into() }
+    }
+
     pub fn relation(&self, database: &str, name: &str) -> Option<&Arc<Relation>> {
         self.databases.get(database)?.relations.get(name)
+    }
+
+    /// Like [`Snapshot::relation`], or what to tell who asked.
+    ///
+    /// # Errors
+    /// `UnknownDatabase` (81) or `UnknownRelation` (60), each with the nearest name there is.
+    pub fn expect_relation(&self, database: &str, name: &str) -> Result<&Arc<Relation>, CatalogError> {
+        let relations = &self.expect_database(database)?.relations;
+        relations.get(name).ok_or_else(|| CatalogError::UnknownRelation {
+            name: RelationName::new(database, name),
+            hint: did_you_mean(name, relations.keys().map(String::as_str)),
+        })
+    }
+
+    /// # Errors
+    /// `UnknownDatabase` (81) with the nearest name there is.
+    pub fn expect_database(&self, name: &str) -> Result<&Database, CatalogError> {
+        self.databases.get(name).ok_or_else(|| CatalogError::UnknownDatabase {
+            name: name.to_owned(),
+            hint: did_you_mean(name, self.databases.keys().map(String::as_str)),
+        })
+    }
+
+    pub fn relations(&self) -> impl Iterator<Item = &Arc<Relation>> {
+        self.databases.values().flat_map(|d| d.relations.values())
+    }
+
+    /// Views whose SELECT names this relation.
+    pub fn dependents(&self, of: &RelationName) -> Vec<RelationName> {
+        self.relations()
+            .filter(|r| matches!(&r.kind, RelationKind::View { depends_on, .. } if depends_on.contains(of)))
+            .map(|r| r.full_name())
+            .collect()
     }
 }

@@ -1,0 +1,110 @@
+//! Changes as data, and what each does to a snapshot. Pure: no log, no clock.
+
+use crate::{CatalogError, Database, Relation, RelationName, SYSTEM_DATABASE, Snapshot};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// One change. Kept for ever in data directories: variants and fields are added, never
+/// renamed; new fields get `#[serde(default)]`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Event {
+    CreateDatabase {
+        name: String,
+        #[serde(default)]
+        comment: String,
+    },
+    /// With everything in it.
+    DropDatabase {
+        name: String,
+    },
+    CreateRelation {
+        relation: Relation,
+        /// Takes the place of one of the same name.
+        #[serde(default)]
+        replace: bool,
+    },
+    DropRelation {
+        name: RelationName,
+    },
+    /// One after the other, all or none.
+    Rename {
+        pairs: Vec<(RelationName, RelationName)>,
+    },
+    /// All rows were removed; nothing changes here but the version.
+    Truncated {
+        name: RelationName,
+    },
+}
+
+impl Snapshot {
+    /// The snapshot after `event`.
+    ///
+    /// # Errors
+    /// Whatever makes the event impossible now; dependents are not looked at (the caller may
+    /// have waived that, see [`crate::Dependents`]).
+    pub fn after(&self, event: &Event) -> Result<Snapshot, CatalogError> {
+        let mut next = self.clone();
+        next.version += 1;
+        match event {
+            Event::CreateDatabase { name, comment } => {
+                if next.databases.contains_key(name) {
+                    return Err(CatalogError::DatabaseExists { name: name.clone() });
+                }
+                let database = Database { comment: comment.clone(), ..Database::default() };
+                next.databases.insert(name.clone(), database);
+            }
+            Event::DropDatabase { name } => {
+                refuse_built_in(name)?;
+                self.expect_database(name)?;
+                next.databases.remove(name);
+            }
+            Event::CreateRelation { relation, replace } => {
+                next.insert(Arc::new(relation.clone()), *replace)?;
+            }
+            Event::DropRelation { name } => {
+                next.remove(name)?;
+            }
+            Event::Rename { pairs } => {
+                for (from, to) in pairs {
+                    if from.database != to.database {
+                        return Err(CatalogError::AcrossDatabases { from: from.clone(), to: to.clone() });
+                    }
+                    let mut relation = Arc::unwrap_or_clone(next.remove(from)?);
+                    relation.name.clone_from(&to.name);
+                    next.insert(Arc::new(relation), false)?;
+                }
+            }
+            Event::Truncated { name } => {
+                self.expect_relation(&name.database, &name.name)?;
+            }
+        }
+        Ok(next)
+    }
+
+    fn insert(&mut self, relation: Arc<Relation>, replace: bool) -> Result<(), CatalogError> {
+        refuse_built_in(&relation.database)?;
+        self.expect_database(&relation.database)?;
+        let relations =
+            &mut self.databases.get_mut(&relation.database).expect("looked up above").relations;
+        if !replace && relations.contains_key(&relation.name) {
+            return Err(CatalogError::RelationExists { name: relation.full_name() });
+        }
+        relations.insert(relation.name.clone(), relation);
+        Ok(())
+    }
+
+    fn remove(&mut self, name: &RelationName) -> Result<Arc<Relation>, CatalogError> {
+        refuse_built_in(&name.database)?;
+        self.expect_relation(&name.database, &name.name)?;
+        let relations = &mut self.databases.get_mut(&name.database).expect("looked up above").relations;
+        Ok(relations.remove(&name.name).expect("looked up above"))
+    }
+}
+
+fn refuse_built_in(database: &str) -> Result<(), CatalogError> {
+    if database == SYSTEM_DATABASE {
+        return Err(CatalogError::BuiltIn { name: database.to_owned() });
+    }
+    Ok(())
+}
