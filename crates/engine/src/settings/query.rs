@@ -1,0 +1,125 @@
+//! What the settings of session and statement come to, parsed once.
+
+use super::{check_all, find, parse_bool};
+use crate::session::{QueryMode, Session};
+use std::collections::BTreeMap;
+use std::time::Duration;
+use weir_base::{Result, err};
+use weir_format::{FormatSettings, Spelling};
+use weir_plan::ReplayOrder;
+use weir_storage::Ack;
+
+/// Read by everything that runs one statement.
+#[derive(Debug, Clone)]
+pub struct QuerySettings {
+    pub mode: QueryMode,
+    pub seek_to: Option<String>,
+    pub replay_order: ReplayOrder,
+    /// At least 1.
+    pub threads_max: usize,
+    /// 0 = the server's limit.
+    pub memory_bytes_max: u64,
+    pub execution_time_max: Option<Duration>,
+    /// 0 = no limit.
+    pub result_rows_max: u64,
+    pub block_rows_max: usize,
+    pub insert_block_rows_max: usize,
+    pub output_buffer_bytes_max: usize,
+    pub ack: Ack,
+    pub idempotent_id: Option<String>,
+    pub cast_overflow_wrap: bool,
+    pub join_use_nulls: bool,
+    pub check_dependents: bool,
+    pub read_only: bool,
+    pub format: FormatSettings,
+}
+
+/// Where one value comes from: the statement, the session, the server, the default.
+struct Lookup<'a>([&'a BTreeMap<String, String>; 3]);
+
+impl<'a> Lookup<'a> {
+    fn set(&self, name: &str) -> Option<&'a str> {
+        self.0.iter().find_map(|level| level.get(name)).map(String::as_str)
+    }
+    fn text(&self, name: &str) -> &'a str {
+        self.set(name).unwrap_or_else(|| {
+            let setting = find(name).ok().flatten().expect("asked only for names of the table");
+            setting.default
+        })
+    }
+    fn flag(&self, name: &str) -> bool {
+        parse_bool(self.text(name)).expect("checked when set")
+    }
+    fn number(&self, name: &str) -> u64 {
+        self.text(name).parse().expect("checked when set")
+    }
+}
+
+impl QuerySettings {
+    /// # Errors
+    /// `UnknownSetting` (115) or `BadArguments` (36) in the statement's own settings.
+    pub fn new(
+        session: &Session,
+        statement: &BTreeMap<String, String>,
+        server: &BTreeMap<String, String>,
+        cores: usize,
+    ) -> Result<Self> {
+        check_all(statement)?;
+        let at = Lookup([statement, &session.settings, server]);
+        let spelling = match at.text("type_names") {
+            "clickhouse" => Spelling::Camel,
+            "timeplus" => Spelling::Lower,
+            _ => session.spelling,
+        };
+        let zone = at.text("session_timezone");
+        if !(zone.is_empty() || zone.eq_ignore_ascii_case("UTC")) {
+            return Err(err!(NotImplemented, "session_timezone '{zone}' is not supported yet; use UTC"));
+        }
+        let seconds: f64 = at.text("max_execution_time").parse().expect("checked when set");
+        let positive = |name: &str, limit: u64| (at.number(name).clamp(1, limit)) as usize;
+        Ok(QuerySettings {
+            mode: match at.set("query_mode") {
+                Some(m) if m.eq_ignore_ascii_case("table") => QueryMode::Table,
+                Some(_) => QueryMode::Streaming,
+                None => session.mode,
+            },
+            seek_to: Some(at.text("seek_to")).filter(|s| !s.is_empty()).map(str::to_owned),
+            replay_order: match at.text("replay_order") {
+                o if o.eq_ignore_ascii_case("event_time") => ReplayOrder::EventTime,
+                _ => ReplayOrder::Arrival,
+            },
+            threads_max: match at.number("max_threads") {
+                0 => cores.max(1),
+                n => n.min(256) as usize,
+            },
+            memory_bytes_max: at.number("max_memory_usage"),
+            execution_time_max: (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(1e9))),
+            result_rows_max: at.number("max_result_rows"),
+            block_rows_max: positive("max_block_size", 1 << 20),
+            insert_block_rows_max: positive("max_insert_block_size", 1 << 24),
+            output_buffer_bytes_max: positive("output_buffer_bytes_max", 1 << 30),
+            ack: match at.text("ack").to_ascii_lowercase().as_str() {
+                "written" => Ack::Written,
+                "none" => Ack::None,
+                _ => Ack::Durable,
+            },
+            idempotent_id: Some(at.text("idempotent_id")).filter(|s| !s.is_empty()).map(str::to_owned),
+            cast_overflow_wrap: at.text("cast_overflow").eq_ignore_ascii_case("wrap"),
+            join_use_nulls: at.flag("join_use_nulls"),
+            check_dependents: at.flag("enable_dependency_check"),
+            read_only: session.read_only || at.text("readonly") != "0",
+            format: FormatSettings {
+                spelling,
+                json_quote_64bit_integers: at.flag("output_format_json_quote_64bit_integers"),
+                json_quote_denormals: at.flag("output_format_json_quote_denormals"),
+                csv_delimiter: at.text("format_csv_delimiter").as_bytes()[0],
+                skip_unknown_fields: at.flag("input_format_skip_unknown_fields"),
+                null_as_default: at.flag("input_format_null_as_default"),
+                utf8_replace: at.text("input_utf8").eq_ignore_ascii_case("replace"),
+                pretty_rows_max: at.number("output_format_pretty_max_rows") as usize,
+                best_effort_times: !at.text("date_time_input_format").eq_ignore_ascii_case("basic"),
+                ..FormatSettings::default()
+            },
+        })
+    }
+}

@@ -1,0 +1,211 @@
+//! SETTINGS of `CREATE STREAM`: checked when the stream is made, kept as text.
+
+use super::Kind;
+use std::collections::BTreeMap;
+use weir_base::error::did_you_mean;
+use weir_base::{Result, err};
+use weir_storage::{StorageType, StreamOptions, options::Codec};
+
+#[derive(Debug, Clone, Copy)]
+pub struct StreamSetting {
+    pub name: &'static str,
+    pub kind: Kind,
+    pub default: &'static str,
+    pub effect: Effect,
+    pub docs: &'static str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Does what its docs say.
+    Works,
+    /// Accepted; how it works here is not to be tuned that way.
+    Nothing,
+    /// Only the default value is taken; others are refused with code 48.
+    DefaultOnly,
+}
+
+use Effect::{DefaultOnly, Nothing, Works};
+use Kind::{Int, OneOf, Text, UInt};
+
+const fn s(
+    name: &'static str,
+    kind: Kind,
+    default: &'static str,
+    effect: Effect,
+    docs: &'static str,
+) -> StreamSetting {
+    StreamSetting { name, kind, default, effect, docs }
+}
+
+/// Sorted by name.
+pub const STREAM_SETTINGS: &[StreamSetting] = &[
+    s("distributed_ingest_mode", Text, "async", Nothing, "an INSERT's ack decides"),
+    s("event_time_column", Text, "", Works, "expression that fills _tp_time"),
+    s("fetch_threads", UInt, "1", Nothing, ""),
+    s("flush_threshold_bytes", UInt, "10485760", Works, "bytes of log after which rows go to parts"),
+    s("flush_threshold_count", UInt, "100000", Works, "rows of log after which rows go to parts"),
+    s("flush_threshold_ms", UInt, "2000", Works, "age in milliseconds at which rows go to parts"),
+    s("index_granularity", UInt, "8192", Nothing, ""),
+    s("ingest_batch_max_bytes", UInt, "67108864", Nothing, ""),
+    s("ingest_batch_timeout_ms", UInt, "500", Nothing, ""),
+    s("ingest_mode", Text, "", Nothing, "an INSERT's ack decides"),
+    s("keep_versions", UInt, "1", DefaultOnly, "versions a key keeps in keyed streams"),
+    s("logstore", OneOf(&["nativelog", "kafka"]), "nativelog", DefaultOnly, "where the log lies"),
+    s("logstore_auto_offset_reset", Text, "earliest", Nothing, ""),
+    s("logstore_codec", OneOf(&["none", "lz4", "zstd"]), "none", Works, "compression of the log"),
+    s("logstore_flush_messages", UInt, "1000", Nothing, "every group of appends is fsynced"),
+    s("logstore_flush_ms", UInt, "120000", Nothing, "every group of appends is fsynced"),
+    s("logstore_request_required_acks", Int, "1", Nothing, ""),
+    s("logstore_request_timeout_ms", UInt, "30000", Nothing, ""),
+    s("logstore_retention_bytes", Int, "-1", Works, "bytes of log kept a shard; -1 = no limit by size"),
+    s("logstore_retention_ms", Int, "86400000", Works, "age of log kept, milliseconds; -1 = for ever"),
+    s("logstore_subscription_mode", Text, "dedicated", Nothing, ""),
+    s("max_idempotent_ids", UInt, "1000", Works, "ids of inserts remembered a shard"),
+    s("merge_with_ttl_timeout", UInt, "14400", Nothing, ""),
+    s("mode", OneOf(&["append", "changelog", "changelog_kv", "versioned_kv"]), "append", DefaultOnly, "what rows mean"),
+    s("part_codec", OneOf(&["none", "lz4", "zstd"]), "zstd", Works, "compression of parts"),
+    s("placement_policies", Text, "", DefaultOnly, ""),
+    s("replicas", UInt, "1", DefaultOnly, "copies of the log"),
+    s("replication_factor", UInt, "1", DefaultOnly, "copies of the log"),
+    s("segment_size_bytes_max", UInt, "268435456", Works, "size at which a log segment is sealed"),
+    s("sharding_expr", Text, "", Works, "integer expression that chooses a row's shard, modulo shards"),
+    s("shards", UInt, "1", Works, "logs the stream is spread over"),
+    s("shared_disk", Text, "", DefaultOnly, ""),
+    s("storage_policy", Text, "", DefaultOnly, ""),
+    s("storage_type", OneOf(&["hybrid", "streaming", "memory"]), "hybrid", Works, "log and parts, log only, or log in memory"),
+    s("tail_ring_bytes_max", UInt, "4194304", Works, "bytes of recent rows a shard keeps decoded for readers"),
+    s("uncommitted_bytes_max", UInt, "536870912", Works, "bytes of log not yet in parts at which appends wait"),
+    s("version_column", Text, "", DefaultOnly, "of keyed streams"),
+];
+
+/// Shards of one stream at most; each has a thread of work and files of its own.
+const SHARDS_MAX: u64 = 256;
+
+/// A stream's settings, checked.
+#[derive(Debug, Clone)]
+pub struct StreamSettings {
+    pub options: StreamOptions,
+    pub sharding_expr: Option<String>,
+    pub event_time_column: Option<String>,
+}
+
+impl StreamSettings {
+    /// # Errors
+    /// 115 for an unknown name, 36 for a bad value, 48 for one this version does not have.
+    pub fn parse(settings: &BTreeMap<String, String>) -> Result<Self> {
+        let mut parsed = StreamSettings {
+            options: StreamOptions::default(),
+            sharding_expr: None,
+            event_time_column: None,
+        };
+        for (name, value) in settings {
+            parsed.set(name, value)?;
+        }
+        Ok(parsed)
+    }
+
+    fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        let Some(setting) = STREAM_SETTINGS.iter().find(|s| s.name == name) else {
+            let hint = did_you_mean(name, STREAM_SETTINGS.iter().map(|s| s.name));
+            return Err(err!(UnknownSetting, "a stream has no setting {name}{hint}"));
+        };
+        setting.kind.check(name, value)?;
+        match setting.effect {
+            Nothing => return Ok(()),
+            DefaultOnly if value.eq_ignore_ascii_case(setting.default) => return Ok(()),
+            DefaultOnly => {
+                return Err(err!(NotImplemented, "setting {name} = '{value}' is not supported yet"));
+            }
+            Works => {}
+        }
+        let number = || value.parse::<u64>().expect("checked above");
+        let lower = value.to_ascii_lowercase();
+        let o = &mut self.options;
+        match name {
+            "shards" => {
+                let n = number();
+                if !(1..=SHARDS_MAX).contains(&n) {
+                    return Err(err!(BadArguments, "shards can not be {n}; it takes 1 to {SHARDS_MAX}"));
+                }
+                o.shards = n as u32;
+            }
+            "storage_type" => {
+                o.storage_type = match lower.as_str() {
+                    "streaming" => StorageType::Streaming,
+                    "memory" => StorageType::Memory,
+                    _ => StorageType::Hybrid,
+                }
+            }
+            "logstore_codec" => o.log_codec = codec(&lower),
+            "part_codec" => o.part_codec = codec(&lower),
+            "logstore_retention_bytes" => o.log_retention_bytes = value.parse::<i64>().ok().and_then(limit),
+            "logstore_retention_ms" => o.log_retention_ms = value.parse::<i64>().ok().and_then(limit),
+            "flush_threshold_ms" => o.flush_threshold_ms = number(),
+            "flush_threshold_count" => o.flush_threshold_count = number().max(1),
+            "flush_threshold_bytes" => o.flush_threshold_bytes = number().max(1),
+            "uncommitted_bytes_max" => o.uncommitted_bytes_max = number().max(1),
+            "segment_size_bytes_max" => o.segment_size_bytes_max = number().max(64 << 10),
+            "max_idempotent_ids" => o.idempotent_ids_max = number().min(1 << 20) as u32,
+            "tail_ring_bytes_max" => o.tail_ring_bytes_max = number(),
+            "sharding_expr" => self.sharding_expr = Some(value.to_owned()).filter(|v| !v.trim().is_empty()),
+            "event_time_column" => {
+                self.event_time_column = Some(value.to_owned()).filter(|v| !v.trim().is_empty());
+            }
+            other => unreachable!("{other} works but is not read"),
+        }
+        Ok(())
+    }
+}
+
+/// Negative means without limit.
+fn limit(value: i64) -> Option<u64> {
+    u64::try_from(value).ok()
+}
+
+fn codec(name: &str) -> Codec {
+    match name {
+        "lz4" => Codec::Lz4,
+        "zstd" => Codec::Zstd,
+        _ => Codec::None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(name: &str, value: &str) -> Result<StreamSettings> {
+        StreamSettings::parse(&BTreeMap::from([(name.to_owned(), value.to_owned())]))
+    }
+
+    #[test]
+    fn every_setting_takes_its_default() {
+        for s in STREAM_SETTINGS {
+            let parsed = parse(s.name, s.default).unwrap_or_else(|e| panic!("{}: {e}", s.name));
+            assert_eq!(parsed.options, StreamOptions::default(), "{}", s.name);
+        }
+    }
+
+    #[test]
+    fn what_this_version_lacks_is_refused_by_name() {
+        for (name, value, code) in [
+            ("logstore", "kafka", 48),
+            ("mode", "versioned_kv", 48),
+            ("replicas", "3", 48),
+            ("mode", "upsert", 36),
+            ("shards", "0", 36),
+            ("shard", "1", 115),
+        ] {
+            let e = parse(name, value).unwrap_err();
+            assert_eq!(e.code.number(), code, "{name}={value}: {e}");
+            assert!(e.message.contains(name), "{e}");
+        }
+    }
+
+    #[test]
+    fn negative_retention_is_no_limit() {
+        assert_eq!(parse("logstore_retention_ms", "-1").unwrap().options.log_retention_ms, None);
+        assert_eq!(parse("logstore_retention_bytes", "5").unwrap().options.log_retention_bytes, Some(5));
+    }
+}
