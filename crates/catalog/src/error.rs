@@ -55,6 +55,15 @@ impl CatalogError {
     }
 }
 
+impl From<weir_log::OpenError> for CatalogError {
+    fn from(e: weir_log::OpenError) -> Self {
+        match e {
+            weir_log::OpenError::Read(e) => CatalogError::Read(e),
+            weir_log::OpenError::Write(e) => CatalogError::Append(e),
+        }
+    }
+}
+
 impl From<CatalogError> for Error {
     fn from(e: CatalogError) -> Error {
         Error::new(e.code(), e.to_string())

@@ -85,8 +85,7 @@ impl Snapshot {
     fn insert(&mut self, relation: Arc<Relation>, replace: bool) -> Result<(), CatalogError> {
         refuse_built_in(&relation.database)?;
         self.expect_database(&relation.database)?;
-        let relations =
-            &mut self.databases.get_mut(&relation.database).expect("looked up above").relations;
+        let relations = &mut self.databases.get_mut(&relation.database).expect("looked up above").relations;
         if !replace && relations.contains_key(&relation.name) {
             return Err(CatalogError::RelationExists { name: relation.full_name() });
         }

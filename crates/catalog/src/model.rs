@@ -127,7 +127,8 @@ impl Relation {
 impl Snapshot {
     /// What exists before the first event: the databases `default` and `system`.
     pub fn initial() -> Self {
-        let databases = [DEFAULT_DATABASE, SYSTEM_DATABASE].map(|name| (name.to_owned(), Database::default()));
+        let databases =
+            [DEFAULT_DATABASE, SYSTEM_DATABASE].map(|name| (name.to_owned(), Database::default()));
         Snapshot { version: 0, databases: databases.into() }
     }
 

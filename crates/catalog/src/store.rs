@@ -18,11 +18,13 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::sync::Arc;
-use weir_base::{Disk, EventTime, SeqNo, disk};
-use weir_log::{Ack, Append, RecordKind, ShardLog};
+use weir_base::{Clock, Disk, EventTime, SeqNo, disk};
+use weir_log::{Ack, Append, LogConfig, RecordKind, SegmentLog, ShardLog};
 
 /// After so many events a snapshot is written and the log below it let go.
 const EVENTS_PER_SNAPSHOT: u64 = 1_000;
+/// Small, so that events a snapshot covers can go.
+const SEGMENT_SIZE_BYTES_MAX: u64 = 1 << 20;
 const READ_BYTES_MAX: usize = 4 << 20;
 /// Of an event's payload; a reader refuses numbers it does not know.
 const FORMAT_VERSION: u32 = 1;
@@ -71,6 +73,19 @@ pub struct Catalog {
 }
 
 impl Catalog {
+    /// Opens or begins the catalog in `dir`. Blocks on the disk. No other handle may write
+    /// there.
+    ///
+    /// # Errors
+    /// As [`Catalog::with_log`].
+    pub fn open(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, dir: &str) -> Result<Self, CatalogError> {
+        let log_dir = format!("{dir}/log");
+        disk::create_dir_durable(&*disk, &log_dir).map_err(|e| io_error(&log_dir, e))?;
+        let config = LogConfig { segment_size_bytes_max: SEGMENT_SIZE_BYTES_MAX, ..LogConfig::default() };
+        let log = SegmentLog::open(disk.clone(), clock, &log_dir, config, None)?;
+        Self::with_log(disk, dir, log)
+    }
+
     /// Reads snapshot and events from `dir`, whose log is `log`. Blocks on the disk.
     ///
     /// # Errors
@@ -138,7 +153,9 @@ impl Catalog {
         applied.unsettled = false;
         self.current.store(next.clone());
         if applied.next.0 - applied.saved_next.0 >= self.events_per_snapshot {
-            self.save(&mut applied, &next)?;
+            // The change stands whether or not this works: the log has everything, and the next
+            // change tries again.
+            let _ = self.save(&mut applied, &next);
         }
         Ok(next)
     }
