@@ -1,1 +1,6 @@
-//! placeholder
+//! Simulator scenarios and reference models, for the tests of every other crate.
+//!
+//! Not here: anything a release contains.
+
+pub mod crash;
+pub mod log;

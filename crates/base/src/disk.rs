@@ -96,19 +96,16 @@ pub fn write_file_atomic(disk: &dyn Disk, path: &str, bytes: &[u8]) -> io::Resul
     disk.sync_dir(parent(path))
 }
 
-/// Creates a directory and its missing ancestors so that they survive a crash.
+/// Creates a directory and its missing ancestors so that they survive a crash. Syncs every
+/// ancestor also where all exist: an earlier attempt may have ended before its syncs.
 pub fn create_dir_durable(disk: &dyn Disk, path: &str) -> io::Result<()> {
-    if path.is_empty() {
-        return Ok(());
-    }
-    match disk.list(path) {
-        Ok(_) => return Ok(()),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-        Err(e) => return Err(e),
-    }
-    create_dir_durable(disk, parent(path))?;
     disk.create_dir_all(path)?;
-    disk.sync_dir(parent(path))
+    let mut dir = path;
+    while !dir.is_empty() {
+        dir = parent(dir);
+        disk.sync_dir(dir)?;
+    }
+    Ok(())
 }
 
 /// The directory part of a path, `""` for the root.

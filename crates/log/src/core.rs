@@ -336,6 +336,10 @@ impl LogCore {
     pub fn read(&self, from: SeqNo, bytes_max: usize) -> Result<Vec<Record>, ReadError> {
         self.shared.read(from, bytes_max)
     }
+    /// Marks after the last durable row, which `read` gives only with the row after them.
+    pub fn end_marks(&self) -> Result<Vec<Record>, ReadError> {
+        self.shared.end_marks()
+    }
     pub fn seek_event_time(&self, from: EventTime) -> SeqNo {
         self.shared.seek_event_time(from)
     }
@@ -453,7 +457,7 @@ impl LogCore {
         let path = active.path.clone();
         if end > active.allocated {
             let step = active.allocated.clamp(ALLOCATE_FIRST, ALLOCATE_STEP_MAX);
-            let wanted = (active.allocated + step).min(size_max.max(ALLOCATE_FIRST)).max(end);
+            let wanted = (active.allocated + step).min(size_max).max(end);
             let mut done = active.file.allocate(wanted).map(|()| wanted);
             if done.as_ref().is_err_and(is_full) && wanted > end {
                 done = active.file.allocate(end).map(|()| end);
@@ -501,9 +505,8 @@ impl LogCore {
         Ok(())
     }
 
-    /// Writes keys, footer and trailer, cuts what was reserved, and syncs.
+    /// Writes footer and trailer, cuts what was reserved, and syncs.
     fn seal_segment(&mut self) -> Result<(), AppendError> {
-        let keys = Bytes::from(self.ids.encode());
         let footer = {
             let state = self.shared.state.read();
             Bytes::from(state.segments.back().expect("the active segment is the last").footer().encode())
@@ -512,12 +515,9 @@ impl LogCore {
         let (salt, start) = (active.header.salt, active.offset);
         let append_time = self.shared.frontier.promised();
         let mut pieces = Pieces::default();
-        let header = internal_header(KIND_IDS, self.next, append_time, start, &keys);
-        pieces.push(&header, &keys, salt, start);
-        let footer_at = start + pieces.len;
         let header = internal_header(KIND_FOOTER, self.next, append_time, start, &footer);
-        pieces.push(&header, &footer, salt, footer_at);
-        pieces.scratch(|s| s.extend_from_slice(&encode_trailer(salt, footer_at)));
+        pieces.push(&header, &footer, salt, start);
+        pieces.scratch(|s| s.extend_from_slice(&encode_trailer(salt, start)));
         self.write_at_end(&pieces)?;
         let active = self.active.take().expect("checked above");
         let file_bytes = start + pieces.len;
@@ -545,19 +545,26 @@ impl LogCore {
         };
         let path = format!("{}/{}", self.dir, file_name(header.number, header.base));
         let tmp = format!("{path}{TMP_SUFFIX}");
+        // The keys of all records so far: truncation may take the segments that have them.
+        let keys = Bytes::from(self.ids.encode());
+        let keys_at = SEGMENT_HEADER_BYTES;
+        let keys_header = internal_header(KIND_IDS, self.next, header.append_floor, keys_at, &keys);
+        let mut start = Pieces::default();
+        start.scratch(|s| s.extend_from_slice(&header.encode()));
+        start.push(&keys_header, &keys, header.salt, keys_at);
         let prepared = (|| {
             if disk.len(&tmp)?.is_some() {
                 disk.remove_file(&tmp)?;
             }
             let file = disk.open(&tmp, OpenMode::CreateNew)?;
-            file.write_all_at(0, &[IoSlice::new(&header.encode())])?;
+            file.write_all_at(0, &start.slices())?;
             file.sync_data()?;
             Ok(file)
         })();
         let file = match prepared {
             Ok(file) => file,
             // No record can be in a file without a name: the next append tries again.
-            Err(e) if is_full(&e) => return Err(self.disk_full(SEGMENT_HEADER_BYTES)),
+            Err(e) if is_full(&e) => return Err(self.disk_full(start.len)),
             Err(e) => return Err(self.poison(&tmp, e)),
         };
         self.dir_unsynced = true;
@@ -566,14 +573,15 @@ impl LogCore {
         }
         self.dir_unsynced = false;
         self.segment_next += 1;
-        let state = SegmentState::new(path.clone(), header, Some(file.clone()));
+        let mut state = SegmentState::new(path.clone(), header, Some(file.clone()));
+        state.records_end = start.len;
         self.shared.state.write().segments.push_back(state);
         self.active = Some(Active {
             path,
             header,
             file,
-            offset: SEGMENT_HEADER_BYTES,
-            allocated: SEGMENT_HEADER_BYTES,
+            offset: start.len,
+            allocated: start.len,
             sealed: false,
             has_records: false,
         });

@@ -51,6 +51,11 @@ impl SparseIndex {
         self.entries.get(after.saturating_sub(1)).map(|e| e.offset)
     }
 
+    /// Where the first record lies; `None` without records.
+    pub fn first_offset(&self) -> Option<u64> {
+        self.entries.first().map(|e| e.offset)
+    }
+
     /// Where the first run with a row at or after `from` starts.
     pub fn seek_event(&self, from: EventTime) -> Option<SeqNo> {
         self.entries.iter().find(|e| e.event_max >= from).map(|e| e.sn)

@@ -46,9 +46,12 @@ pub(crate) struct RecoveredActive {
 }
 
 pub(crate) fn recover(disk: &dyn Disk, dir: &str, config: &LogConfig) -> Result<Recovered, OpenError> {
-    create_dir_durable(disk, dir).map_err(|e| read_error(dir, e))?;
+    let entries = match disk.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Vec::new(),
+        listed => listed.map_err(|e| read_error(dir, e))?,
+    };
     let mut names = Vec::new();
-    for entry in disk.list(dir).map_err(|e| read_error(dir, e))? {
+    for entry in entries {
         let path = format!("{dir}/{}", entry.name);
         if let Some((number, base)) = parse_file_name(&entry.name) {
             names.push((number, base, path));
@@ -79,23 +82,18 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &str, config: &LogConfig) -> Result<
         }
         let mode = if last { OpenMode::ReadWrite } else { OpenMode::Read };
         let segment = Opened::open(disk, path, number, base, mode)?;
-        match segment.read_footer()? {
-            Some(footer) => {
-                if last || i + 2 == count {
-                    // Keys of all that came before; the newest footer that is sound has most.
-                    segment.read_keys(&footer, &mut recovered.ids)?;
-                }
-                if last {
-                    // Its sync may have failed before the process ended. Once a segment
-                    // follows, a footer that the disk never got would be corruption.
-                    segment.rewrite(footer.records_end, segment.len)?;
-                    segment.file.sync_data().map_err(|e| crate::core::write_error(&segment.path, e))?;
-                }
+        let footer = match segment.read_footer() {
+            // The footer of the last segment may have been written in part.
+            Err(ReadError::Corrupt { .. }) if last => None,
+            footer => footer?,
+        };
+        match footer {
+            Some(footer) if last => {
+                segment.recover_sealed(config, &footer, &mut recovered.ids)?;
                 recovered.segments.push_back(segment.sealed_state(footer));
             }
-            None if last => {
-                segment.recover_tail(disk, dir, config, &mut recovered)?;
-            }
+            Some(footer) => recovered.segments.push_back(segment.sealed_state(footer)),
+            None if last => segment.recover_tail(disk, dir, config, &mut recovered)?,
             None => {
                 let at = segment.len.saturating_sub(TRAILER_BYTES);
                 return Err(corrupt(&segment.path, at, "the trailer of a sealed segment is damaged").into());
@@ -104,6 +102,10 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &str, config: &LogConfig) -> Result<
         let newest = recovered.segments.back().expect("pushed above");
         recovered.durable_end = newest.end;
         recovered.append_last = newest.append_last;
+    }
+    if recovered.segments.iter().all(|s| s.append_first.is_none()) {
+        // The first record makes the log's own name count; with records in it, it does.
+        create_dir_durable(disk, dir).map_err(|e| crate::core::write_error(dir, e))?;
     }
     Ok(recovered)
 }
@@ -159,10 +161,35 @@ impl Opened {
         Ok(Some(footer))
     }
 
-    fn read_keys(&self, footer: &Footer, into: &mut IdempotencyIndex) -> Result<(), ReadError> {
-        let (_, payload) = self.read_internal(footer.records_end, self.len - TRAILER_BYTES, KIND_IDS)?;
-        into.decode_into(&payload)
-            .ok_or_else(|| self.corrupt(footer.records_end, "the segment's idempotency keys are damaged"))
+    /// Adds the idempotency keys of all segments before this one; returns where the records
+    /// start. The keys were synced before the file had its name.
+    fn read_keys(&self, into: &mut IdempotencyIndex) -> Result<u64, ReadError> {
+        let at = SEGMENT_HEADER_BYTES;
+        let (header, payload) = self.read_internal(at, self.len, KIND_IDS)?;
+        let damaged = || self.corrupt(at, "the segment's idempotency keys are damaged");
+        into.decode_into(&payload).ok_or_else(damaged)?;
+        Ok(at + header.record_len())
+    }
+
+    /// The last segment is sealed: nothing follows that has its keys, so they are collected
+    /// from the records.
+    fn recover_sealed(
+        &self,
+        config: &LogConfig,
+        footer: &Footer,
+        ids: &mut IdempotencyIndex,
+    ) -> Result<(), OpenError> {
+        let (scan, damage) = self.scan(config, ids)?;
+        if (scan.state.end, scan.state.records_end) != (footer.end, footer.records_end) {
+            return Err(self
+                .corrupt(scan.state.records_end, damage.unwrap_or("the records end early"))
+                .into());
+        }
+        // Its sync may have failed before the process ended. Once a segment follows, a footer
+        // that the disk never got would be corruption.
+        self.rewrite(footer.records_end, self.len)?;
+        self.file.sync_data().map_err(|e| crate::core::write_error(&self.path, e))?;
+        Ok(())
     }
 
     /// Reads the record of the log's own that starts at `at` and ends at or before `end`.
@@ -173,7 +200,7 @@ impl Opened {
         kind: RecordKind,
     ) -> Result<(Header, bytes::Bytes), ReadError> {
         if at % ALIGN != 0 || at < SEGMENT_HEADER_BYTES || at >= end {
-            return Err(self.corrupt(at.min(end), "the footer cannot lie there"));
+            return Err(self.corrupt(at.min(end), "nothing can lie there"));
         }
         let mut len = end.min(at + HEADER_MAX as u64) - at;
         loop {
@@ -181,10 +208,12 @@ impl Opened {
             match decode_record(&bytes, self.header.salt, at) {
                 Ok(record) if record.0.kind == kind => return Ok(record),
                 Ok(_) => {
-                    return Err(self.corrupt(at, "a record of another kind lies where the footer should"));
+                    return Err(self.corrupt(at, "a record of another kind lies here"));
                 }
                 Err(Damage::Short(need)) if need > len && at + need <= end => len = need,
-                Err(Damage::Short(_)) => return Err(self.corrupt(at, "the footer runs past the file")),
+                Err(Damage::Short(_)) => {
+                    return Err(self.corrupt(at, "the record runs past the end of the file"));
+                }
                 Err(Damage::Bad(what)) => return Err(self.corrupt(at, what)),
             }
         }
@@ -211,11 +240,7 @@ impl Opened {
         config: &LogConfig,
         into: &mut Recovered,
     ) -> Result<(), OpenError> {
-        let mut state = SegmentState::new(self.path.clone(), self.header, Some(self.file.clone()));
-        state.file_bytes = self.len;
-        let mut scan =
-            Scan { state, group_start: SEGMENT_HEADER_BYTES, known_end: SeqNo::ZERO, seal_at: None };
-        let damage = self.scan_records(config, &mut scan, &mut into.ids)?;
+        let (mut scan, damage) = self.scan(config, &mut into.ids)?;
         let end = scan.state.records_end;
         let after = match scan.seal_at {
             Some(at) => at + SEAL_BYTES,
@@ -236,7 +261,7 @@ impl Opened {
             self.rewrite(scan.group_start, end)?;
             self.file.sync_data().map_err(write_failed)?;
         }
-        if end == SEGMENT_HEADER_BYTES {
+        if scan.state.append_first.is_none() {
             // Its name may not be durable yet; with records in it, it is.
             disk.sync_dir(dir).map_err(|e| crate::core::write_error(dir, e))?;
         }
@@ -246,14 +271,29 @@ impl Opened {
         Ok(())
     }
 
-    /// Goes through the records up to the first that does not check, and says why it did not.
+    /// Goes through keys and records up to the first that does not check, and says why it
+    /// did not.
+    fn scan(
+        &self,
+        config: &LogConfig,
+        ids: &mut IdempotencyIndex,
+    ) -> Result<(Scan, Option<&'static str>), ReadError> {
+        let records_start = self.read_keys(ids)?;
+        let mut state = SegmentState::new(self.path.clone(), self.header, Some(self.file.clone()));
+        state.file_bytes = self.len;
+        state.records_end = records_start;
+        let mut scan = Scan { state, group_start: records_start, known_end: SeqNo::ZERO, seal_at: None };
+        let damage = self.scan_records(config, &mut scan, ids)?;
+        Ok((scan, damage))
+    }
+
     fn scan_records(
         &self,
         config: &LogConfig,
         scan: &mut Scan,
         ids: &mut IdempotencyIndex,
     ) -> Result<Option<&'static str>, ReadError> {
-        let mut pos = SEGMENT_HEADER_BYTES;
+        let mut pos = scan.state.records_end;
         let mut need = 0;
         loop {
             let want = SCAN_BYTES.max(need).min(self.len.saturating_sub(pos));
@@ -340,7 +380,13 @@ impl Opened {
             pos += window;
         }
         if durable_offset > cut || scan.known_end > scan.state.end {
-            return Err(self.corrupt(cut, damage.unwrap_or("the records end before what was durable")));
+            let damage = damage.unwrap_or("the records end");
+            let (end, known_end) = (scan.state.end, scan.known_end.max(scan.state.end));
+            let what = format!(
+                "{damage}, at sequence number {end}, but later bytes say that {known_end} and byte \
+                 {durable_offset} had been reached and were durable"
+            );
+            return Err(self.corrupt(cut, &what));
         }
         Ok(zero)
     }

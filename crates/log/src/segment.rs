@@ -1,8 +1,9 @@
 //! One segment file: its header, its footer and what readers know of it.
 //!
-//! `header (64 bytes) | records … | keys record | footer record | trailer (64 bytes)`; the
-//! last three only once it is sealed, before that zeros follow the records. The header is
-//! synced under a temporary name before the file gets its own, so a named file has one.
+//! `header (64 bytes) | keys record | records … | footer record | trailer (64 bytes)`; the
+//! last two only once it is sealed, before that zeros follow the records. The keys are the
+//! idempotency keys of all records before the segment. Header and keys are synced under a
+//! temporary name before the file gets its own, so a named file has them.
 //!
 //! Not here: the order of the steps (`core`, `recover`).
 
@@ -74,7 +75,7 @@ impl SegmentHeader {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Footer {
     pub end: SeqNo,
-    /// Where the records end and the record of idempotency keys starts.
+    /// Where the records end and the footer record starts.
     pub records_end: u64,
     pub append_first: AppendTime,
     pub append_last: AppendTime,

@@ -4,7 +4,7 @@
 
 use crate::frontier::{Frontier, NOTHING, Promise, PromiseFile};
 use crate::record::{Damage, HEADER_FIXED, Header, decode_record};
-use crate::segment::{SEGMENT_HEADER_BYTES, SegmentState, corrupt, read_error};
+use crate::segment::{SegmentState, corrupt, read_error};
 use crate::{LogConfig, ReadError, Record, SegmentInfo};
 use bytes::Bytes;
 use parking_lot::{Mutex, RwLock};
@@ -163,6 +163,31 @@ impl Shared {
         Ok(reading.records)
     }
 
+    /// The marks after the last durable row, which [`Shared::read`] holds back.
+    pub fn end_marks(&self) -> Result<Vec<Record>, ReadError> {
+        let (cursor, spans) = {
+            let state = self.state.read();
+            let cursor = state.durable_end;
+            let held = state.segments.iter().filter(|s| s.end == cursor && s.ends_in_mark);
+            let spans = held.map(|s| Span {
+                path: s.path.clone(),
+                number: s.header.number,
+                salt: s.header.salt,
+                file: s.file.clone(),
+                offset: s.index.offset_of(cursor).expect("a segment that ends in a mark has records"),
+                exact: false,
+                end: s.records_end,
+            });
+            (cursor, spans.collect::<Vec<_>>())
+        };
+        let mut reading =
+            Reading { cursor, records: Vec::new(), marks: Vec::new(), bytes: 0, bytes_max: usize::MAX };
+        for span in spans {
+            self.read_span(span, &mut reading)?;
+        }
+        Ok(reading.marks)
+    }
+
     /// The next stretch to read: from the cursor on, or the segment `after` the one that
     /// was read to its end.
     fn locate(&self, reading: &Reading, after: Option<(u64, u64)>) -> Result<Option<Span>, ReadError> {
@@ -186,7 +211,7 @@ impl Shared {
         };
         let segment = &state.segments[at];
         let known = match after {
-            Some(_) => Some(SEGMENT_HEADER_BYTES),
+            Some(_) => segment.index.first_offset(),
             None => {
                 let hints = self.hints.lock();
                 hints.iter().find(|h| h.segment == segment.header.number && h.sn == cursor).map(|h| h.offset)

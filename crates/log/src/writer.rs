@@ -154,6 +154,12 @@ impl SegmentLog {
         self.inner.seal_and_stop();
     }
 
+    /// Marks after the last durable row, which [`ShardLog::read`] gives only with the row
+    /// after them: what a view wrote last, after a restart. Blocks on the disk.
+    pub fn end_marks(&self) -> Result<Vec<Record>, ReadError> {
+        self.inner.shared.end_marks()
+    }
+
     pub fn metrics(&self) -> &LogMetrics {
         &self.inner.metrics
     }

@@ -140,9 +140,10 @@ impl FileImage {
     fn settle(&mut self, offset: u64, len: u64) {
         let to = ((offset + len) as usize).min(self.durable.len());
         let from = (offset as usize).min(to);
-        let held = to.min(self.live.len()).max(from);
-        self.durable[from..held].copy_from_slice(&self.live[from..held]);
-        self.durable[held..to].fill(0);
+        self.durable[from..to].fill(0);
+        if let Some(live) = self.live.get(from..to.min(self.live.len())) {
+            self.durable[from..from + live.len()].copy_from_slice(live);
+        }
     }
 
     fn mark(&mut self, from: u64, to: u64) {
