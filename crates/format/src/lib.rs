@@ -2,7 +2,26 @@
 //!
 //! Not here: SQL, streams, sockets, where bytes come from. A format knows a schema and bytes.
 
+mod column;
+mod conform;
+mod csv;
+mod fault;
+mod json;
+mod kind;
+mod pretty;
+mod registry;
+mod rowbinary;
+mod rows;
+pub mod text;
+mod tsv;
 pub mod types;
+mod values;
+mod view;
+
+#[cfg(test)]
+mod tests;
+
+pub use registry::{decoder, encoder, find, formats};
 
 use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
@@ -149,7 +168,6 @@ pub struct FormatInfo {
     pub content_type: &'static str,
 }
 
-/// Placeholder module list grows with the formats; see each file.
 pub type BoxDecoder = Box<dyn Decoder>;
 pub type BoxEncoder = Box<dyn Encoder>;
 /// The schema both sides speak: fields made by [`types::Type::field`].

@@ -58,7 +58,7 @@ pub enum Type {
     Uuid,
     Ipv4,
     Ipv6,
-    /// Names with values, in declared order; 8 or 16 bits.
+    /// Names with values, ascending by value; 8 or 16 bits.
     Enum(EnumWidth, Arc<[(Arc<str>, i16)]>),
     Array(Box<Type>),
     Map(Box<Type>, Box<Type>),

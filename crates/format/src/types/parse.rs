@@ -322,6 +322,8 @@ impl Parser<'_> {
                 break;
             }
         }
+        // By value, as ClickHouse names the type; the least value is the default.
+        values.sort_by_key(|(_, v)| *v);
         let fits8 = values.iter().all(|(_, v)| i8::try_from(*v).is_ok());
         let width = width.unwrap_or(if fits8 { EnumWidth::Bits8 } else { EnumWidth::Bits16 });
         if width == EnumWidth::Bits8 && !fits8 {
