@@ -4,3 +4,5 @@
 
 pub mod crash;
 pub mod log;
+pub mod log_flips;
+pub mod memory_log;

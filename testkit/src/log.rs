@@ -15,7 +15,7 @@ use weir_log::{
     Append, AppendError, Appended, Idempotency, LogConfig, LogCore, ReadError, Record, RecordKind,
 };
 
-const DIR: &str = "db/stream/0";
+pub(crate) const DIR: &str = "db/stream/0";
 
 /// What the log was told and what it promised.
 #[derive(Default)]
@@ -27,6 +27,8 @@ pub struct Model {
     by_key: HashMap<(Arc<str>, u32), usize>,
     start: SeqNo,
     start_max: SeqNo,
+    /// Of this handle; a reopened log may begin lower and must keep `promised`.
+    frontier: Option<AppendTime>,
     promised: Option<AppendTime>,
     clock_us: i64,
     keys_made: u32,
@@ -58,7 +60,7 @@ impl Model {
     }
 
     /// The append with a key used before, or a new one, or none.
-    fn make_append(&mut self, rng: &mut Rng) -> Append {
+    pub(crate) fn make_append(&mut self, rng: &mut Rng) -> Append {
         let repeat = rng.u8(..10) == 0 && !self.by_key.is_empty();
         if repeat {
             let keyed: Vec<&Record> = self.records.iter().filter(|r| r.idempotency.is_some()).collect();
@@ -89,7 +91,7 @@ impl Model {
         }
     }
 
-    fn accept(&mut self, append: Append, appended: Appended) {
+    pub(crate) fn accept(&mut self, append: Append, appended: Appended) {
         let record = Record {
             kind: append.kind,
             base: appended.base,
@@ -145,8 +147,9 @@ impl Model {
 
     fn note_frontier(&mut self, log: &LogCore) {
         let frontier = log.append_frontier();
-        assert!(self.promised.is_none_or(|p| frontier >= p), "the frontier fell");
-        self.promised = Some(frontier);
+        assert!(self.frontier.is_none_or(|f| frontier >= f), "the frontier fell");
+        self.frontier = Some(frontier);
+        self.promised = self.promised.max(Some(frontier));
         assert!(self.records.last().is_none_or(|r| r.append_time <= frontier));
     }
 
@@ -168,6 +171,7 @@ impl Model {
             Err(e) if e.kind() == weir_base::ErrorKind::Unavailable => return None,
             Err(e) => panic!("{e}"),
         };
+        self.frontier = None;
         self.check_content(&log).then_some(log)
     }
 
@@ -250,7 +254,7 @@ fn end_of(record: &Record) -> SeqNo {
 }
 
 /// The same insert once more.
-fn again(record: &Record) -> Append {
+pub(crate) fn again(record: &Record) -> Append {
     Append {
         kind: record.kind,
         rows: record.rows,

@@ -161,8 +161,7 @@ impl LogCore {
         config: LogConfig,
     ) -> Result<Self, OpenError> {
         let Recovered { segments, active, ids, durable_end, append_last } = recover(&*disk, dir, &config)?;
-        let (promise_file, promise) = PromiseFile::open(disk.clone(), dir)?;
-        let floor = append_last.max(promise.append_time);
+        let promise = PromiseFile::open(disk.clone(), dir)?;
         let segment_next = segments.back().map_or(0, |s| s.header.number + 1);
         let active = active.map(|a| {
             let state = segments.back().expect("the active segment is the last");
@@ -178,7 +177,7 @@ impl LogCore {
         });
         let state = ReadState { segments, durable_end };
         Ok(LogCore {
-            shared: Arc::new(Shared::new(disk, clock, config, state, floor, promise_file)),
+            shared: Arc::new(Shared::new(disk, clock, config, state, append_last, promise)),
             dir: dir.to_owned(),
             active,
             segment_next,

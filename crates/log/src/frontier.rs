@@ -10,7 +10,7 @@
 use parking_lot::Mutex;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
-use weir_base::disk::{OpenMode, create_dir_durable, write_file_atomic};
+use weir_base::disk::{OpenMode, create_dir_durable, parent, write_file_atomic};
 use weir_base::{AppendTime, Disk, DiskFile, SeqNo};
 
 use crate::ReadError;
@@ -37,6 +37,8 @@ pub(crate) struct PromiseFile {
     disk: Arc<dyn Disk>,
     path: String,
     file: Option<Arc<dyn DiskFile>>,
+    /// This handle has seen the file's name synced.
+    name_durable: bool,
 }
 
 impl PromiseFile {
@@ -45,7 +47,7 @@ impl PromiseFile {
         let path = format!("{dir}/{FILE_NAME}");
         let failed = |e| read_error(&path, e);
         if disk.len(&path).map_err(failed)?.is_none() {
-            return Ok((PromiseFile { disk, path, file: None }, NOTHING));
+            return Ok((PromiseFile { disk, path, file: None, name_durable: false }, NOTHING));
         }
         let file = disk.open(&path, OpenMode::ReadWrite).map_err(failed)?;
         let mut bytes = [0; SECOND_AT + SLOT_BYTES];
@@ -54,7 +56,7 @@ impl PromiseFile {
         let Some(promise) = slots.into_iter().flatten().reduce(max) else {
             return Err(corrupt(&path, 0, "neither copy of the promise matches its checksum"));
         };
-        Ok((PromiseFile { disk, path, file: Some(file) }, promise))
+        Ok((PromiseFile { disk, path, file: Some(file), name_durable: false }, promise))
     }
 
     /// Durable when it returns. After an error either promise may be found.
@@ -63,14 +65,26 @@ impl PromiseFile {
         for at in [0, SECOND_AT] {
             bytes[at..at + SLOT_BYTES].copy_from_slice(&encode_slot(promise));
         }
-        let Some(file) = &self.file else {
-            create_dir_durable(&*self.disk, weir_base::disk::parent(&self.path))?;
-            write_file_atomic(&*self.disk, &self.path, &bytes)?;
-            self.file = Some(self.disk.open(&self.path, OpenMode::ReadWrite)?);
-            return Ok(());
-        };
-        file.write_all_at(0, &[IoSlice::new(&bytes)])?;
-        file.sync_data()
+        let dir = parent(&self.path);
+        if !self.name_durable {
+            create_dir_durable(&*self.disk, dir)?;
+        }
+        match &self.file {
+            Some(file) => {
+                file.write_all_at(0, &[IoSlice::new(&bytes)])?;
+                file.sync_data()?;
+                if !self.name_durable {
+                    // Who created it may have ended before that.
+                    self.disk.sync_dir(dir)?;
+                }
+            }
+            None => {
+                write_file_atomic(&*self.disk, &self.path, &bytes)?;
+                self.file = Some(self.disk.open(&self.path, OpenMode::ReadWrite)?);
+            }
+        }
+        self.name_durable = true;
+        Ok(())
     }
 }
 
@@ -99,6 +113,9 @@ fn decode_slot(bytes: &[u8], at: usize) -> Option<Promise> {
 
 #[derive(Debug)]
 struct Times {
+    /// What was found in the promise file at the start: later groups are above it. Nothing
+    /// says that the disk has it, so it is not promised again.
+    floor: i64,
     /// Every durable record has at most this append time.
     recorded: i64,
     /// The greatest frontier handed out.
@@ -117,16 +134,18 @@ pub(crate) struct Frontier {
 }
 
 impl Frontier {
-    /// `floor` is the greatest append time recorded or promised before.
-    pub fn new(floor: AppendTime, reserve_us: i64) -> Self {
-        let times = Times { recorded: floor.0, promised: floor.0, reserved: i64::MIN, in_flight: None };
+    /// `recorded` is the greatest append time of a durable record, `floor` the greatest that
+    /// may have been promised.
+    pub fn new(recorded: AppendTime, floor: AppendTime, reserve_us: i64) -> Self {
+        let (recorded, floor) = (recorded.0, floor.0);
+        let times = Times { floor, recorded, promised: recorded, reserved: i64::MIN, in_flight: None };
         Frontier { times: Mutex::new(times), reserve_us }
     }
 
     /// The append time of a group that starts now: above all recorded and promised ones.
     pub fn start_group(&self, now_us: i64) -> AppendTime {
         let mut t = self.times.lock();
-        let at = now_us.max(t.recorded.saturating_add(1)).max(t.promised.saturating_add(1));
+        let at = now_us.max(t.floor.max(t.recorded).max(t.promised).saturating_add(1));
         t.in_flight = Some(at);
         AppendTime(at)
     }
@@ -160,9 +179,10 @@ impl Frontier {
         AppendTime(now_us.saturating_add(self.reserve_us).max(self.promised().0))
     }
 
+    /// No later group has this append time or less.
     pub fn promised(&self) -> AppendTime {
         let t = self.times.lock();
-        AppendTime(t.promised.max(t.recorded))
+        AppendTime(t.promised.max(t.recorded).max(t.floor))
     }
 
     /// The promise file holds this durably.
@@ -180,6 +200,6 @@ impl Frontier {
         let mut t = self.times.lock();
         t.promised = t.promised.max(t.recorded);
         t.in_flight = Some(i64::MAX);
-        AppendTime(t.promised)
+        AppendTime(t.promised.max(t.floor))
     }
 }

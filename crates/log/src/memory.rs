@@ -122,7 +122,7 @@ impl MemoryLog {
                 dir: dir.to_owned(),
                 state: Mutex::new(state),
                 promise: Mutex::new(Reserved { file, promise: used, closed: false }),
-                frontier: Frontier::new(promise.append_time, TIME_AHEAD_US),
+                frontier: Frontier::new(NOTHING.append_time, promise.append_time, TIME_AHEAD_US),
                 durable: watch::Sender::new(promise.sn),
                 extending: AtomicBool::new(false),
             }),

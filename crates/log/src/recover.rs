@@ -199,7 +199,7 @@ impl Opened {
         end: u64,
         kind: RecordKind,
     ) -> Result<(Header, bytes::Bytes), ReadError> {
-        if at % ALIGN != 0 || at < SEGMENT_HEADER_BYTES || at >= end {
+        if !at.is_multiple_of(ALIGN) || at < SEGMENT_HEADER_BYTES || at >= end {
             return Err(self.corrupt(at.min(end), "nothing can lie there"));
         }
         let mut len = end.min(at + HEADER_MAX as u64) - at;

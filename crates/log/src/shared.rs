@@ -74,8 +74,8 @@ impl Shared {
         clock: Arc<dyn Clock>,
         config: LogConfig,
         state: ReadState,
-        floor: AppendTime,
-        promise: PromiseFile,
+        recorded: AppendTime,
+        (promise, promised): (PromiseFile, Promise),
     ) -> Self {
         let reserve_us =
             i64::try_from(config.append_time_reserve_ms).unwrap_or(i64::MAX).saturating_mul(1000);
@@ -84,7 +84,7 @@ impl Shared {
             clock,
             durable: watch::Sender::new(state.durable_end),
             state: RwLock::new(state),
-            frontier: Frontier::new(floor, reserve_us),
+            frontier: Frontier::new(recorded, promised.append_time, reserve_us),
             promise: Mutex::new(PromiseWriter { file: promise, closed: false }),
             hints: Mutex::new(VecDeque::new()),
             config,
