@@ -26,6 +26,8 @@ pub struct Model {
     pub unknown: Vec<Append>,
     by_key: HashMap<(Arc<str>, u32), usize>,
     start: SeqNo,
+    /// What a truncation that returned left, and what any truncation may have left.
+    start_min: SeqNo,
     start_max: SeqNo,
     /// Of this handle; a reopened log may begin lower and must keep `promised`.
     frontier: Option<AppendTime>,
@@ -158,6 +160,7 @@ impl Model {
         match log.truncate(before) {
             Ok(()) => {
                 self.start = log.start();
+                self.start_min = self.start;
                 true
             }
             Err(_) => false,
@@ -179,7 +182,7 @@ impl Model {
     /// `false` if the disk did not let it.
     fn check_content(&mut self, log: &LogCore) -> bool {
         let start = log.start();
-        assert!(start >= self.start && start <= self.start_max.max(self.start), "start {start}");
+        assert!(start >= self.start_min && start <= self.start_max, "start {start}");
         self.start = start;
         let Some(found) = healthy(read_all(log, start)) else { return false };
         let held = self.records.partition_point(|r| end_of(r) <= start && r.rows > 0);
