@@ -69,7 +69,10 @@ impl Model {
             return again(keyed[rng.usize(..keyed.len())]);
         }
         let mark = rng.u8(..8) == 0;
+        // Many alike, so that what a crash left of one group could pass for the next.
+        let alike = rng.bool();
         let size = match rng.u8(..8) {
+            _ if alike => 700,
             0 => 0,
             1 => rng.usize(4000..5500),
             _ => rng.usize(1..400),
@@ -80,10 +83,16 @@ impl Model {
         self.keys_made += 1;
         Append {
             kind: if mark { RecordKind::MARK } else { RecordKind::ROWS },
-            rows: if mark { 0 } else { rng.u32(1..20) },
+            rows: if mark {
+                0
+            } else if alike {
+                5
+            } else {
+                rng.u32(1..20)
+            },
             event_min: EventTime(at),
             event_max: EventTime(at + rng.i64(0..500)),
-            idempotency: (rng.u8(..3) == 0).then(|| Idempotency {
+            idempotency: (!alike && rng.u8(..3) == 0).then(|| Idempotency {
                 id: format!("insert-{}", self.keys_made / 3).into(),
                 record_no: self.keys_made % 3,
                 content_hash: rng.u64(..),
