@@ -292,6 +292,8 @@ impl LogCore {
                 Err(e) => return Err(e),
             }
         }
+        // An earlier removal may have failed before its sync.
+        self.sync_names()?;
         loop {
             let path = {
                 let state = self.shared.state.read();
@@ -302,7 +304,6 @@ impl LogCore {
                 }
             };
             // One removal at a time reaches the disk, so that a crash leaves no hole.
-            self.sync_names()?;
             self.dir_unsynced = true;
             // Readers first: who finds no file must find it truncated.
             let first = self.shared.state.write().segments.pop_front();
