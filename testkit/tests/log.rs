@@ -39,3 +39,8 @@ async fn what_any_of_several_writers_heard_survives() {
         log_threads::schedule(seed).await;
     }
 }
+
+#[test]
+fn mangled_files_make_no_panic_and_no_false_record() {
+    crash::schedules(1_000, log_flips::mangle);
+}
