@@ -5,5 +5,4 @@
 pub mod crash;
 pub mod log;
 pub mod log_flips;
-pub mod log_threads;
 pub mod memory_log;

@@ -82,6 +82,8 @@ codes! {
     MemoryLimitExceeded = 241 "MEMORY_LIMIT_EXCEEDED" Unavailable 500;
     NotEnoughSpace = 243 "NOT_ENOUGH_SPACE" Unavailable 507;
     CorruptedData = 246 "CORRUPTED_DATA" Corrupt 500;
+    SessionNotFound = 372 "SESSION_NOT_FOUND" NotFound 404;
+    SessionIsLocked = 373 "SESSION_IS_LOCKED" Unavailable 423;
     QueryWasCancelled = 394 "QUERY_WAS_CANCELLED" Cancelled 499;
     ThrownByUser = 395 "FUNCTION_THROW_IF_VALUE_IS_NON_ZERO" Invalid 400;
     AccessDenied = 497 "ACCESS_DENIED" Denied 403;

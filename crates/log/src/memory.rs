@@ -5,7 +5,7 @@
 //! small file, which is written about every [`TIME_AHEAD_US`] of activity.
 
 use crate::core::write_error;
-use crate::frontier::{ExtendGate, FILE_NAME, Frontier, NOTHING, Promise, PromiseFile, extend_soon};
+use crate::frontier::{FILE_NAME, Frontier, NOTHING, Promise, PromiseFile};
 use crate::idempotency::{IdempotencyIndex, RECORDS_MAX, Seen};
 use crate::{
     Ack, Append, AppendError, Appended, CommitObserver, OpenError, ReadError, Record, SegmentInfo, ShardLog,
@@ -14,6 +14,7 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use weir_base::{AppendTime, Clock, Disk, EventTime, SeqNo};
 
@@ -58,7 +59,7 @@ struct Inner {
     promise: Mutex<Reserved>,
     frontier: Frontier,
     durable: watch::Sender<SeqNo>,
-    extending: ExtendGate,
+    extending: AtomicBool,
 }
 
 struct State {
@@ -123,7 +124,7 @@ impl MemoryLog {
                 promise: Mutex::new(Reserved { file, promise: used, closed: false }),
                 frontier: Frontier::new(NOTHING.append_time, promise.append_time, TIME_AHEAD_US),
                 durable: watch::Sender::new(promise.sn),
-                extending: ExtendGate::default(),
+                extending: AtomicBool::new(false),
             }),
             observer,
         }))
@@ -220,13 +221,16 @@ impl Inner {
     }
 
     /// Reserves so that the frontier can follow the clock.
-    fn extend(&self) -> io::Result<()> {
+    fn extend(&self) {
         let mut reserved = self.promise.lock();
         let until = self.frontier.reserve_until(self.clock.now_us()).max(reserved.promise.append_time);
         let promise = Promise { append_time: until, ..reserved.promise };
-        reserved.write(promise)?;
-        self.frontier.reserved(until);
-        Ok(())
+        match reserved.write(promise) {
+            Ok(()) => self.frontier.reserved(until),
+            Err(e) => {
+                tracing::warn!(error = %e, "could not reserve append times; the append frontier stands");
+            }
+        }
     }
 }
 
@@ -254,8 +258,15 @@ impl ShardLog for MemoryLog {
 
     fn append_frontier(&self) -> AppendTime {
         let (frontier, wants_reserve) = self.inner.frontier.get(self.inner.clock.now_us());
-        if wants_reserve {
-            extend_soon(&self.inner, |i| &i.extending, self.inner.clock.monotonic(), Inner::extend);
+        if wants_reserve && !self.inner.extending.swap(true, Ordering::AcqRel) {
+            let inner = self.inner.clone();
+            let spawned = std::thread::Builder::new().name("weir-log-time".into()).spawn(move || {
+                inner.extend();
+                inner.extending.store(false, Ordering::Release);
+            });
+            if spawned.is_err() {
+                self.inner.extending.store(false, Ordering::Release);
+            }
         }
         frontier
     }
