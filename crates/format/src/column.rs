@@ -248,6 +248,42 @@ impl Column {
         }
     }
 
+    /// Copies value `i` of a column of the same shape, not nullable and without items.
+    pub fn push_from(&mut self, from: &Column, i: usize) {
+        match (&mut self.data, &from.data) {
+            (Data::Bool(to), Data::Bool(v)) => to.append(v.get_bit(i)),
+            (Data::Int8(to), Data::Int8(v)) => to.push(v[i]),
+            (Data::Int16(to), Data::Int16(v)) => to.push(v[i]),
+            (Data::Int32(to), Data::Int32(v)) | (Data::Date(to), Data::Date(v)) => to.push(v[i]),
+            (Data::Int64(to), Data::Int64(v)) | (Data::Time(to, _), Data::Time(v, _)) => to.push(v[i]),
+            (Data::UInt8(to), Data::UInt8(v)) => to.push(v[i]),
+            (Data::UInt16(to), Data::UInt16(v)) => to.push(v[i]),
+            (Data::UInt32(to), Data::UInt32(v)) | (Data::Ipv4(to), Data::Ipv4(v)) => to.push(v[i]),
+            (Data::UInt64(to), Data::UInt64(v)) => to.push(v[i]),
+            (Data::Float32(to), Data::Float32(v)) => to.push(v[i]),
+            (Data::Float64(to), Data::Float64(v)) => to.push(v[i]),
+            (Data::Decimal { values: to, .. }, Data::Decimal { values: v, .. }) => to.push(v[i]),
+            (Data::Uuid(to), Data::Uuid(v)) | (Data::Ipv6(to), Data::Ipv6(v)) => {
+                to.extend_from_slice(&v[i * 16..i * 16 + 16]);
+            }
+            (Data::String(to), Data::String(v))
+            | (Data::Bytes(to), Data::Bytes(v))
+            | (Data::Enum(to, _), Data::Enum(v, _)) => {
+                to.push(&v.bytes[v.offsets[i] as usize..v.offsets[i + 1] as usize]);
+            }
+            _ => unreachable!("columns of one shape without items"),
+        }
+        self.valid();
+    }
+
+    /// Bytes of text held, for limits.
+    pub fn bytes_held(&self) -> usize {
+        match &self.data {
+            Data::String(s) | Data::Bytes(s) | Data::Enum(s, _) => s.bytes.len(),
+            _ => 0,
+        }
+    }
+
     /// A null in the input. `Ok(false)`: the column is not nullable and got its default.
     pub fn push_null(&mut self, null_as_default: bool) -> Result<bool, Fault> {
         if !self.kind.nullable && !null_as_default {

@@ -27,20 +27,9 @@ impl Fault {
         self.0.column.get_or_insert_with(|| name.to_owned());
         self
     }
-    /// Sets the text to show, if none was set.
-    #[cold]
-    pub fn at_text(mut self, text: &[u8]) -> Fault {
-        if self.0.text.is_empty() {
-            self.0.text = shown(text);
-        }
-        self
-    }
     #[cold]
     pub fn at_row(self, row: u64) -> FormatError {
         FormatError::Parse { row, column: self.0.column, what: self.0.what, text: self.0.text }
-    }
-    pub fn what(&self) -> &str {
-        &self.0.what
     }
 }
 

@@ -2,12 +2,15 @@
 //!
 //! Not here: SQL, streams, sockets, where bytes come from. A format knows a schema and bytes.
 
+mod arrow_stream;
 mod column;
 mod conform;
 mod csv;
 mod fault;
 mod json;
 mod kind;
+mod native;
+mod parquet;
 mod pretty;
 mod registry;
 mod rowbinary;

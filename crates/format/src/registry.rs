@@ -1,7 +1,10 @@
 //! The table of formats: the one place that knows their names.
 
+use crate::arrow_stream::{ArrowStreamDecoder, ArrowStreamEncoder};
 use crate::csv::{CsvEncoder, CsvReader};
 use crate::json::{CompactEachRow, CompactEachRowEncoder, DocumentEncoder, EachRow, EachRowEncoder};
+use crate::native::{NativeDecoder, NativeEncoder};
+use crate::parquet::{ParquetDecoder, ParquetEncoder};
 use crate::pretty::{PrettyEncoder, VerticalEncoder};
 use crate::rowbinary::{RowBinaryEncoder, RowBinaryReader};
 use crate::rows::{RowDecoder, RowReader};
@@ -18,6 +21,9 @@ const TSV: &str = "text/tab-separated-values; charset=UTF-8";
 const CSV: &str = "text/csv; charset=UTF-8; header=absent";
 const CSV_HEADER: &str = "text/csv; charset=UTF-8; header=present";
 const BYTES: &str = "application/octet-stream";
+
+const ARROW: &str = "application/vnd.apache.arrow.stream";
+const PARQUET: &str = "application/vnd.apache.parquet";
 
 /// Makes a decoder or encoder of one format.
 enum Make {
@@ -87,6 +93,18 @@ formats! {
     "Values" [] TEXT Make::Both(
         |schema, s| rows(ValuesReader::default(), schema, s),
         |schema, s| Box::new(ValuesEncoder::new(&schema, s)),
+    );
+    "Native" [] BYTES Make::Both(
+        |schema, s| Box::new(NativeDecoder::new(schema, s, 0)),
+        |schema, s| Box::new(NativeEncoder::new(&schema, s)),
+    );
+    "ArrowStream" [] ARROW Make::Both(
+        |schema, s| Box::new(ArrowStreamDecoder::new(schema, s)),
+        |schema, s| Box::new(ArrowStreamEncoder::new(&schema, s)),
+    );
+    "Parquet" [] PARQUET Make::Both(
+        |schema, s| Box::new(ParquetDecoder::new(schema, s)),
+        |schema, s| Box::new(ParquetEncoder::new(&schema, s)),
     );
     "JSON" [] JSON Make::Out(|schema, s| Box::new(DocumentEncoder::new(&schema, s, false)));
     "JSONCompact" [] JSON Make::Out(|schema, s| Box::new(DocumentEncoder::new(&schema, s, true)));

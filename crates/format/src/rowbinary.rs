@@ -6,8 +6,9 @@
 //! Lengths in the input are never trusted: nothing is allocated for bytes that are not there.
 
 use crate::column::{Column, Data};
+use crate::conform;
 use crate::fault::Stop;
-use crate::kind::{Kind, Shape};
+use crate::kind::Kind;
 use crate::rows::{Header, Next, RowReader, Rows, Target};
 use crate::text::quoted::Cursor;
 use crate::types::{EnumWidth, Type};
@@ -303,7 +304,7 @@ impl RowReader for RowBinaryReader {
 }
 
 /// Whether values of both types are the same bytes.
-fn same_wire(a: &Type, b: &Type) -> bool {
+pub(crate) fn same_wire(a: &Type, b: &Type) -> bool {
     match (a, b) {
         (Type::LowCardinality(a), b) => same_wire(a, b),
         (a, Type::LowCardinality(b)) => same_wire(a, b),
@@ -327,17 +328,7 @@ fn through_text(from: &mut Column, to: &mut Column, s: &FormatSettings) -> Resul
     let array = from
         .finish(s.utf8_replace)
         .map_err(|e| Stop::bad("not UTF-8; set input_utf8='replace' to take it anyway", &e.bytes))?;
-    let view = View::new(&kind, &array);
-    if view.is_null(0) {
-        return Ok(to.push_null(s.null_as_default)?);
-    }
-    let mut text = Vec::new();
-    crate::text::write::Writer::new(crate::text::write::Style::Plain, s).value(&view, 0, &mut text);
-    match to.kind.shape {
-        Shape::Array(_) | Shape::Map(..) | Shape::Tuple(_) => crate::text::whole_literal(&text, to, s)?,
-        _ => to.push_text(&text, s.best_effort_times)?,
-    }
-    Ok(true)
+    Ok(conform::through_text(&View::new(&kind, &array), 0, to, s)?)
 }
 
 pub(crate) struct RowBinaryEncoder {
@@ -381,6 +372,11 @@ fn write_value(view: &View, row: usize, out: &mut Vec<u8>) -> Result<(), String>
             return Ok(());
         }
     }
+    write_plain(view, row, out)
+}
+
+/// A value without the null mark that a nullable type has before it.
+pub(crate) fn write_plain(view: &View, row: usize, out: &mut Vec<u8>) -> Result<(), String> {
     macro_rules! number {
         ($values:expr) => {
             out.extend_from_slice(&$values[row].to_le_bytes())

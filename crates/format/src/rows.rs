@@ -61,6 +61,25 @@ impl Rows {
         self.absent[i].push(self.batch_rows as u32);
     }
 
+    /// As [`Rows::mark_absent`], for row `row` of a batch that is read column by column.
+    pub fn mark_absent_at(&mut self, i: usize, row: usize) {
+        self.absent[i].push(row as u32);
+    }
+
+    /// `rows` rows did not give column `i`.
+    pub fn fill_absent(&mut self, i: usize, rows: usize) {
+        for row in 0..rows {
+            self.columns[i].push_default();
+            self.mark_absent_at(i, row);
+        }
+    }
+
+    /// A batch of `rows` rows that were read column by column.
+    pub fn flush_rows(&mut self, rows: usize) -> Result<DecodedBatch, FormatError> {
+        self.batch_rows = rows;
+        self.flush()
+    }
+
     pub fn push_absent(&mut self, i: usize) {
         self.columns[i].push_default();
         self.mark_absent(i);
@@ -120,6 +139,32 @@ fn absent_mask(rows_absent: Vec<u32>, rows: usize) -> Option<BooleanArray> {
         mask.set_bit(row as usize, true);
     }
     Some(BooleanArray::new(mask.finish(), None))
+}
+
+/// The next rows of a batch handed out piece by piece; `ready` is empty after the last.
+pub(crate) fn slice_ready(
+    ready: &mut Option<(DecodedBatch, usize)>,
+    rows_max: usize,
+) -> Option<DecodedBatch> {
+    let (whole, from) = ready.as_mut()?;
+    let left = whole.batch.num_rows() - *from;
+    if *from == 0 && left <= rows_max {
+        return ready.take().map(|(whole, _)| whole);
+    }
+    let rows = left.min(rows_max.max(1));
+    let part = DecodedBatch {
+        batch: whole.batch.slice(*from, rows),
+        absent: whole
+            .absent
+            .iter()
+            .map(|mask| mask.as_ref().map(|m| m.slice(*from, rows)).filter(|m| m.true_count() > 0))
+            .collect(),
+    };
+    *from += rows;
+    if rows == left {
+        *ready = None;
+    }
+    Some(part)
 }
 
 /// What comes after the separators between rows.

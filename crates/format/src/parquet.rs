@@ -1,0 +1,168 @@
+//! Parquet: whole files. Its directory stands at the end, so input waits for the last byte, and
+//! output of a query that never ends never becomes a readable file.
+
+use crate::arrow_stream::{guarded, other, storage_batch, storage_schema};
+use crate::conform::Conform;
+use crate::rows::{Target, slice_ready};
+use crate::view::Columns;
+use crate::{DecodedBatch, Decoder, Encoder, FormatError, FormatSettings, ResultStats};
+use arrow_array::RecordBatch;
+use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
+use bytes::Bytes;
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+use std::sync::Arc;
+
+/// Rows read at a time, whatever the caller asks for.
+const BATCH_ROWS_MAX: usize = 65_536;
+
+pub(crate) struct ParquetDecoder {
+    conform: Conform,
+    body: Vec<u8>,
+    body_bytes_max: usize,
+    finished: bool,
+    reader: Option<ParquetRecordBatchReader>,
+    ready: Option<(DecodedBatch, usize)>,
+    failed: Option<FormatError>,
+}
+
+impl ParquetDecoder {
+    pub fn new(schema: SchemaRef, s: &FormatSettings) -> ParquetDecoder {
+        ParquetDecoder {
+            conform: Conform::new(schema, s),
+            body: Vec::new(),
+            body_bytes_max: s.body_bytes_max,
+            finished: false,
+            reader: None,
+            ready: None,
+            failed: None,
+        }
+    }
+
+    fn open(&mut self, rows_max: usize) -> Result<(), FormatError> {
+        let body = Bytes::from(std::mem::take(&mut self.body));
+        let builder = guarded(1, || ParquetRecordBatchReaderBuilder::try_new(body))?;
+        let header = self.conform.header(builder.schema())?;
+        let wanted =
+            header.targets.iter().enumerate().filter(|(_, t)| **t != Target::Skip).map(|(place, _)| place);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+        let rows = rows_max.clamp(1, BATCH_ROWS_MAX);
+        self.reader = Some(guarded(1, || builder.with_projection(mask).with_batch_size(rows).build())?);
+        Ok(())
+    }
+
+    fn advance(&mut self, rows_max: usize) -> Result<(), FormatError> {
+        if !self.finished {
+            return Ok(());
+        }
+        if self.reader.is_none() {
+            if self.body.is_empty() {
+                return Ok(());
+            }
+            self.open(rows_max)?;
+        }
+        while self.ready.is_none() {
+            let row = self.conform.rows_before() + 1;
+            let reader = self.reader.as_mut().expect("opened above");
+            let Some(batch) = guarded(row, || reader.next().transpose())? else { return Ok(()) };
+            if batch.num_rows() > 0 {
+                self.ready = Some((self.conform.batch(&batch)?, 0));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Decoder for ParquetDecoder {
+    fn push(&mut self, bytes: Bytes) -> Result<(), FormatError> {
+        if let Some(e) = &self.failed {
+            return Err(e.clone());
+        }
+        if self.body.len() + bytes.len() > self.body_bytes_max {
+            let what = format!("a Parquet file larger than {} bytes (body_bytes_max)", self.body_bytes_max);
+            let e = FormatError::Parse { row: 1, column: None, what, text: String::new() };
+            self.failed = Some(e.clone());
+            self.body = Vec::new();
+            return Err(e);
+        }
+        self.body.extend_from_slice(&bytes);
+        Ok(())
+    }
+
+    fn finish(&mut self) -> Result<(), FormatError> {
+        self.finished = true;
+        self.failed.clone().map_or(Ok(()), Err)
+    }
+
+    fn next_batch(&mut self, rows_max: usize) -> Result<Option<DecodedBatch>, FormatError> {
+        if let Some(e) = &self.failed {
+            return Err(e.clone());
+        }
+        if let Err(e) = self.advance(rows_max) {
+            self.failed = Some(e.clone());
+            self.reader = None;
+            return Err(e);
+        }
+        Ok(slice_ready(&mut self.ready, rows_max))
+    }
+}
+
+pub(crate) struct ParquetEncoder {
+    columns: Columns,
+    schema: SchemaRef,
+    writer: Option<ArrowWriter<Vec<u8>>>,
+}
+
+impl ParquetEncoder {
+    pub fn new(schema: &SchemaRef, _s: &FormatSettings) -> ParquetEncoder {
+        let columns = Columns::new(schema);
+        // Parquet has no seconds: other readers would see bare integers.
+        let fields: Vec<Field> = storage_schema(&columns)
+            .fields()
+            .iter()
+            .map(|f| match f.data_type() {
+                DataType::Timestamp(TimeUnit::Second, tz) => {
+                    f.as_ref().clone().with_data_type(DataType::Timestamp(TimeUnit::Millisecond, tz.clone()))
+                }
+                _ => f.as_ref().clone(),
+            })
+            .collect();
+        ParquetEncoder { columns, schema: Arc::new(Schema::new(fields)), writer: None }
+    }
+
+    fn writer(&mut self) -> Result<&mut ArrowWriter<Vec<u8>>, FormatError> {
+        if self.writer.is_none() {
+            let level = ZstdLevel::try_new(1).expect("level 1 exists");
+            let properties = WriterProperties::builder().set_compression(Compression::ZSTD(level)).build();
+            let writer =
+                ArrowWriter::try_new(Vec::new(), self.schema.clone(), Some(properties)).map_err(other)?;
+            self.writer = Some(writer);
+        }
+        Ok(self.writer.as_mut().expect("just made"))
+    }
+}
+
+impl Encoder for ParquetEncoder {
+    fn begin(&mut self, _out: &mut Vec<u8>) -> Result<(), FormatError> {
+        self.writer().map(|_| ())
+    }
+
+    fn batch(&mut self, batch: &RecordBatch, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        let batch = storage_batch(&self.columns, &self.schema, batch)?;
+        let writer = self.writer()?;
+        writer.write(&batch).map_err(other)?;
+        // Row groups that are done can leave; positions in the file are counted, not looked up.
+        out.append(writer.inner_mut());
+        Ok(())
+    }
+
+    fn end(&mut self, _stats: &ResultStats, out: &mut Vec<u8>) -> Result<(), FormatError> {
+        self.writer()?;
+        let writer = self.writer.take().expect("made above");
+        out.append(&mut writer.into_inner().map_err(other)?);
+        Ok(())
+    }
+}
