@@ -62,7 +62,9 @@ impl PrettyEncoder {
         }
     }
 
+    /// `cells[column][row]`.
     fn table(&self, cells: &[Vec<Vec<u8>>], right: &[bool], rows: usize, out: &mut Vec<u8>) {
+        let line = |r: usize| move |i: usize| cells[i][r].clone();
         let names = &self.columns.names;
         let widths: Vec<usize> = names
             .iter()
@@ -106,7 +108,7 @@ impl PrettyEncoder {
                 if r > 0 {
                     rule("├", "─", "┼", "┤", out);
                 }
-                row("│", &|i| cells[i][r].clone(), out);
+                row("│", &line(r), out);
             }
         } else {
             // The names stand in the upper border.
@@ -124,7 +126,7 @@ impl PrettyEncoder {
             }
             out.extend_from_slice("┐\n".as_bytes());
             for r in 0..rows {
-                row("│", &|i| cells[i][r].clone(), out);
+                row("│", &line(r), out);
             }
         }
         rule("└", "─", "┴", "┘", out);

@@ -363,6 +363,7 @@ fn unit_of(digits: u8) -> TimeUnit {
     }
 }
 
+#[allow(clippy::type_complexity)] // The parts of Type::Tuple, nothing more.
 fn tuple_of(fields: &Fields) -> Option<Arc<[(Option<Arc<str>>, Type)]>> {
     let unnamed = fields.iter().enumerate().all(|(i, f)| *f.name() == (i + 1).to_string());
     fields

@@ -76,7 +76,7 @@ pub(crate) fn write_decimal(v: i128, scale: u8, out: &mut Vec<u8>) {
     let mut fraction = magnitude % unit;
     if fraction != 0 {
         let mut digits = usize::from(scale);
-        while fraction % 10 == 0 {
+        while fraction.is_multiple_of(10) {
             fraction /= 10;
             digits -= 1;
         }
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn decimals_both_ways() {
-        let cases: [(&str, u8, u8, Result<i128, IntError>, &str); 11] = [
+        let cases = [
             ("1.50", 10, 4, Ok(15000), "1.5"),
             ("-0.05", 10, 2, Ok(-5), "-0.05"),
             ("2", 10, 2, Ok(200), "2"),

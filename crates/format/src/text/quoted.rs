@@ -49,16 +49,14 @@ impl<'a> Cursor<'a> {
 /// Ends after the closing quote. `scratch` holds the content where it is not a plain slice.
 pub(crate) fn string<'a>(c: &mut Cursor<'a>, quote: u8, scratch: &'a mut Vec<u8>) -> Result<&'a [u8], Stop> {
     let start = c.at;
-    loop {
-        let Some(n) = memchr::memchr2(quote, b'\\', c.rest()) else { return Err(Stop::More) };
-        c.at += n;
-        // Whether a quote is doubled needs the next byte; at the end of the input it may come.
-        if c.input[c.at] == quote && c.input.get(c.at + 1) != Some(&quote) {
-            let text = &c.input[start..c.at];
-            c.at += 1;
-            return Ok(text);
-        }
-        break;
+    let Some(n) = memchr::memchr2(quote, b'\\', c.rest()) else { return Err(Stop::More) };
+    c.at += n;
+    // Whether a quote is doubled is told by the next byte. At the end of the input it counts as
+    // the last one: whatever holds the literal needs more bytes and reads it again.
+    if c.input[c.at] == quote && c.input.get(c.at + 1) != Some(&quote) {
+        let text = &c.input[start..c.at];
+        c.at += 1;
+        return Ok(text);
     }
     scratch.clear();
     let mut from = start;
