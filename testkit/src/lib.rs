@@ -5,4 +5,5 @@
 pub mod crash;
 pub mod log;
 pub mod log_flips;
+pub mod log_threads;
 pub mod memory_log;

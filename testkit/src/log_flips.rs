@@ -1,10 +1,12 @@
 //! One flipped bit anywhere in a log's files: detected with file and offset, or harmless.
+//! Files mangled at will: never a panic, never a record that was not written.
 
 use crate::log::{DIR, Model, again, read_all};
 use fastrand::Rng;
+use std::io::IoSlice;
 use std::sync::Arc;
-use weir_base::disk::SimDisk;
-use weir_base::{AppendTime, ManualClock, SeqNo};
+use weir_base::disk::{OpenMode, SimDisk};
+use weir_base::{AppendTime, Disk, ManualClock, SeqNo};
 use weir_log::{Append, AppendError, Idempotency, LogConfig, LogCore, OpenError, ReadError, Record};
 
 /// How the flips of one run ended.
@@ -121,4 +123,47 @@ fn check(written: &Written, disk: &SimDisk, path: &str, len: u64, outcomes: &mut
         Ok(appended) => assert!(appended.append_time > written.promised, "promises hold"),
         Err(e) => assert!(matches!(e, AppendError::IdempotencyConflict { .. }), "{e}"),
     }
+}
+
+/// Overwrites, cuts, extends and removes files of a log at random, then opens and reads it.
+pub fn mangle(seed: u64) {
+    let written = write(seed % 16, seed.is_multiple_of(2));
+    let mut rng = Rng::with_seed(seed);
+    let disk = &written.disk;
+    for _ in 0..rng.u32(1..4) {
+        let files = disk.files();
+        let (path, len) = &files[rng.usize(..files.len())];
+        let file = disk.open(path, OpenMode::ReadWrite).expect("it is listed");
+        match rng.u8(..8) {
+            0 => disk.remove_file(path).expect("it is listed"),
+            1 => file.set_len(rng.u64(..=*len)).expect("a healthy disk"),
+            2 => file.set_len(len + rng.u64(..5000)).expect("a healthy disk"),
+            _ => {
+                // Often a copy from elsewhere: bytes that look right in the wrong place.
+                let mut bytes = vec![0; rng.usize(1..2000)];
+                if rng.bool() {
+                    rng.fill(&mut bytes);
+                } else {
+                    file.read_at(rng.u64(..=*len) / 64 * 64, &mut bytes).expect("a healthy disk");
+                }
+                let at = rng.u64(..=*len) / 64 * 64;
+                file.write_all_at(at, &[IoSlice::new(&bytes)]).expect("a healthy disk");
+            }
+        }
+    }
+    let clock = Arc::new(ManualClock::new(0));
+    let Ok(mut log) = LogCore::open(Arc::new(disk.clone()), clock, DIR, written.config.clone()) else {
+        return;
+    };
+    let mut cursor = log.start();
+    while let Ok(read) = log.read(cursor, 1000) {
+        let Some(last) = read.last() else { break };
+        cursor = last.base.plus(u64::from(last.rows));
+        for record in &read {
+            assert!(written.records.contains(record), "seed {seed}: nobody wrote {record:?}");
+        }
+    }
+    // What was lost with whole files is lost; what is left must be usable.
+    let next = Append { idempotency: None, ..again(&written.records[0]) };
+    log.write_group(vec![next]).expect("a healthy disk");
 }

@@ -1,6 +1,6 @@
 //! The log on a disk that fails: crash points, random schedules.
 
-use weir_testkit::{crash, log, log_flips, memory_log};
+use weir_testkit::{crash, log, log_flips, log_threads, memory_log};
 
 #[test]
 fn every_fault_point_keeps_what_was_acknowledged() {
@@ -30,4 +30,17 @@ fn a_flipped_bit_is_detected_with_its_place_or_harmless() {
 #[test]
 fn a_log_in_memory_never_uses_a_number_twice() {
     crash::schedules(2_000, memory_log::schedule);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_any_of_several_writers_heard_survives() {
+    for seed in 0..300 {
+        let _seen = crash::OnPanic(|| eprintln!("seed {seed}"));
+        log_threads::schedule(seed).await;
+    }
+}
+
+#[test]
+fn mangled_files_make_no_panic_and_no_false_record() {
+    crash::schedules(1_000, log_flips::mangle);
 }

@@ -8,7 +8,10 @@
 //! Not here: sockets, wire formats of protocols, operators, how bytes lie on disk.
 
 pub mod outcome;
+pub mod query;
+pub mod scan;
 pub mod session;
+pub mod source;
 
 pub use outcome::{Done, InsertHandle, Outcome, Progress, QueryHandle, Schema};
 pub use session::{QueryMode, Session};

@@ -10,15 +10,15 @@
 //! - After a write or sync whose outcome is unknown nothing is written until the log is
 //!   reopened. A full disk found out before or undone after the write is not such a case.
 //!
-//! Not here: queues and waiting (`writer`), what a crash leaves over (`recover`).
+//! Not here: when segments come and go (`roll`), queues and waiting (`writer`), what a crash
+//! leaves over (`recover`).
 
 use crate::frontier::PromiseFile;
 use crate::idempotency::{IdempotencyIndex, RECORDS_MAX, Seen, same_rows};
-use crate::record::{ALIGN, Header, KIND_FOOTER, KIND_IDS, align_up, is_internal};
+use crate::pieces::Pieces;
+use crate::record::{Header, align_up, is_internal};
 use crate::recover::{Recovered, recover};
-use crate::segment::{
-    SEGMENT_HEADER_BYTES, SegmentHeader, SegmentState, TMP_SUFFIX, TRAILER_BYTES, encode_trailer, file_name,
-};
+use crate::segment::SegmentHeader;
 use crate::shared::{ReadState, Shared};
 use crate::{
     Append, AppendError, Appended, CommitObserver, Idempotency, LogConfig, OpenError, ReadError, Record,
@@ -27,17 +27,13 @@ use crate::{
 use bytes::Bytes;
 use std::any::Any;
 use std::collections::HashMap;
-use std::io::{self, IoSlice};
-use std::ops::Range;
+use std::io;
 use std::sync::Arc;
-use weir_base::disk::OpenMode;
 use weir_base::{AppendTime, Clock, Disk, DiskFile, EventTime, SeqNo};
 
 /// A new segment reserves this, then doubles up to [`ALLOCATE_STEP_MAX`] at a time.
 const ALLOCATE_FIRST: u64 = 64 << 10;
 const ALLOCATE_STEP_MAX: u64 = 64 << 20;
-/// Payloads below this are copied next to their headers: fewer slices for the kernel.
-const COPY_BYTES_MAX: usize = 4096;
 
 pub(crate) fn write_error(path: &str, source: io::Error) -> AppendError {
     AppendError::Io { path: path.to_owned(), source: Arc::new(source) }
@@ -46,28 +42,28 @@ pub(crate) fn write_error(path: &str, source: io::Error) -> AppendError {
 /// The writing side of a log.
 #[derive(Debug)]
 pub struct LogCore {
-    shared: Arc<Shared>,
-    dir: String,
-    active: Option<Active>,
-    segment_next: u64,
-    next: SeqNo,
-    ids: IdempotencyIndex,
-    poisoned: Option<String>,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dir: String,
+    pub(crate) active: Option<Active>,
+    pub(crate) segment_next: u64,
+    pub(crate) next: SeqNo,
+    pub(crate) ids: IdempotencyIndex,
+    pub(crate) poisoned: Option<String>,
     /// Names changed that no directory sync has covered.
-    dir_unsynced: bool,
+    pub(crate) dir_unsynced: bool,
 }
 
 #[derive(Debug)]
-struct Active {
-    path: String,
-    header: SegmentHeader,
-    file: Arc<dyn DiskFile>,
+pub(crate) struct Active {
+    pub(crate) path: String,
+    pub(crate) header: SegmentHeader,
+    pub(crate) file: Arc<dyn DiskFile>,
     /// Where the next record goes; everything before is durable between groups.
-    offset: u64,
-    allocated: u64,
+    pub(crate) offset: u64,
+    pub(crate) allocated: u64,
     /// A seal lies at `offset`.
-    sealed: bool,
-    has_records: bool,
+    pub(crate) sealed: bool,
+    pub(crate) has_records: bool,
 }
 
 /// A group that is written and waits for its sync.
@@ -103,52 +99,6 @@ impl std::fmt::Debug for NewRecord {
     }
 }
 
-/// A part of a vectored write: headers, padding and small payloads lie in one scratch buffer.
-enum Piece {
-    Scratch(Range<usize>),
-    Payload(Bytes),
-}
-
-#[derive(Default)]
-struct Pieces {
-    scratch: Vec<u8>,
-    pieces: Vec<Piece>,
-    len: u64,
-}
-
-impl Pieces {
-    fn push(&mut self, header: &Header, payload: &Bytes, salt: u64, offset: u64) {
-        self.scratch(|s| header.encode(salt, offset, s));
-        if payload.len() < COPY_BYTES_MAX {
-            self.scratch(|s| s.extend_from_slice(payload));
-        } else {
-            self.pieces.push(Piece::Payload(payload.clone()));
-            self.len += payload.len() as u64;
-        }
-        let padding = align_up(payload.len() as u64) as usize - payload.len();
-        self.scratch(|s| s.resize(s.len() + padding, 0));
-    }
-
-    fn scratch(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
-        let start = self.scratch.len();
-        write(&mut self.scratch);
-        let end = self.scratch.len();
-        self.len += (end - start) as u64;
-        match self.pieces.last_mut() {
-            Some(Piece::Scratch(range)) => range.end = end,
-            _ => self.pieces.push(Piece::Scratch(start..end)),
-        }
-    }
-
-    fn slices(&self) -> Vec<IoSlice<'_>> {
-        let bytes = self.pieces.iter().map(|piece| match piece {
-            Piece::Scratch(range) => &self.scratch[range.clone()],
-            Piece::Payload(payload) => &payload[..],
-        });
-        bytes.map(IoSlice::new).collect()
-    }
-}
-
 impl LogCore {
     /// Opens or creates the log in `dir`. No other handle may write there.
     ///
@@ -158,8 +108,9 @@ impl LogCore {
         disk: Arc<dyn Disk>,
         clock: Arc<dyn Clock>,
         dir: &str,
-        config: LogConfig,
+        mut config: LogConfig,
     ) -> Result<Self, OpenError> {
+        config.record_bytes_max = config.record_bytes_max.min(u64::from(u32::MAX));
         let Recovered { segments, active, ids, durable_end, append_last } = recover(&*disk, dir, &config)?;
         let promise = PromiseFile::open(disk.clone(), dir)?;
         let segment_next = segments.back().map_or(0, |s| s.header.number + 1);
@@ -280,42 +231,6 @@ impl LogCore {
         }
         active.sealed = true;
         Ok(())
-    }
-
-    /// Drops whole sealed segments that end at or below `before`; the newest always stays. A
-    /// segment that is written to and past its age is sealed first.
-    pub fn truncate(&mut self, before: SeqNo) -> Result<(), AppendError> {
-        if self.poisoned.is_none() && before >= self.next && self.aged() {
-            match self.seal_segment() {
-                // No room for a footer: the segment stays until there is.
-                Ok(()) | Err(AppendError::DiskFull { .. }) => {}
-                Err(e) => return Err(e),
-            }
-        }
-        loop {
-            let path = {
-                let state = self.shared.state.read();
-                let first = state.segments.front().filter(|s| s.end <= before && s.file.is_none());
-                match first.filter(|_| state.segments.len() > 1) {
-                    Some(first) => first.path.clone(),
-                    None => return Ok(()),
-                }
-            };
-            // One removal at a time reaches the disk, so that a crash leaves no hole.
-            self.sync_names()?;
-            self.dir_unsynced = true;
-            // Readers first: who finds no file must find it truncated.
-            let first = self.shared.state.write().segments.pop_front();
-            match self.shared.disk.remove_file(&path) {
-                Ok(()) => {}
-                Err(e) if e.kind() == io::ErrorKind::NotFound => {}
-                Err(e) => {
-                    first.into_iter().for_each(|s| self.shared.state.write().segments.push_front(s));
-                    return Err(write_error(&path, e));
-                }
-            }
-            self.sync_names()?;
-        }
     }
 
     pub fn start(&self) -> SeqNo {
@@ -449,7 +364,7 @@ impl LogCore {
 
     /// Makes room below `active.offset + len` and writes there. Does not sync, does not move
     /// the offset. [`AppendError::DiskFull`] means that nothing is left of it.
-    fn write_at_end(&mut self, pieces: &Pieces) -> Result<(), AppendError> {
+    pub(crate) fn write_at_end(&mut self, pieces: &Pieces) -> Result<(), AppendError> {
         let size_max = self.shared.config.segment_size_bytes_max;
         let active = self.active.as_mut().expect("the caller has a segment");
         let end = active.offset + pieces.len;
@@ -483,118 +398,6 @@ impl LogCore {
         }
     }
 
-    fn aged(&self) -> bool {
-        self.active.as_ref().is_some_and(|a| {
-            let age_us = self.shared.clock.now_us().saturating_sub(a.header.created_us);
-            a.has_records
-                && age_us / 1000 >= i64::try_from(self.shared.config.segment_age_ms_max).unwrap_or(i64::MAX)
-        })
-    }
-
-    /// Makes sure that there is a segment for a group of `bytes`.
-    fn ensure_segment(&mut self, bytes: u64) -> Result<(), AppendError> {
-        let size_max = self.shared.config.segment_size_bytes_max;
-        let full = self.active.as_ref().is_some_and(|a| a.has_records && a.offset + bytes > size_max);
-        if full || self.aged() {
-            self.seal_segment()?;
-        }
-        if self.active.is_none() {
-            self.create_segment()?;
-        }
-        Ok(())
-    }
-
-    /// Writes footer and trailer, cuts what was reserved, and syncs.
-    fn seal_segment(&mut self) -> Result<(), AppendError> {
-        let footer = {
-            let state = self.shared.state.read();
-            Bytes::from(state.segments.back().expect("the active segment is the last").footer().encode())
-        };
-        let active = self.active.as_ref().expect("the caller has a segment");
-        let (salt, start) = (active.header.salt, active.offset);
-        let append_time = self.shared.frontier.promised();
-        let mut pieces = Pieces::default();
-        let header = internal_header(KIND_FOOTER, self.next, append_time, start, &footer);
-        pieces.push(&header, &footer, salt, start);
-        pieces.scratch(|s| s.extend_from_slice(&encode_trailer(salt, start)));
-        self.write_at_end(&pieces)?;
-        let active = self.active.take().expect("checked above");
-        let file_bytes = start + pieces.len;
-        if let Err(e) = active.file.set_len(file_bytes).and_then(|()| active.file.sync_data()) {
-            return Err(self.poison(&active.path, e));
-        }
-        let mut state = self.shared.state.write();
-        let segment = state.segments.back_mut().expect("the active segment is the last");
-        segment.file = None;
-        segment.file_bytes = file_bytes;
-        debug_assert_eq!((file_bytes - TRAILER_BYTES) % ALIGN, 0);
-        Ok(())
-    }
-
-    /// Prepares the file under a temporary name, so that a named one always has a header.
-    fn create_segment(&mut self) -> Result<(), AppendError> {
-        let disk = self.shared.disk.clone();
-        let now_us = self.shared.clock.now_us();
-        let header = SegmentHeader {
-            number: self.segment_next,
-            base: self.next,
-            salt: new_salt(now_us, self.segment_next, self.next),
-            created_us: now_us,
-            append_floor: self.shared.frontier.promised(),
-        };
-        let path = format!("{}/{}", self.dir, file_name(header.number, header.base));
-        let tmp = format!("{path}{TMP_SUFFIX}");
-        // The keys of all records so far: truncation may take the segments that have them.
-        let keys = Bytes::from(self.ids.encode());
-        let keys_at = SEGMENT_HEADER_BYTES;
-        let keys_header = internal_header(KIND_IDS, self.next, header.append_floor, keys_at, &keys);
-        let mut start = Pieces::default();
-        start.scratch(|s| s.extend_from_slice(&header.encode()));
-        start.push(&keys_header, &keys, header.salt, keys_at);
-        let prepared = (|| {
-            if disk.len(&tmp)?.is_some() {
-                disk.remove_file(&tmp)?;
-            }
-            let file = disk.open(&tmp, OpenMode::CreateNew)?;
-            file.write_all_at(0, &start.slices())?;
-            file.sync_data()?;
-            Ok(file)
-        })();
-        let file = match prepared {
-            Ok(file) => file,
-            // No record can be in a file without a name: the next append tries again.
-            Err(e) if is_full(&e) => return Err(self.disk_full(start.len)),
-            Err(e) => return Err(self.poison(&tmp, e)),
-        };
-        self.dir_unsynced = true;
-        if let Err(e) = disk.rename(&tmp, &path).and_then(|()| disk.sync_dir(&self.dir)) {
-            return Err(self.poison(&path, e));
-        }
-        self.dir_unsynced = false;
-        self.segment_next += 1;
-        let mut state = SegmentState::new(path.clone(), header, Some(file.clone()));
-        state.records_end = start.len;
-        self.shared.state.write().segments.push_back(state);
-        self.active = Some(Active {
-            path,
-            header,
-            file,
-            offset: start.len,
-            allocated: start.len,
-            sealed: false,
-            has_records: false,
-        });
-        Ok(())
-    }
-
-    fn sync_names(&mut self) -> Result<(), AppendError> {
-        if self.dir_unsynced {
-            self.shared.disk.sync_dir(&self.dir).map_err(|e| write_error(&self.dir, e))?;
-            self.dir_unsynced = false;
-        }
-        Ok(())
-    }
-
     pub(crate) fn refuse_if_poisoned(&self) -> Result<(), AppendError> {
         match &self.poisoned {
             None => Ok(()),
@@ -602,13 +405,13 @@ impl LogCore {
         }
     }
 
-    fn poison(&mut self, path: &str, source: io::Error) -> AppendError {
+    pub(crate) fn poison(&mut self, path: &str, source: io::Error) -> AppendError {
         tracing::error!(path, error = %source, "log write failed; appends are refused until it is reopened");
         self.poisoned = Some(format!("{path}: {source}"));
         write_error(path, source)
     }
 
-    fn disk_full(&self, needed_bytes: u64) -> AppendError {
+    pub(crate) fn disk_full(&self, needed_bytes: u64) -> AppendError {
         AppendError::DiskFull { free_bytes: self.shared.disk.free_bytes().unwrap_or(0), needed_bytes }
     }
 }
@@ -623,7 +426,7 @@ enum Slot {
     RepeatedInGroup(usize),
 }
 
-fn is_full(e: &io::Error) -> bool {
+pub(crate) fn is_full(e: &io::Error) -> bool {
     matches!(e.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
@@ -646,7 +449,8 @@ fn record_bytes(append: &Append) -> u64 {
     align_up((crate::record::HEADER_FIXED + id) as u64) + align_up(append.payload.len() as u64)
 }
 
-fn internal_header(
+/// The header of a record that the log writes for itself, at the start of a group.
+pub(crate) fn internal_header(
     kind: RecordKind,
     at: SeqNo,
     append_time: AppendTime,
@@ -666,12 +470,4 @@ fn internal_header(
         durable_end: at,
         durable_offset,
     }
-}
-
-/// Differs between segments; need not be secret. Splitmix over what makes a segment unique.
-fn new_salt(now_us: i64, number: u64, base: SeqNo) -> u64 {
-    let mut z = (now_us as u64) ^ number.rotate_left(40) ^ base.0.rotate_left(20);
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

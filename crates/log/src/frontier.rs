@@ -10,6 +10,8 @@
 use parking_lot::Mutex;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use weir_base::disk::{OpenMode, create_dir_durable, parent, write_file_atomic};
 use weir_base::{AppendTime, Disk, DiskFile, SeqNo};
 
@@ -201,5 +203,41 @@ impl Frontier {
         t.promised = t.promised.max(t.recorded);
         t.in_flight = Some(i64::MAX);
         AppendTime(t.promised.max(t.floor))
+    }
+}
+
+/// Lets one thread at a time extend a promise, and after a failure none for a second.
+#[derive(Debug, Default)]
+pub(crate) struct ExtendGate {
+    busy: AtomicBool,
+    not_before_us: AtomicU64,
+}
+
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// Runs `extend` on a thread of its own, so that who asks for the frontier need not wait for
+/// the disk. `now` is monotonic.
+pub(crate) fn extend_soon<T: Send + Sync + 'static>(
+    owner: &Arc<T>,
+    gate: fn(&T) -> &ExtendGate,
+    now: Duration,
+    extend: fn(&T) -> io::Result<()>,
+) {
+    let this = gate(owner);
+    let early = (now.as_micros() as u64) < this.not_before_us.load(Ordering::Acquire);
+    if early || this.busy.swap(true, Ordering::AcqRel) {
+        return;
+    }
+    let worker = owner.clone();
+    let spawned = std::thread::Builder::new().name("weir-log-time".into()).spawn(move || {
+        let this = gate(&worker);
+        if let Err(e) = extend(&worker) {
+            tracing::warn!(error = %e, "could not reserve append times; the append frontier stands");
+            this.not_before_us.store((now + RETRY_AFTER).as_micros() as u64, Ordering::Release);
+        }
+        this.busy.store(false, Ordering::Release);
+    });
+    if spawned.is_err() {
+        this.busy.store(false, Ordering::Release);
     }
 }

@@ -5,7 +5,7 @@
 //! small file, which is written about every [`TIME_AHEAD_US`] of activity.
 
 use crate::core::write_error;
-use crate::frontier::{FILE_NAME, Frontier, NOTHING, Promise, PromiseFile};
+use crate::frontier::{ExtendGate, FILE_NAME, Frontier, NOTHING, Promise, PromiseFile, extend_soon};
 use crate::idempotency::{IdempotencyIndex, RECORDS_MAX, Seen};
 use crate::{
     Ack, Append, AppendError, Appended, CommitObserver, OpenError, ReadError, Record, SegmentInfo, ShardLog,
@@ -14,7 +14,6 @@ use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use tokio::sync::watch;
 use weir_base::{AppendTime, Clock, Disk, EventTime, SeqNo};
 
@@ -59,7 +58,7 @@ struct Inner {
     promise: Mutex<Reserved>,
     frontier: Frontier,
     durable: watch::Sender<SeqNo>,
-    extending: AtomicBool,
+    extending: ExtendGate,
 }
 
 struct State {
@@ -124,7 +123,7 @@ impl MemoryLog {
                 promise: Mutex::new(Reserved { file, promise: used, closed: false }),
                 frontier: Frontier::new(NOTHING.append_time, promise.append_time, TIME_AHEAD_US),
                 durable: watch::Sender::new(promise.sn),
-                extending: AtomicBool::new(false),
+                extending: ExtendGate::default(),
             }),
             observer,
         }))
@@ -221,16 +220,13 @@ impl Inner {
     }
 
     /// Reserves so that the frontier can follow the clock.
-    fn extend(&self) {
+    fn extend(&self) -> io::Result<()> {
         let mut reserved = self.promise.lock();
         let until = self.frontier.reserve_until(self.clock.now_us()).max(reserved.promise.append_time);
         let promise = Promise { append_time: until, ..reserved.promise };
-        match reserved.write(promise) {
-            Ok(()) => self.frontier.reserved(until),
-            Err(e) => {
-                tracing::warn!(error = %e, "could not reserve append times; the append frontier stands");
-            }
-        }
+        reserved.write(promise)?;
+        self.frontier.reserved(until);
+        Ok(())
     }
 }
 
@@ -258,15 +254,8 @@ impl ShardLog for MemoryLog {
 
     fn append_frontier(&self) -> AppendTime {
         let (frontier, wants_reserve) = self.inner.frontier.get(self.inner.clock.now_us());
-        if wants_reserve && !self.inner.extending.swap(true, Ordering::AcqRel) {
-            let inner = self.inner.clone();
-            let spawned = std::thread::Builder::new().name("weir-log-time".into()).spawn(move || {
-                inner.extend();
-                inner.extending.store(false, Ordering::Release);
-            });
-            if spawned.is_err() {
-                self.inner.extending.store(false, Ordering::Release);
-            }
+        if wants_reserve {
+            extend_soon(&self.inner, |i| &i.extending, self.inner.clock.monotonic(), Inner::extend);
         }
         frontier
     }

@@ -178,3 +178,89 @@ fn large_payloads_come_back_aligned_and_whole() {
         }
     }
 }
+
+#[test]
+fn a_full_disk_refuses_appends_until_there_is_room() {
+    let disk = weir_base::disk::SimDisk::new(1);
+    disk.set_capacity_bytes(20_000);
+    let config = LogConfig { segment_size_bytes_max: 8 << 10, ..LogConfig::default() };
+    let clock = Arc::new(ManualClock::new(0));
+    let handle: Arc<dyn Disk> = Arc::new(disk.clone());
+    let mut log = LogCore::open(handle.clone(), clock.clone(), "s", config.clone()).unwrap();
+    let mut accepted = 0;
+    let refused = loop {
+        match log.write_group(vec![rows(1, vec![accepted; 900])]) {
+            Ok(_) => accepted += 1,
+            Err(e) => break e,
+        }
+    };
+    assert!(matches!(refused, AppendError::DiskFull { needed_bytes, .. } if needed_bytes > 0), "{refused}");
+    assert!(accepted > 10);
+    assert!(log.write_group(vec![rows(1, vec![0; 900])]).is_err(), "still full");
+    disk.set_capacity_bytes(u64::MAX);
+    log.write_group(vec![rows(1, vec![accepted; 900])]).unwrap();
+    drop(log);
+    let log = LogCore::open(Arc::new(disk.restart()), clock, "s", config).unwrap();
+    let read = log.read(SeqNo(0), usize::MAX).unwrap();
+    let firsts: Vec<u8> = read.iter().map(|r| r.payload[0]).collect();
+    assert_eq!(firsts, (0..=accepted).collect::<Vec<_>>(), "refused appends left nothing");
+}
+
+#[test]
+fn the_last_insert_ids_are_remembered_through_restarts_and_truncation() {
+    let disk = weir_base::disk::SimDisk::new(1);
+    let config = LogConfig { segment_size_bytes_max: 4 << 10, idempotent_ids_max: 3, ..LogConfig::default() };
+    let clock = Arc::new(ManualClock::new(0));
+    let open = || LogCore::open(Arc::new(disk.clone()), clock.clone(), "s", config.clone()).unwrap();
+    let keyed = |id: &str, record_no, content_hash| Append {
+        idempotency: Some(Idempotency { id: id.into(), record_no, content_hash }),
+        ..rows(2, vec![7; 1000])
+    };
+    let mut log = open();
+    let append = |log: &mut LogCore, a| log.write_group(vec![a]).unwrap().remove(0);
+    // The same key twice in one group is one record.
+    let both = log.write_group(vec![keyed("a", 0, 1), keyed("a", 0, 1), keyed("a", 0, 2)]).unwrap();
+    assert!(matches!(&both[0], Ok(Appended { base: SeqNo(0), repeated: false, .. })));
+    assert!(matches!(&both[1], Ok(Appended { base: SeqNo(0), repeated: true, .. })));
+    assert!(matches!(&both[2], Err(AppendError::IdempotencyConflict { record_no: 0, .. })));
+    for id in ["b", "c"] {
+        append(&mut log, keyed(id, 0, 1)).unwrap();
+    }
+    // A later record of the same insert keeps its id young: d evicts b, not a.
+    append(&mut log, keyed("a", 1, 1)).unwrap();
+    append(&mut log, keyed("d", 0, 1)).unwrap();
+    log.truncate(log.durable_end()).unwrap();
+    assert!(log.start() > SeqNo(0));
+    drop(log);
+    let mut log = open();
+    for (id, record_no, base) in [("a", 0, 0), ("c", 0, 4), ("a", 1, 6), ("d", 0, 8)] {
+        let again = append(&mut log, keyed(id, record_no, 1)).unwrap();
+        assert!(again.repeated && again.base == SeqNo(base), "{id} {record_no}: {again:?}");
+    }
+    assert!(append(&mut log, keyed("c", 0, 9)).is_err(), "other rows");
+    assert!(!append(&mut log, keyed("b", 0, 1)).unwrap().repeated, "forgotten");
+    let long = append(&mut log, keyed(&"x".repeat(256), 0, 1));
+    assert!(matches!(long, Err(AppendError::IdTooLong { size_bytes: 256 })));
+}
+
+#[test]
+fn marks_come_with_the_row_after_them_and_can_be_asked_for_before() {
+    let disk = weir_base::disk::SimDisk::new(1);
+    let config = LogConfig { segment_size_bytes_max: 2048, ..LogConfig::default() };
+    let clock = Arc::new(ManualClock::new(0));
+    let mut log = LogCore::open(Arc::new(disk), clock, "s", config).unwrap();
+    let mark = |n: u8| Append { kind: RecordKind::MARK, ..rows(0, vec![n; 600]) };
+    let kinds = |records: Vec<Record>| records.iter().map(|r| (r.rows, r.payload[0])).collect::<Vec<_>>();
+    log.write_group(vec![rows(5, vec![1; 600])]).unwrap();
+    // Marks fill the rest of one segment and go on in the next.
+    for n in 2..6 {
+        log.write_group(vec![mark(n)]).unwrap();
+    }
+    assert!(log.segments().len() >= 3);
+    assert_eq!(kinds(log.read(SeqNo(0), usize::MAX).unwrap()), [(5, 1)]);
+    assert_eq!(kinds(log.end_marks().unwrap()), [(0, 2), (0, 3), (0, 4), (0, 5)]);
+    log.write_group(vec![rows(1, vec![6; 10])]).unwrap();
+    assert_eq!(kinds(log.read(SeqNo(5), 1).unwrap()), [(0, 2), (0, 3), (0, 4), (0, 5), (1, 6)]);
+    assert_eq!(kinds(log.read(SeqNo(0), 1).unwrap()), [(5, 1)]);
+    assert!(log.end_marks().unwrap().is_empty());
+}

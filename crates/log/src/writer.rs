@@ -7,6 +7,7 @@
 //! Not here: what a group is (`core`).
 
 use crate::core::{LogCore, write_error};
+use crate::frontier::{ExtendGate, extend_soon};
 use crate::shared::Shared;
 use crate::{
     Ack, Append, AppendError, Appended, CommitObserver, LogConfig, OpenError, ReadError, Record, SegmentInfo,
@@ -15,7 +16,6 @@ use crate::{
 use parking_lot::{Condvar, Mutex};
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
@@ -53,7 +53,7 @@ struct Inner {
     queue: Mutex<Queue>,
     wake: Condvar,
     metrics: LogMetrics,
-    extending: AtomicBool,
+    extending: ExtendGate,
 }
 
 struct Queue {
@@ -115,7 +115,7 @@ impl SegmentLog {
                 queue: Mutex::new(queue),
                 wake: Condvar::new(),
                 metrics: LogMetrics::default(),
-                extending: AtomicBool::new(false),
+                extending: ExtendGate::default(),
             }),
             bytes: Arc::new(Semaphore::new(bytes_units_max as usize)),
             bytes_units_max,
@@ -239,17 +239,9 @@ impl ShardLog for SegmentLog {
 
     fn append_frontier(&self) -> AppendTime {
         let (frontier, wants_reserve) = self.inner.shared.frontier.get(self.inner.shared.clock.now_us());
-        if wants_reserve && !self.inner.extending.swap(true, Ordering::AcqRel) {
-            let inner = self.inner.clone();
-            let spawned = std::thread::Builder::new().name("weir-log-time".into()).spawn(move || {
-                if let Err(e) = inner.shared.extend_promise() {
-                    tracing::warn!(error = %e, "could not reserve append times; the append frontier stands");
-                }
-                inner.extending.store(false, Ordering::Release);
-            });
-            if spawned.is_err() {
-                self.inner.extending.store(false, Ordering::Release);
-            }
+        if wants_reserve {
+            let now = self.inner.shared.clock.monotonic();
+            extend_soon(&self.inner, |i| &i.extending, now, |i| i.shared.extend_promise());
         }
         frontier
     }
@@ -457,7 +449,7 @@ impl LogMetrics {
             records += 1;
             rows += i64::from(appended.rows);
         }
-        self.groups_total.add(1);
+        self.groups_total.add(i64::from(records > 0));
         self.records_total.add(records);
         self.rows_total.add(rows);
         self.payload_bytes_total.add(group.payload_bytes() as i64);

@@ -2,7 +2,8 @@
 //!
 //! Queries are sqlparser's [`Query`]; what sqlparser does not know of the dialect travels in
 //! `Query.settings` of the same query level, under reserved names (`__emit`,
-//! `__partition_by`, `__shuffle_by`, …), put there by the token pass.
+//! `__partition_by`, `__shuffle_by`, …), put there by the token pass; read them with
+//! [`crate::parse::reserved`].
 
 use sqlparser::ast::{Expr, Query};
 use std::collections::BTreeMap;
@@ -30,27 +31,63 @@ pub struct Parsed {
 #[derive(Debug, Clone)]
 pub enum Statement {
     Query(Box<Query>),
-    Explain { kind: ExplainKind, statement: Box<Statement> },
+    Explain {
+        kind: ExplainKind,
+        statement: Box<Statement>,
+    },
     Insert(Insert),
-    CreateDatabase { name: String, if_not_exists: bool, comment: String },
-    DropDatabase { name: String, if_exists: bool, cascade: bool },
+    CreateDatabase {
+        name: String,
+        if_not_exists: bool,
+        comment: String,
+    },
+    DropDatabase {
+        name: String,
+        if_exists: bool,
+        cascade: bool,
+    },
     CreateStream(CreateStream),
-    CreateView { name: Name, if_not_exists: bool, or_replace: bool, select: String, comment: String },
+    CreateView {
+        name: Name,
+        if_not_exists: bool,
+        or_replace: bool,
+        select: String,
+        comment: String,
+    },
     /// `DROP STREAM | TABLE | VIEW`.
-    Drop { object: ObjectKind, name: Name, if_exists: bool },
-    Truncate { name: Name, if_exists: bool },
-    Rename { pairs: Vec<(Name, Name)> },
+    Drop {
+        object: ObjectKind,
+        name: Name,
+        if_exists: bool,
+    },
+    Truncate {
+        name: Name,
+        if_exists: bool,
+    },
+    Rename {
+        pairs: Vec<(Name, Name)>,
+    },
     Show(Show),
     /// `DESCRIBE`/`DESC [STREAM|TABLE] name` or of a query in parentheses.
     Describe(DescribeTarget),
-    Exists { object: ObjectKind, name: Name },
-    Use { database: String },
+    Exists {
+        object: ObjectKind,
+        name: Name,
+    },
+    Use {
+        database: String,
+    },
     /// `KILL QUERY WHERE … [SYNC|ASYNC|TEST]`.
-    KillQuery { filter: Expr, sync: bool },
+    KillQuery {
+        filter: Expr,
+        sync: bool,
+    },
     Set(Settings),
     System(System),
     /// `OPTIMIZE STREAM s [FINAL]`: merges, as `SYSTEM MERGE STREAM`.
-    Optimize { name: Name },
+    Optimize {
+        name: Name,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,10 +118,15 @@ pub struct Insert {
 #[derive(Debug, Clone)]
 pub enum InsertSource {
     /// `VALUES` with the rows' text as written (empty when the rows come in the body).
-    Values { text: String },
+    Values {
+        text: String,
+    },
     Select(Box<Query>),
     /// `FORMAT name`; `data` is what followed on the next line, empty when it comes in the body.
-    Format { name: String, data: Vec<u8> },
+    Format {
+        name: String,
+        data: Vec<u8>,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -140,14 +182,30 @@ pub enum DefaultWord {
 
 #[derive(Debug, Clone)]
 pub enum Show {
-    Databases { like: Option<Like> },
+    Databases {
+        like: Option<Like>,
+    },
     /// `SHOW STREAMS | TABLES | VIEWS [FROM db]`.
-    Relations { database: Option<String>, like: Option<Like>, views_only: bool },
+    Relations {
+        database: Option<String>,
+        like: Option<Like>,
+        views_only: bool,
+    },
     /// `SHOW CREATE [STREAM|TABLE|VIEW|DATABASE] name`.
-    Create { object: Option<ObjectKind>, name: Name },
-    Columns { of: Name, like: Option<Like> },
-    Functions { like: Option<Like> },
-    Settings { like: Option<Like> },
+    Create {
+        object: Option<ObjectKind>,
+        name: Name,
+    },
+    Columns {
+        of: Name,
+        like: Option<Like>,
+    },
+    Functions {
+        like: Option<Like>,
+    },
+    Settings {
+        like: Option<Like>,
+    },
     ProcessList,
 }
 
@@ -171,6 +229,9 @@ pub enum System {
     FlushStream(Name),
     MergeStream(Name),
     /// Only with `--test-clock`.
-    ClockAdvance { micros: i64 },
+    ClockAdvance {
+        micros: i64,
+    },
+    /// `SYSTEM DRAIN [QUERY 'id']`; empty = every query.
     DrainQuery(String),
 }

@@ -7,5 +7,6 @@
 //! Not here: execution, storage, what exists (a [`bind::Scope`] answers that), sessions.
 
 pub mod ast;
+pub mod parse;
 
 pub use ast::Statement;

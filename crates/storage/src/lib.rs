@@ -6,8 +6,33 @@
 //! Not here: SQL, expressions (a [`PartLayout`] evaluates ORDER BY, PARTITION BY and TTL),
 //! DataFusion, which shard a row belongs to, watermarks.
 
+mod batch;
+mod context;
+mod error;
 pub mod layout;
+mod logs;
+mod manifest;
 pub mod options;
+mod order;
+mod parts;
+mod payload;
+mod ring;
+mod schema;
+mod shard;
+mod spill;
+mod store;
+#[cfg(test)]
+mod testing;
 
-pub use layout::{LayoutError, PartLayout};
-pub use options::{StorageType, StreamOptions};
+pub use batch::{
+    APPEND_TIME_COLUMN, SN_COLUMN, Sns, TIME_COLUMN, TailBatch, Times, append_time_type, part_schema,
+};
+pub use context::{PartsLocation, StoreContext};
+pub use error::StorageError;
+pub use layout::{ArrivalByDay, LayoutError, PartLayout};
+pub use options::{Codec, StorageType, StreamOptions};
+pub use parts::{BLOCK_BYTES, PartFile, PartInfo, PartMeta};
+pub use payload::content_hash;
+pub use shard::{LogPin, LogRows, MergeMode, Shard, ShardSnapshot, ShardStats, TailCursor};
+pub use store::StreamStore;
+pub use weir_log::{Ack, Appended, Idempotency, SegmentInfo};

@@ -1,5 +1,7 @@
 use super::*;
+use crate::disk::DiskFile;
 use crate::disk::{create_dir_durable, read_file, write_file_atomic};
+use std::io::IoSlice;
 
 fn put(disk: &SimDisk, path: &str, bytes: &[u8]) -> Arc<dyn DiskFile> {
     let file = disk.open(path, OpenMode::CreateNew).unwrap();

@@ -1,0 +1,24 @@
+//! The life of a query: who runs, with what limits, and how it ends.
+//!
+//! ```text
+//! Registry::register -> Entry (id, budget, cancel) -> start_bounded | start_streaming
+//!   -> stream of batches; dropped, killed, timed out or failed, the query is gone
+//! ```
+//!
+//! Every query runs on the compute runtime; only its batches cross to the network's, through
+//! a buffer with a limit.
+//!
+//! Not here: parsing and planning SQL, sources, operators.
+
+mod bounded;
+mod buffer;
+mod memory;
+mod registry;
+mod state;
+mod streaming;
+
+pub use bounded::start_bounded;
+pub use memory::BudgetPool;
+pub use registry::{QueryEntry, QueryInfo, QueryRegistry, QuerySpec};
+pub use state::{Event, Finish, State};
+pub use streaming::{StreamingQuery, start_streaming};

@@ -1,0 +1,57 @@
+//! The output of a streaming query on its way to the client: a queue bounded in bytes.
+//!
+//! A full queue makes the query wait, and with it its cursor in the log. A batch larger than
+//! the whole limit goes through alone.
+
+use crate::Progress;
+use arrow::array::RecordBatch;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use weir_base::Code;
+use weir_plan::{Element, Sink, StreamError};
+
+/// Batches in the queue, whatever their size.
+const BATCHES_MAX: usize = 1_024;
+/// A permit stands for so many bytes.
+const PERMIT_BYTES: u64 = 1_024;
+
+type Item = (RecordBatch, OwnedSemaphorePermit);
+
+pub(super) struct BufferSink {
+    to: mpsc::Sender<Item>,
+    room: Arc<Semaphore>,
+    permits: u32,
+    progress: Arc<Progress>,
+}
+
+pub(super) fn buffer(bytes_max: u64, progress: Arc<Progress>) -> (BufferSink, mpsc::Receiver<Item>) {
+    let permits = (bytes_max / PERMIT_BYTES).clamp(1, 1 << 30) as u32;
+    let (to, from) = mpsc::channel(BATCHES_MAX);
+    (BufferSink { to, room: Arc::new(Semaphore::new(permits as usize)), permits, progress }, from)
+}
+
+/// Bytes that are this batch's own: a slice counts for its rows only.
+fn size_of(batch: &RecordBatch) -> u64 {
+    let column = |c: &Arc<dyn arrow::array::Array>| {
+        c.to_data().get_slice_memory_size().unwrap_or_else(|_| c.get_array_memory_size()) as u64
+    };
+    batch.columns().iter().map(column).sum()
+}
+
+#[async_trait::async_trait]
+impl Sink for BufferSink {
+    async fn send(&mut self, element: Element) -> Result<(), StreamError> {
+        let Element::Rows(rows) = element else { return Ok(()) };
+        let gone = || StreamError { code: Code::QueryWasCancelled, message: "the reader is gone".into() };
+        let wanted = size_of(&rows.batch).div_ceil(PERMIT_BYTES).clamp(1, u64::from(self.permits)) as u32;
+        let room = tokio::select! {
+            room = self.room.clone().acquire_many_owned(wanted) => room.map_err(|_| gone())?,
+            () = self.to.closed() => return Err(gone()),
+        };
+        let n = rows.batch.num_rows() as u64;
+        self.to.send((rows.batch, room)).await.map_err(|_| gone())?;
+        self.progress.result_rows.fetch_add(n, Ordering::Relaxed);
+        Ok(())
+    }
+}

@@ -1,0 +1,32 @@
+//! Unbounded reads: history, then the tail, as a source of a streaming plan.
+//!
+//! ```text
+//! start position -> per shard a cursor -> history up to the end durable at the start, merged
+//!   in replay order -> EndOfBackfill -> live rows, each as it arrives
+//! ```
+//!
+//! Invariants
+//! - every row from the start position on is given once, in `_tp_sn` order per shard (in
+//!   event-time order: history sorted by event time, then live rows in `_tp_sn` order);
+//! - history of several shards and sources leaves in one order (`merge`, `gate`);
+//! - live rows never wait for another shard;
+//! - memory is one batch a shard, or one slice in event-time order.
+//!
+//! Not here: bounded reads (`scan`), filters, watermarks.
+
+mod event_time;
+mod factory;
+mod gate;
+mod generate;
+mod merge;
+mod progress;
+mod random;
+mod shard;
+mod start;
+mod tail;
+
+pub use factory::{StreamSources, Warnings};
+pub use generate::{RowGenerator, TypedGenerator};
+pub use progress::QuerySources;
+
+pub(crate) use random::generate_block;

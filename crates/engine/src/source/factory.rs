@@ -1,0 +1,138 @@
+//! Opens the sources of one query.
+
+use super::event_time::EventTimeReplay;
+use super::gate::ReplayGate;
+use super::merge::Origin;
+use super::progress::{QuerySources, SourceProgress};
+use super::random::RandomSource;
+use super::shard::ShardReader;
+use super::start::resolve;
+use super::tail::{Phase, ShardState, StreamSource};
+use crate::Progress;
+use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup};
+use datafusion::execution::TaskContext;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use weir_base::{MemoryBudget, SeqNo};
+use weir_plan::{NodeId, ReplayOrder, Source, SourceFactory, SourceSpec, StreamError};
+
+/// Warnings kept of one query; later ones are dropped.
+const WARNINGS_MAX: usize = 100;
+
+/// What a query's owner should know and that is no error.
+#[derive(Debug, Default)]
+pub struct Warnings(Mutex<Vec<String>>);
+
+impl Warnings {
+    pub fn add(&self, warning: String) {
+        let mut all = self.0.lock();
+        if all.len() < WARNINGS_MAX {
+            all.push(warning);
+        }
+    }
+    pub fn all(&self) -> Vec<String> {
+        self.0.lock().clone()
+    }
+}
+
+/// The source factory of one query.
+pub struct StreamSources {
+    lookup: Arc<dyn StreamLookup>,
+    replay_order: ReplayOrder,
+    gate: Arc<ReplayGate>,
+    /// For scans of history in event-time order.
+    task: Arc<TaskContext>,
+    memory: Arc<MemoryBudget>,
+    progress: Arc<Progress>,
+    warnings: Arc<Warnings>,
+    sources: Arc<QuerySources>,
+}
+
+impl StreamSources {
+    /// `task` must know the store of parts (`scan::register_parts`).
+    pub fn new(
+        lookup: Arc<dyn StreamLookup>,
+        replay_order: ReplayOrder,
+        task: Arc<TaskContext>,
+        memory: Arc<MemoryBudget>,
+        progress: Arc<Progress>,
+    ) -> Self {
+        StreamSources {
+            lookup,
+            replay_order,
+            gate: Arc::default(),
+            task,
+            memory,
+            progress,
+            warnings: Arc::default(),
+            sources: Arc::default(),
+        }
+    }
+
+    pub fn warnings(&self) -> Arc<Warnings> {
+        self.warnings.clone()
+    }
+
+    pub fn sources(&self) -> Arc<QuerySources> {
+        self.sources.clone()
+    }
+
+    async fn open_stored(
+        &self,
+        access: StoredAccess,
+        spec: &SourceSpec,
+    ) -> Result<Box<dyn Source>, StreamError> {
+        let picker = Picker::by_name(&access.schema, &spec.columns, spec.schema.clone())?;
+        let shards = access.store.shards().to_vec();
+        // The ends first: what comes after them is live, wherever the start lies.
+        let ends: Vec<SeqNo> = shards.iter().map(|s| s.durable_end()).collect();
+        let starts = resolve(&access.name, &shards, &spec.start, &self.warnings).await?;
+        let seat = self.gate.seat();
+        let progress = SourceProgress::new(shards.iter().cloned().zip(starts.iter().copied()));
+        self.sources.add(progress.clone());
+        let history = starts.iter().zip(&ends).any(|(start, end)| start < end);
+        let (phase, ends) = match self.replay_order {
+            ReplayOrder::EventTime if history => {
+                let snapshots: Vec<_> = shards.iter().map(|s| s.snapshot()).collect();
+                let ends = snapshots.iter().map(|s| s.durable_end).collect();
+                let (task, memory) = (self.task.clone(), self.memory.clone());
+                let replay =
+                    EventTimeReplay::new(access.clone(), snapshots, starts.clone(), spec, task, memory)?;
+                (Phase::EventTime(replay), ends)
+            }
+            _ => (Phase::Arrival, ends),
+        };
+        let shards = shards
+            .into_iter()
+            .zip(starts.into_iter().zip(ends))
+            .map(|(shard, (start, end))| {
+                let origin =
+                    Origin { stream: access.name.clone(), shard: shard.id().0, source: seat.index() };
+                ShardState::new(ShardReader::new(shard, start), origin, end)
+            })
+            .collect();
+        Ok(Box::new(StreamSource {
+            name: access.name,
+            shards,
+            picker,
+            phase,
+            seat,
+            delivered: progress,
+            read: self.progress.clone(),
+            warnings: self.warnings.clone(),
+            turn: 0,
+        }))
+    }
+}
+
+#[async_trait::async_trait]
+impl SourceFactory for StreamSources {
+    async fn open(&self, _: NodeId, spec: &SourceSpec) -> Result<Box<dyn Source>, StreamError> {
+        match self.lookup.store(&spec.database, &spec.relation)? {
+            StreamAccess::Stored(access) => self.open_stored(access, spec).await,
+            StreamAccess::Random(access) => {
+                Ok(Box::new(RandomSource::new(access, spec, self.progress.clone())?))
+            }
+        }
+    }
+}

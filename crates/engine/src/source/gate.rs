@@ -1,0 +1,121 @@
+//! Lets the sources of one query hand out their history in one order.
+//!
+//! Each source says where its next row stands; the least goes, up to the next one's place.
+//! A source that is past its history, or gone, holds nobody back. All sources of a query are
+//! opened before the first is polled, and one task polls all that wait.
+
+use super::merge::Key;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+#[derive(Debug, Default)]
+pub(super) struct ReplayGate(Mutex<Vec<Entry>>);
+
+#[derive(Debug, Default)]
+struct Entry {
+    head: Head,
+    waker: Option<Waker>,
+}
+
+#[derive(Debug, Default)]
+enum Head {
+    /// Not read yet.
+    #[default]
+    Unknown,
+    At(Key),
+    Done,
+}
+
+/// One source's place at the gate. Dropping it counts as done.
+#[derive(Debug)]
+pub(super) struct Seat {
+    gate: Arc<ReplayGate>,
+    index: usize,
+}
+
+impl ReplayGate {
+    pub fn seat(self: &Arc<Self>) -> Seat {
+        let mut all = self.0.lock();
+        all.push(Entry::default());
+        Seat { gate: self.clone(), index: all.len() - 1 }
+    }
+}
+
+impl Seat {
+    pub fn index(&self) -> usize {
+        self.index
+    }
+
+    /// Waits until `key` is the least of all. Ready with the next least: rows below it may go.
+    pub fn poll_turn(&self, key: Key, cx: &mut Context<'_>) -> Poll<Option<Key>> {
+        let mut wake = Vec::new();
+        let turn = {
+            let mut all = self.gate.0.lock();
+            self.set(&mut all, Head::At(key.clone()), &mut wake);
+            let mut bound: Option<Key> = None;
+            let mut blocked = false;
+            for (i, entry) in all.iter().enumerate().filter(|(i, _)| *i != self.index) {
+                debug_assert_ne!(i, self.index);
+                match &entry.head {
+                    Head::Unknown => blocked = true,
+                    Head::At(other) if *other < key => blocked = true,
+                    Head::At(other) => {
+                        if bound.as_ref().is_none_or(|b| other < b) {
+                            bound = Some(other.clone());
+                        }
+                    }
+                    Head::Done => {}
+                }
+            }
+            if blocked {
+                all[self.index].waker = Some(cx.waker().clone());
+                Poll::Pending
+            } else {
+                Poll::Ready(bound)
+            }
+        };
+        wake.into_iter().for_each(Waker::wake);
+        turn
+    }
+
+    /// The next row is being read: who stands later must wait for it.
+    pub fn unknown(&self) {
+        self.gate.0.lock()[self.index].head = Head::Unknown;
+    }
+
+    pub fn done(&self) {
+        let mut wake = Vec::new();
+        self.set(&mut self.gate.0.lock(), Head::Done, &mut wake);
+        wake.into_iter().for_each(Waker::wake);
+    }
+
+    /// Waits until every source is past its history.
+    pub fn poll_all_done(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut all = self.gate.0.lock();
+        if all.iter().all(|e| matches!(e.head, Head::Done)) {
+            return Poll::Ready(());
+        }
+        all[self.index].waker = Some(cx.waker().clone());
+        Poll::Pending
+    }
+
+    fn set(&self, all: &mut [Entry], head: Head, wake: &mut Vec<Waker>) {
+        let same = match (&all[self.index].head, &head) {
+            (Head::At(a), Head::At(b)) => a == b,
+            (Head::Done, Head::Done) => true,
+            _ => false,
+        };
+        if !same {
+            all[self.index].head = head;
+            let others = all.iter_mut().enumerate().filter(|(i, _)| *i != self.index);
+            wake.extend(others.filter_map(|(_, e)| e.waker.take()));
+        }
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.done();
+    }
+}

@@ -1,0 +1,309 @@
+//! The source over a stored stream.
+
+use super::event_time::{EventTimeReplay, SortedRun};
+use super::factory::Warnings;
+use super::gate::Seat;
+use super::merge::{Key, Origin};
+use super::progress::SourceProgress;
+use super::shard::{Mode, ShardReader};
+use crate::Progress;
+use crate::scan::Picker;
+use arrow::array::RecordBatch;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker, ready};
+use weir_base::{Code, Error, SeqNo};
+use weir_plan::{Element, Rows, Source, StreamError};
+use weir_storage::{StorageError, TailBatch};
+
+pub(super) struct StreamSource {
+    pub name: Arc<str>,
+    pub shards: Vec<ShardState>,
+    pub picker: Picker,
+    pub phase: Phase,
+    pub seat: Seat,
+    pub delivered: Arc<SourceProgress>,
+    pub read: Arc<Progress>,
+    pub warnings: Arc<Warnings>,
+    /// The shard asked first for live rows.
+    pub turn: usize,
+}
+
+pub(super) enum Phase {
+    Arrival,
+    EventTime(EventTimeReplay),
+    /// Past its own history, waiting for the other sources.
+    Seam,
+    Live,
+}
+
+pub(super) struct ShardState {
+    reader: ShardReader,
+    origin: Origin,
+    /// One past the last row of history.
+    history_end: SeqNo,
+    history_done: bool,
+    /// Read and not yet given.
+    head: Option<TailBatch>,
+    /// Of the batch that crosses the end of history, what lies behind it.
+    carry: Option<TailBatch>,
+    /// First row not given.
+    next: SeqNo,
+    /// A row was read: from now on, being overtaken by retention is an error.
+    begun: bool,
+}
+
+impl ShardState {
+    pub fn new(reader: ShardReader, origin: Origin, history_end: SeqNo) -> Self {
+        let next = reader.position();
+        ShardState {
+            reader,
+            origin,
+            history_end,
+            history_done: next >= history_end,
+            head: None,
+            carry: None,
+            next,
+            begun: false,
+        }
+    }
+
+    /// Fills `head` or finds the end of history.
+    fn poll_head(
+        &mut self,
+        name: &str,
+        warnings: &Warnings,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), StreamError>> {
+        while !self.history_done && self.head.is_none() {
+            if self.reader.position() >= self.history_end {
+                self.end_history();
+                break;
+            }
+            let rows = match ready!(self.reader.poll(Mode::History, cx)) {
+                Ok(Some(rows)) => rows,
+                Ok(None) => {
+                    self.end_history();
+                    break;
+                }
+                Err(e) => {
+                    self.overtaken(name, e, warnings)?;
+                    continue;
+                }
+            };
+            self.begun = true;
+            let before = (0..rows.rows()).rev().find(|i| rows.sn(*i) < self.history_end).map_or(0, |i| i + 1);
+            if before < rows.rows() {
+                self.carry = Some(rows.slice(before, rows.rows() - before));
+            }
+            if before > 0 {
+                self.head = Some(rows.slice(0, before));
+            } else {
+                self.end_history();
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn end_history(&mut self) {
+        self.history_done = true;
+        // Removed rows at the end of history count as given.
+        self.next = self.next.max(self.history_end);
+    }
+
+    /// Retention was faster: at the start the query begins later and says so.
+    fn overtaken(&mut self, name: &str, e: StorageError, warnings: &Warnings) -> Result<(), StreamError> {
+        let StorageError::Truncated { asked, oldest } = e else { return Err(Error::from(e).into()) };
+        let shard = self.origin.shard;
+        if self.begun {
+            return Err(StreamError {
+                code: Code::SequenceOutOfRange,
+                message: format!(
+                    "retention of {name} shard {shard} removed rows the query had not read: it was at \
+                     {asked}, the oldest held is {oldest}; start it anew or keep more log"
+                ),
+            });
+        }
+        warnings.add(format!(
+            "{name} shard {shard} holds no row before sequence number {oldest}; the query asked for {asked} \
+             and starts at {oldest}"
+        ));
+        self.reader.reset(oldest);
+        self.next = self.next.max(oldest);
+        Ok(())
+    }
+}
+
+impl StreamSource {
+    fn poll_element(&mut self, cx: &mut Context<'_>) -> Poll<Result<Element, StreamError>> {
+        // Being asked again means that all given so far has passed the sink.
+        for (i, shard) in self.shards.iter().enumerate() {
+            self.delivered.delivered(i, shard.next);
+        }
+        loop {
+            match &mut self.phase {
+                Phase::Arrival => match ready!(self.poll_arrival(cx))? {
+                    Some(batch) => return Poll::Ready(Ok(self.rows(batch))),
+                    None => self.leave_history(),
+                },
+                Phase::EventTime(replay) => {
+                    let run = match ready!(replay.poll_head(cx))? {
+                        Some(run) => run,
+                        None => {
+                            self.shards.iter_mut().for_each(|s| {
+                                s.end_history();
+                                s.reader.reset(s.history_end);
+                                s.begun = true;
+                            });
+                            self.leave_history();
+                            continue;
+                        }
+                    };
+                    let key = run.key(0, &self.shards[0].origin);
+                    let bound = ready!(self.seat.poll_turn(key, cx));
+                    let batch = self.cut_event_time(bound);
+                    return Poll::Ready(Ok(self.rows(batch)));
+                }
+                Phase::Seam => {
+                    ready!(self.seat.poll_all_done(cx));
+                    self.phase = Phase::Live;
+                    for shard in &mut self.shards {
+                        shard.head = shard.carry.take();
+                    }
+                    return Poll::Ready(Ok(Element::EndOfBackfill));
+                }
+                Phase::Live => {
+                    let batch = ready!(self.poll_live(cx))?;
+                    return Poll::Ready(Ok(self.rows(batch)));
+                }
+            }
+        }
+    }
+
+    fn leave_history(&mut self) {
+        self.seat.done();
+        for (i, shard) in self.shards.iter().enumerate() {
+            self.delivered.delivered(i, shard.next);
+        }
+        self.phase = Phase::Seam;
+    }
+
+    /// The next run of history in log order; `None` at its end.
+    fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>, StreamError>> {
+        let mut waiting = false;
+        for shard in &mut self.shards {
+            // All are asked before any is waited for, so that their reads overlap.
+            match shard.poll_head(&self.name, &self.warnings, cx) {
+                Poll::Ready(read) => read?,
+                Poll::Pending => waiting = true,
+            }
+        }
+        if waiting {
+            self.seat.unknown();
+            return Poll::Pending;
+        }
+        let mut heads: Vec<(usize, Key)> = self
+            .shards
+            .iter()
+            .enumerate()
+            .filter_map(|(i, s)| s.head.as_ref().map(|rows| (i, s.origin.arrival(rows, 0))))
+            .collect();
+        heads.sort_by(|a, b| a.1.cmp(&b.1));
+        let Some((least, key)) = heads.first().cloned() else { return Poll::Ready(Ok(None)) };
+        let bound = ready!(self.seat.poll_turn(key, cx));
+        let bound = match (bound, heads.get(1).map(|(_, k)| k.clone())) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let shard = &mut self.shards[least];
+        let rows = shard.head.take().expect("it has the least head");
+        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1);
+        if n < rows.rows() {
+            shard.head = Some(rows.slice(n, rows.rows() - n));
+        }
+        // Until the next head is known nobody may pass.
+        self.seat.unknown();
+        self.give(least, rows.slice(0, n))
+            .map(|b| Poll::Ready(Ok(Some(b))))
+            .unwrap_or_else(|e| Poll::Ready(Err(e)))
+    }
+
+    fn cut_event_time(&mut self, bound: Option<Key>) -> RecordBatch {
+        let origin = self.shards[0].origin.clone();
+        let Phase::EventTime(replay) = &mut self.phase else { unreachable!("called in that phase") };
+        let run: SortedRun = replay.take_head();
+        let n = run.run_length(&origin, bound.as_ref()).max(1);
+        let (first, rest) = run.split(n);
+        if let Some(rest) = rest {
+            replay.put_back(rest);
+        }
+        self.seat.unknown();
+        first
+    }
+
+    /// Whatever any shard has, in turn.
+    fn poll_live(&mut self, cx: &mut Context<'_>) -> Poll<Result<RecordBatch, StreamError>> {
+        let n = self.shards.len();
+        for k in 0..n {
+            let i = (self.turn + k) % n;
+            let shard = &mut self.shards[i];
+            loop {
+                let rows = match shard.head.take() {
+                    Some(rows) => rows,
+                    None => match shard.reader.poll(Mode::Live, cx) {
+                        Poll::Pending => break,
+                        Poll::Ready(Ok(Some(rows))) => rows,
+                        Poll::Ready(Ok(None)) => continue,
+                        Poll::Ready(Err(e)) => {
+                            shard.overtaken(&self.name, e, &self.warnings)?;
+                            continue;
+                        }
+                    },
+                };
+                shard.begun = true;
+                self.turn = i + 1;
+                return Poll::Ready(self.give(i, rows));
+            }
+        }
+        Poll::Pending
+    }
+
+    fn give(&mut self, shard: usize, rows: TailBatch) -> Result<RecordBatch, StreamError> {
+        let state = &mut self.shards[shard];
+        state.next = rows.end().unwrap_or(state.next);
+        self.picker.pick(&rows, state.reader.shard().id()).map_err(|e| StreamError {
+            code: Code::LogicalError,
+            message: format!("rows of {} do not fit the plan: {e}", self.name),
+        })
+    }
+
+    fn rows(&self, batch: RecordBatch) -> Element {
+        self.read.add_read(batch.num_rows() as u64, batch.get_array_memory_size() as u64);
+        Element::Rows(Rows::append(batch))
+    }
+}
+
+impl Drop for StreamSource {
+    fn drop(&mut self) {
+        self.delivered.ended();
+    }
+}
+
+#[async_trait::async_trait]
+impl Source for StreamSource {
+    async fn next(&mut self) -> Result<Element, StreamError> {
+        poll_fn(|cx| self.poll_element(cx)).await
+    }
+
+    fn try_next(&mut self) -> Result<Option<Element>, StreamError> {
+        // The task asks again with its own waker before it waits.
+        match self.poll_element(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(element) => element.map(Some),
+            Poll::Pending => Ok(None),
+        }
+    }
+
+    fn position(&self) -> Vec<SeqNo> {
+        self.shards.iter().map(|s| s.next).collect()
+    }
+}

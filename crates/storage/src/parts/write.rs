@@ -1,0 +1,129 @@
+//! Batches in, a durable part out.
+
+use super::encode::writer_properties;
+use super::file::PartMeta;
+use super::sink::PartSink;
+use super::store::PartStore;
+use crate::batch::{TIME_COLUMN, event_range};
+use crate::error::{Result, StorageError};
+use crate::options::StreamOptions;
+use arrow_array::RecordBatch;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int64Type, TimestampMicrosecondType};
+use arrow_schema::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use weir_base::{AppendTime, EventTime, SeqNo};
+
+/// Writes one part; nothing of it counts until the manifest names it.
+pub(crate) struct PartWriter<'a> {
+    store: &'a PartStore,
+    path: String,
+    schema: SchemaRef,
+    options: &'a StreamOptions,
+    sort_columns: &'a [String],
+    writer: Option<ArrowWriter<PartSink>>,
+    seen: Seen,
+}
+
+/// What the rows were, as the manifest records it.
+#[derive(Debug, Clone)]
+struct Seen {
+    rows: u64,
+    sn: (i64, i64),
+    last_sn: i64,
+    ascending: bool,
+    event: (EventTime, EventTime),
+    append: (i64, i64),
+}
+
+/// A part that is durable but not yet named by the manifest.
+#[derive(Debug, Clone)]
+pub(crate) struct WrittenPart {
+    pub meta: PartMeta,
+}
+
+impl<'a> PartWriter<'a> {
+    /// `path` must never have been used. `schema` is the part schema.
+    pub fn new(
+        store: &'a PartStore,
+        path: String,
+        schema: SchemaRef,
+        options: &'a StreamOptions,
+        sort_columns: &'a [String],
+    ) -> Self {
+        debug_assert!(schema.index_of(TIME_COLUMN).is_ok());
+        let seen = Seen {
+            rows: 0,
+            sn: (i64::MAX, i64::MIN),
+            last_sn: i64::MIN,
+            ascending: true,
+            event: (EventTime(i64::MAX), EventTime(i64::MIN)),
+            append: (i64::MAX, i64::MIN),
+        };
+        PartWriter { store, path, schema, options, sort_columns, writer: None, seen }
+    }
+
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        self.see(batch);
+        let failed = |e| StorageError::parquet("write part", &self.path, e);
+        if self.writer.is_none() {
+            let properties = writer_properties(batch, self.sort_columns, self.options);
+            let sink = self.store.create(&self.path)?;
+            let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties)).map_err(failed)?;
+            self.writer = Some(writer);
+        }
+        self.writer.as_mut().expect("set above").write(batch).map_err(failed)
+    }
+
+    fn see(&mut self, batch: &RecordBatch) {
+        let n = batch.num_columns();
+        let sns = batch.column(n - 2).as_primitive::<Int64Type>().values();
+        let times = batch.column(n - 1).as_primitive::<TimestampMicrosecondType>().values();
+        let seen = &mut self.seen;
+        seen.rows += sns.len() as u64;
+        for sn in sns {
+            seen.ascending &= *sn > seen.last_sn;
+            seen.last_sn = *sn;
+            seen.sn = (seen.sn.0.min(*sn), seen.sn.1.max(*sn));
+        }
+        for at in times {
+            seen.append = (seen.append.0.min(*at), seen.append.1.max(*at));
+        }
+        let (low, high) = event_range(batch);
+        seen.event = (seen.event.0.min(low), seen.event.1.max(high));
+    }
+
+    /// Makes the part's bytes durable and registers it for reading. `None` if there were no
+    /// rows: then there is no file. `id`, `partition`, `level` and the rest of the caller's
+    /// knowledge go into the record.
+    pub fn finish(self, id: u64, partition: &str, level: u32, now_ms: i64) -> Result<Option<WrittenPart>> {
+        let Some(writer) = self.writer else { return Ok(None) };
+        let sink = writer.into_inner().map_err(|e| StorageError::parquet("write part", &self.path, e))?;
+        let summary = sink.finish()?;
+        self.store.register(&self.path, summary.size_bytes, summary.checks_crc);
+        let seen = self.seen;
+        let name = self.path.rsplit('/').next().expect("split yields something").to_owned();
+        let meta = PartMeta {
+            id,
+            name,
+            size_bytes: summary.size_bytes,
+            checks_crc: summary.checks_crc,
+            rows: seen.rows,
+            partition: partition.to_owned(),
+            sn_min: SeqNo(seen.sn.0 as u64),
+            sn_end: SeqNo(seen.sn.1 as u64 + 1),
+            event_min: seen.event.0,
+            event_max: seen.event.1,
+            append_min: AppendTime(seen.append.0),
+            append_max: AppendTime(seen.append.1),
+            level,
+            sorted: false,
+            arrival: seen.ascending,
+            ttl_applied_ms: now_ms,
+        };
+        Ok(Some(WrittenPart { meta }))
+    }
+}

@@ -1,0 +1,155 @@
+//! Recent rows, decoded once and shared by every tail reader; and how much of the log waits
+//! to be committed.
+//!
+//! Filled by the log's writer after a record is durable, in sequence order, so what is here
+//! may be read. A reader that finds its position gone reads the log instead.
+
+use crate::batch::{Sns, TailBatch, Times};
+use crate::payload;
+use crate::schema::{SchemaBook, adapt};
+use arrow_array::RecordBatch;
+use parking_lot::Mutex;
+use std::any::Any;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+use tokio::sync::Notify;
+use weir_base::{Clock, SeqNo};
+use weir_log::{CommitObserver, Record, RecordKind};
+
+#[derive(Debug)]
+pub(crate) struct Ring {
+    bytes_max: AtomicU64,
+    entries: Mutex<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    queue: VecDeque<(TailBatch, u64)>,
+    bytes: u64,
+}
+
+impl Ring {
+    pub fn new(bytes_max: u64) -> Self {
+        Ring { bytes_max: AtomicU64::new(bytes_max), entries: Mutex::default() }
+    }
+
+    pub fn set_bytes_max(&self, bytes_max: u64) {
+        self.bytes_max.store(bytes_max, Ordering::Relaxed);
+    }
+
+    fn push(&self, batch: TailBatch) {
+        let bytes = batch.batch.get_array_memory_size() as u64;
+        let limit = self.bytes_max.load(Ordering::Relaxed);
+        let mut entries = self.entries.lock();
+        entries.bytes += bytes;
+        entries.queue.push_back((batch, bytes));
+        while entries.bytes > limit {
+            let Some((_, bytes)) = entries.queue.pop_front() else { break };
+            entries.bytes -= bytes;
+        }
+    }
+
+    /// Forgets everything: what follows does not join on to what is here.
+    pub fn clear(&self) {
+        *self.entries.lock() = Entries::default();
+    }
+
+    /// The rows of the record that holds `from`, from there on; `None` if they are not here.
+    pub fn get(&self, from: SeqNo) -> Option<TailBatch> {
+        let entries = self.entries.lock();
+        let i = entries.queue.partition_point(|(b, _)| b.end().expect("no empty batches") <= from);
+        let (batch, _) = entries.queue.get(i)?;
+        (batch.sn(0) <= from).then(|| batch.from_sn(from))
+    }
+}
+
+/// What is in the log and not yet in parts.
+#[derive(Debug, Default)]
+pub(crate) struct Backlog {
+    waiting: Mutex<Waiting>,
+    /// Something was added, or a threshold changed.
+    pub grown: Notify,
+    /// Something was committed, or commits began to fail.
+    pub shrunk: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    /// (end, bytes, when added), coalesced so that the queue stays short.
+    records: VecDeque<(SeqNo, u64, Duration)>,
+    bytes: u64,
+}
+
+/// Records are counted together up to this size: the queue is bounded by the log it describes.
+const COALESCE_BYTES: u64 = 256 << 10;
+
+impl Backlog {
+    pub fn add(&self, end: SeqNo, bytes: u64, now: Duration) {
+        let mut waiting = self.waiting.lock();
+        waiting.bytes += bytes;
+        match waiting.records.back_mut() {
+            Some(last) if last.1 + bytes <= COALESCE_BYTES => {
+                last.0 = end;
+                last.1 += bytes;
+            }
+            _ => waiting.records.push_back((end, bytes, now)),
+        }
+    }
+
+    /// Rows below `end` are in parts.
+    pub fn committed(&self, end: SeqNo) {
+        let mut waiting = self.waiting.lock();
+        while waiting.records.front().is_some_and(|r| r.0 <= end) {
+            let (_, bytes, _) = waiting.records.pop_front().expect("there is a front");
+            waiting.bytes -= bytes;
+        }
+        drop(waiting);
+        self.shrunk.notify_waiters();
+    }
+
+    pub fn bytes(&self) -> u64 {
+        self.waiting.lock().bytes
+    }
+
+    /// When the oldest waiting record was added.
+    pub fn oldest(&self) -> Option<Duration> {
+        self.waiting.lock().records.front().map(|r| r.2)
+    }
+}
+
+/// What the log tells of each durable record.
+pub(crate) struct Observer {
+    pub ring: Arc<Ring>,
+    pub backlog: Arc<Backlog>,
+    pub clock: Arc<dyn Clock>,
+}
+
+impl CommitObserver for Observer {
+    fn durable(&self, record: &Record, attachment: Option<Arc<dyn Any + Send + Sync>>) {
+        if record.kind != RecordKind::ROWS || record.rows == 0 {
+            return;
+        }
+        let end = record.base.plus(u64::from(record.rows));
+        self.backlog.add(end, record.payload.len() as u64, self.clock.monotonic());
+        self.backlog.grown.notify_one();
+        match attachment.and_then(|a| a.downcast::<RecordBatch>().ok()) {
+            Some(batch) => self.ring.push(TailBatch {
+                batch: (*batch).clone(),
+                sns: Sns::Dense(record.base),
+                append_times: Times::One(record.append_time),
+            }),
+            // Readers fetch it from the log.
+            None => self.ring.clear(),
+        }
+    }
+}
+
+/// A record of the log as rows with the stream's current columns.
+pub(crate) fn decode_record(record: &Record, book: &SchemaBook) -> crate::error::Result<TailBatch> {
+    let batch = payload::decode(&record.payload, book)?;
+    let current = &book.current().schema;
+    let batch = if batch.schema_ref() == current { batch } else { adapt(&batch, current)? };
+    Ok(TailBatch { batch, sns: Sns::Dense(record.base), append_times: Times::One(record.append_time) })
+}

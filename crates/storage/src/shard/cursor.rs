@@ -1,0 +1,199 @@
+//! A reader of one shard from a position on: history, then the tail, without a seam.
+//!
+//! Pulled: nothing is kept for a cursor but its position. Rows come from the ring, else the
+//! log, else parts. A waiting cursor is woken by the durable end moving, not by a timer.
+
+use super::Shard;
+use super::replay::Replay;
+use crate::batch::TailBatch;
+use crate::error::{Result, StorageError};
+use crate::ring::decode_record;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use tokio::sync::watch;
+use weir_base::SeqNo;
+use weir_log::RecordKind;
+
+/// Log bytes decoded ahead for one cursor.
+const READ_BYTES: usize = 1 << 20;
+
+#[derive(Debug)]
+pub struct TailCursor {
+    shard: Arc<Shard>,
+    position: SeqNo,
+    ready: VecDeque<TailBatch>,
+    replay: Option<Replay>,
+    durable: watch::Receiver<SeqNo>,
+    closing: watch::Receiver<bool>,
+}
+
+impl Shard {
+    /// A reader of the rows from `from` on. Costs nothing until read.
+    pub fn tail(self: &Arc<Self>, from: SeqNo) -> TailCursor {
+        TailCursor {
+            shard: self.clone(),
+            position: from,
+            ready: VecDeque::new(),
+            replay: None,
+            durable: self.log.watch_durable_end(),
+            closing: self.closing.subscribe(),
+        }
+    }
+}
+
+impl TailCursor {
+    /// The next row to be returned has this sequence number or, where rows were removed, a
+    /// later one.
+    pub fn position(&self) -> SeqNo {
+        self.position
+    }
+
+    pub fn shard(&self) -> &Arc<Shard> {
+        &self.shard
+    }
+
+    /// The next rows, in sequence order; waits for some. Dropping the future loses nothing.
+    ///
+    /// # Errors
+    /// [`StorageError::Truncated`] if retention has passed the position; it names the oldest
+    /// row held. [`StorageError::Closed`] after the shard was closed.
+    pub async fn next(&mut self) -> Result<TailBatch> {
+        loop {
+            // Marks the value seen, so that a later one ends the wait below.
+            let durable = *self.durable.borrow_and_update();
+            if let Some(batch) = self.in_memory() {
+                return Ok(batch);
+            }
+            if self.position < durable.max(self.shard.durable_end()) {
+                self.fetch().await?;
+                continue;
+            }
+            tokio::select! {
+                moved = self.durable.changed() => if moved.is_err() {
+                    return Err(StorageError::Closed);
+                },
+                _ = self.closing.wait_for(|closing| *closing) => return Err(StorageError::Closed),
+            }
+        }
+    }
+
+    /// The next rows if there are any; reads the disk where they are not in memory.
+    pub async fn try_next(&mut self) -> Result<Option<TailBatch>> {
+        while self.position < self.shard.durable_end() {
+            if let Some(batch) = self.in_memory() {
+                return Ok(Some(batch));
+            }
+            self.fetch().await?;
+        }
+        Ok(None)
+    }
+
+    /// Like [`TailCursor::try_next`] for callers that may block, such as tests without a
+    /// runtime.
+    pub fn try_next_blocking(&mut self) -> Result<Option<TailBatch>> {
+        while self.position < self.shard.durable_end() {
+            if let Some(batch) = self.in_memory() {
+                return Ok(Some(batch));
+            }
+            let fetched = fetch(&self.shard, self.position, self.replay.take())?;
+            self.take(fetched);
+        }
+        Ok(None)
+    }
+
+    fn in_memory(&mut self) -> Option<TailBatch> {
+        let batch = match self.ready.pop_front() {
+            Some(batch) => batch,
+            None => {
+                // After TRUNCATE the ring may hold rows that are gone.
+                self.position = self.position.max(self.shard.version().floor);
+                self.shard.ring.get(self.position)?
+            }
+        };
+        self.position = batch.end().expect("batches have rows");
+        Some(batch)
+    }
+
+    async fn fetch(&mut self) -> Result<()> {
+        let (shard, position, replay) = (self.shard.clone(), self.position, self.replay.take());
+        let fetched = tokio::task::spawn_blocking(move || fetch(&shard, position, replay))
+            .await
+            .map_err(|e| StorageError::Worker { doing: "a read", reason: e.to_string() })??;
+        self.take(fetched);
+        Ok(())
+    }
+
+    fn take(&mut self, fetched: Fetched) {
+        self.ready = fetched.batches;
+        self.replay = fetched.replay;
+        if self.ready.is_empty() {
+            self.position = self.position.max(fetched.next);
+        }
+    }
+}
+
+struct Fetched {
+    batches: VecDeque<TailBatch>,
+    /// Where to go on if there were no rows.
+    next: SeqNo,
+    replay: Option<Replay>,
+}
+
+/// Reads on from `position`, which is below the durable end, from log or parts. Blocks.
+fn fetch(shard: &Arc<Shard>, position: SeqNo, replay: Option<Replay>) -> Result<Fetched> {
+    let position = position.max(shard.version().floor);
+    if let Some(mut replay) = replay.filter(|r| r.position() == position) {
+        return match replay.next()? {
+            Some(batch) => {
+                Ok(Fetched { batches: VecDeque::from([batch]), next: position, replay: Some(replay) })
+            }
+            None => Ok(Fetched { batches: VecDeque::new(), next: replay.end(), replay: None }),
+        };
+    }
+    let end = shard.durable_end();
+    if position >= end {
+        return Ok(Fetched { batches: VecDeque::new(), next: position, replay: None });
+    }
+    match read_log(shard, position, end) {
+        Ok((batches, next)) => Ok(Fetched { batches, next, replay: None }),
+        Err(StorageError::Truncated { .. }) if shard.has_parts() => {
+            let replay = Replay::open(shard, position)?;
+            // The log drops rows only after they are in parts.
+            assert!(replay.end() > position, "row {position} is neither in the log nor in parts");
+            fetch(shard, position, Some(replay))
+        }
+        Err(StorageError::Truncated { asked, .. }) => {
+            Err(StorageError::Truncated { asked, oldest: shard.oldest() })
+        }
+        Err(e) => Err(e),
+    }
+}
+
+/// Rows of the log from `from` to before `end`, a bounded amount, and where to go on.
+pub(super) fn read_log(shard: &Shard, from: SeqNo, end: SeqNo) -> Result<(VecDeque<TailBatch>, SeqNo)> {
+    let mut batches = VecDeque::new();
+    let mut next = from;
+    if let Some(batch) = shard.ring.get(from) {
+        batches.push_back(batch);
+    } else {
+        for record in shard.log.read(from, READ_BYTES)? {
+            next = next.max(record.base.plus(u64::from(record.rows)));
+            if record.kind == RecordKind::ROWS && record.rows > 0 {
+                batches.push_back(decode_record(&record, &shard.book)?.from_sn(from));
+            }
+        }
+    }
+    // Records are whole, but the end may have moved on since the caller looked.
+    batches.retain(|b: &TailBatch| b.rows() > 0 && b.sn(0) < end);
+    if let Some(last) = batches.back_mut() {
+        let over = last.end().expect("not empty").0.saturating_sub(end.0) as usize;
+        if over > 0 {
+            *last = last.slice(0, last.rows() - over);
+        }
+        next = last.end().expect("not empty");
+    } else if next == from {
+        // Nothing but marks without rows up to the end.
+        next = end;
+    }
+    Ok((batches, next))
+}

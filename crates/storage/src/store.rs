@@ -1,0 +1,136 @@
+//! One stream's storage: its shards, in one directory.
+
+use crate::context::StoreContext;
+use crate::error::{Result, StorageError};
+use crate::layout::PartLayout;
+use crate::options::{StorageType, StreamOptions};
+use crate::schema::SchemaBook;
+use crate::shard::{Shard, ShardSpec};
+use arrow_schema::SchemaRef;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use weir_base::ShardId;
+
+/// Shared by all sessions. Background work ends with [`StreamStore::close`] or when the last
+/// holder is gone.
+#[derive(Debug)]
+pub struct StreamStore {
+    ctx: StoreContext,
+    dir: String,
+    schema: SchemaRef,
+    options: Mutex<StreamOptions>,
+    shards: Vec<Arc<Shard>>,
+}
+
+impl StreamStore {
+    /// Begins a stream in `dir`, which is made. A directory left by a creation that did not
+    /// finish is used. Blocks; do not call on a network thread.
+    ///
+    /// # Errors
+    /// [`StorageError::Schema`] for a stream without shards.
+    pub fn create(
+        ctx: &StoreContext,
+        dir: &str,
+        schema: SchemaRef,
+        options: StreamOptions,
+        layout: Arc<dyn PartLayout>,
+    ) -> Result<Arc<StreamStore>> {
+        let failed = |e| StorageError::io("create", dir, e);
+        ctx.disk.create_dir_all(dir).map_err(failed)?;
+        Self::open(ctx, dir, schema, options, layout)
+    }
+
+    /// Recovers all shards of a stream. Blocks.
+    ///
+    /// # Errors
+    /// If one shard does not open, naming file and offset; nothing runs then.
+    pub fn open(
+        ctx: &StoreContext,
+        dir: &str,
+        schema: SchemaRef,
+        options: StreamOptions,
+        layout: Arc<dyn PartLayout>,
+    ) -> Result<Arc<StreamStore>> {
+        if options.shards == 0 {
+            return Err(StorageError::Schema { what: "a stream has at least 1 shard, 0 asked".into() });
+        }
+        let book = Arc::new(match options.storage_type {
+            StorageType::Memory => SchemaBook::in_memory(&schema)?,
+            _ => SchemaBook::open(&*ctx.disk, &format!("{dir}/schemas"), &schema)?,
+        });
+        let mut shards = Vec::with_capacity(options.shards as usize);
+        for id in 0..options.shards {
+            let shard_dir = format!("{dir}/shard-{id:04}");
+            ctx.disk.create_dir_all(&shard_dir).map_err(|e| StorageError::io("create", &shard_dir, e))?;
+            shards.push(Shard::open(ShardSpec {
+                ctx,
+                id: ShardId(id),
+                dir: shard_dir,
+                schema: schema.clone(),
+                book: book.clone(),
+                options: &options,
+                layout: layout.clone(),
+            })?);
+        }
+        // Names of new shards; harmless otherwise.
+        for at in [dir, weir_base::disk::parent(dir)] {
+            ctx.disk.sync_dir(at).map_err(|e| StorageError::io("sync directory", at, e))?;
+        }
+        Ok(Arc::new(StreamStore {
+            ctx: ctx.clone(),
+            dir: dir.to_owned(),
+            schema,
+            options: Mutex::new(options),
+            shards,
+        }))
+    }
+
+    pub fn shards(&self) -> &[Arc<Shard>] {
+        &self.shards
+    }
+
+    pub fn schema(&self) -> &SchemaRef {
+        &self.schema
+    }
+
+    pub fn options(&self) -> StreamOptions {
+        self.options.lock().clone()
+    }
+
+    pub fn context(&self) -> &StoreContext {
+        &self.ctx
+    }
+
+    /// Takes effect at once for thresholds, retention, codecs and the ring; the number of
+    /// shards, the storage type and the segment size stay as the stream was opened.
+    pub fn set_options(&self, options: StreamOptions) {
+        let mut current = self.options.lock();
+        *current = StreamOptions { shards: current.shards, storage_type: current.storage_type, ..options };
+        self.shards.iter().for_each(|s| s.set_options(&current));
+    }
+
+    /// Removes all rows that are durable now; sequence numbers go on.
+    ///
+    /// # Errors
+    /// Shards before the failing one are empty already; repeat it.
+    pub async fn truncate(&self) -> Result<()> {
+        for shard in &self.shards {
+            shard.truncate().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends background work and closes the logs cleanly.
+    pub async fn close(&self) {
+        futures::future::join_all(self.shards.iter().map(|s| s.close())).await;
+    }
+
+    /// Removes everything the stream has stored. Call it after [`StreamStore::close`]; readers
+    /// that still hold it get errors. Blocks.
+    pub fn drop_files(&self) -> Result<()> {
+        for shard in &self.shards {
+            self.ctx.parts().delete_dir(shard.part_dir())?;
+        }
+        self.ctx.disk.remove_dir_all(&self.dir).map_err(|e| StorageError::io("remove", &self.dir, e))
+    }
+}
