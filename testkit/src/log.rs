@@ -319,6 +319,11 @@ pub fn run_on(disk: &SimDisk, model: &mut Model, config: &LogConfig, rng: &mut R
                 let before = SeqNo(rng.u64(..=model.end().0));
                 model.truncate(&mut log, before)
             }
+            // Space comes back while the log is open.
+            4 => {
+                disk.clear_faults();
+                true
+            }
             3 => {
                 let _ = log.extend_frontier();
                 model.note_frontier(&log);

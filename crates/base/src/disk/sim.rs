@@ -41,6 +41,7 @@ pub enum FaultKind {
     /// durable, still dirty, dropped, or (worst) readable but never written out: chosen by seed.
     FailSync,
     /// From the operation on everything that takes space fails, until the faults are cleared.
+    /// A write may have taken part effect.
     NoSpace,
 }
 
@@ -77,6 +78,8 @@ enum Verdict {
     /// Crash with this write half done.
     Tear(u64),
     FailSync,
+    /// Fail for want of space; a write applies a part first.
+    NoSpace,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -236,7 +239,7 @@ impl State {
             let strikes = match fault.kind {
                 FaultKind::NoSpace => {
                     if now >= fault.at_operation && operation == Operation::TakesSpace {
-                        return Err(no_space());
+                        return Ok(Verdict::NoSpace);
                     }
                     false
                 }
@@ -270,6 +273,7 @@ impl State {
         match self.begin(operation)? {
             Verdict::Go => Ok(()),
             Verdict::Fail | Verdict::FailSync => Err(injected()),
+            Verdict::NoSpace => Err(no_space()),
             Verdict::Tear(_) => {
                 self.crash();
                 Err(crash_error())

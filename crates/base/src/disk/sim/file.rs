@@ -1,6 +1,6 @@
 //! An open file of the simulated disk.
 
-use super::{Operation, State, Verdict, crash_error, injected};
+use super::{Operation, State, Verdict, crash_error, injected, no_space};
 use crate::disk::DiskFile;
 use parking_lot::Mutex;
 use std::io::{self, IoSlice};
@@ -52,6 +52,11 @@ impl DiskFile for SimFile {
                 file.write(offset, &bytes);
                 Ok(())
             }
+            Verdict::NoSpace => {
+                let part = rng.usize(..=bytes.len());
+                file.write(offset, &bytes[..part]);
+                Err(no_space())
+            }
             Verdict::Fail => {
                 let part = rng.usize(..=bytes.len());
                 file.write(offset, &bytes[..part]);
@@ -75,7 +80,7 @@ impl DiskFile for SimFile {
                 file.sync();
                 Ok(())
             }
-            Verdict::Fail | Verdict::FailSync => {
+            Verdict::Fail | Verdict::FailSync | Verdict::NoSpace => {
                 file.fail_sync(rng);
                 Err(injected())
             }
