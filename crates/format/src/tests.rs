@@ -207,6 +207,7 @@ fn values_of_text_formats() {
             "('2024-01-02 11:04:05')",
         ),
         ("JSONEachRow", "datetime64(3)", "{\"x\":1704164645678}", "('2024-01-02 03:04:05.678')"),
+        ("JSONEachRow", "datetime64(3)", "{\"x\":1704164645}", "('2024-01-02 03:04:05.000')"),
         ("JSONEachRow", "datetime64(3)", "{\"x\":1704164645.678}", "('2024-01-02 03:04:05.678')"),
         ("JSONEachRow", "datetime64(3)", "{\"x\":\"1704164645\"}", "('2024-01-02 03:04:05.000')"),
         (
@@ -275,7 +276,7 @@ fn values_of_text_formats() {
         ("Values", "int8", "(DEFAULT)", "(0)"),
         ("Values", "int8", "(now())", "error: row 1, column x: expected a literal of int8, at 'now())'"),
         ("Values", "nullable(int8)", "(null)", "(NULL)"),
-        ("Values", "tuple(int8)", "((1,)),((2))", "((1,)),((2,))"),
+        ("Values", "tuple(int8)", "((1,)),((2))", "((1)),((2))"),
         ("Values", "ipv6", "('1.2.3.4')", "('::ffff:1.2.3.4')"),
     ];
     for (format, ty, input, expected) in cases {

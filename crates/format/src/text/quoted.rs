@@ -204,18 +204,6 @@ pub(crate) fn bare(token: &[u8], column: &mut Column, s: &FormatSettings) -> Res
         {
             Err(Fault::new("text needs quotes", token))
         }
-        // As ClickHouse: an integer counts ticks of the declared precision, a fraction seconds.
-        Data::Time(values, kind) if kind.digits > 0 => {
-            if let Ok(ticks) = <i64 as super::number::Int>::read(token) {
-                let Some(v) = ticks.checked_mul(kind.unit_per_tick()) else {
-                    return Err(Fault::new("out of range of datetime64", token));
-                };
-                values.push(v);
-                column.valid();
-                return Ok(());
-            }
-            column.push_text(token, s.best_effort_times)
-        }
         _ => column.push_text(token, s.best_effort_times),
     }
 }

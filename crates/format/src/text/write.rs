@@ -133,10 +133,6 @@ impl Writer {
                     }
                     self.value(field, row, out);
                 }
-                // `(1,)` is a tuple, `(1)` would be a number in brackets.
-                if !json && fields.len() == 1 {
-                    out.push(b',');
-                }
                 out.push(if object {
                     b'}'
                 } else if json {
