@@ -38,9 +38,9 @@ pub(crate) const NOTHING: Promise = Promise { append_time: AppendTime(i64::MIN),
 pub(crate) struct PromiseFile {
     disk: Arc<dyn Disk>,
     path: String,
+    /// Open once this handle has replaced the file as a whole, so that both copies are good
+    /// and its name is durable. Only then may a write in place spoil one of them.
     file: Option<Arc<dyn DiskFile>>,
-    /// This handle has seen the file's name synced.
-    name_durable: bool,
 }
 
 impl PromiseFile {
@@ -49,16 +49,16 @@ impl PromiseFile {
         let path = format!("{dir}/{FILE_NAME}");
         let failed = |e| read_error(&path, e);
         if disk.len(&path).map_err(failed)?.is_none() {
-            return Ok((PromiseFile { disk, path, file: None, name_durable: false }, NOTHING));
+            return Ok((PromiseFile { disk, path, file: None }, NOTHING));
         }
-        let file = disk.open(&path, OpenMode::ReadWrite).map_err(failed)?;
+        let file = disk.open(&path, OpenMode::Read).map_err(failed)?;
         let mut bytes = [0; SECOND_AT + SLOT_BYTES];
         let n = file.read_at(0, &mut bytes).map_err(failed)?;
         let slots = [decode_slot(&bytes[..n], 0), decode_slot(&bytes[..n], SECOND_AT)];
         let Some(promise) = slots.into_iter().flatten().reduce(max) else {
             return Err(corrupt(&path, 0, "neither copy of the promise matches its checksum"));
         };
-        Ok((PromiseFile { disk, path, file: Some(file), name_durable: false }, promise))
+        Ok((PromiseFile { disk, path, file: None }, promise))
     }
 
     /// Durable when it returns. After an error either promise may be found.
@@ -67,25 +67,18 @@ impl PromiseFile {
         for at in [0, SECOND_AT] {
             bytes[at..at + SLOT_BYTES].copy_from_slice(&encode_slot(promise));
         }
-        let dir = parent(&self.path);
-        if !self.name_durable {
-            create_dir_durable(&*self.disk, dir)?;
-        }
-        match &self.file {
+        match self.file.take() {
             Some(file) => {
                 file.write_all_at(0, &[IoSlice::new(&bytes)])?;
                 file.sync_data()?;
-                if !self.name_durable {
-                    // Who created it may have ended before that.
-                    self.disk.sync_dir(dir)?;
-                }
+                self.file = Some(file);
             }
             None => {
+                create_dir_durable(&*self.disk, parent(&self.path))?;
                 write_file_atomic(&*self.disk, &self.path, &bytes)?;
                 self.file = Some(self.disk.open(&self.path, OpenMode::ReadWrite)?);
             }
         }
-        self.name_durable = true;
         Ok(())
     }
 }
