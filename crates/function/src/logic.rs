@@ -15,7 +15,10 @@ fn choose(call: &Call) -> Result<ArrayRef> {
     for pair in (0..last / 2).rev() {
         let condition = arrow::compute::cast(&call.args[pair * 2], &DataType::Boolean)?;
         // Null counts as false.
-        let condition = arrow::compute::prep_null_mask_filter(condition.as_boolean());
+        let condition = match condition.as_boolean() {
+            c if c.null_count() > 0 => arrow::compute::prep_null_mask_filter(c),
+            c => c.clone(),
+        };
         let value = arrow::compute::cast(&call.args[pair * 2 + 1], call.result.data_type())?;
         out = zip(&condition, &value, &out)?;
     }
