@@ -76,7 +76,7 @@ impl TailBatch {
     }
 
     /// The rows at or after `from`.
-    pub(crate) fn from_sn(&self, from: SeqNo) -> TailBatch {
+    pub(crate) fn starting_at(&self, from: SeqNo) -> TailBatch {
         let skip = match &self.sns {
             Sns::Dense(base) => (from.0.saturating_sub(base.0) as usize).min(self.rows()),
             Sns::Listed(list) => list.values().partition_point(|sn| (*sn as u64) < from.0),

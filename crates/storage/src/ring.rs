@@ -61,7 +61,7 @@ impl Ring {
         let entries = self.entries.lock();
         let i = entries.queue.partition_point(|(b, _)| b.end().expect("no empty batches") <= from);
         let (batch, _) = entries.queue.get(i)?;
-        (batch.sn(0) <= from).then(|| batch.from_sn(from))
+        (batch.sn(0) <= from).then(|| batch.starting_at(from))
     }
 }
 

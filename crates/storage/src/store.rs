@@ -72,9 +72,14 @@ impl StreamStore {
                 layout: layout.clone(),
             })?);
         }
-        // Names of new shards; harmless otherwise.
-        for at in [dir, weir_base::disk::parent(dir)] {
+        // Names of what was made on the way here, up to the root.
+        let mut at = dir;
+        loop {
             ctx.disk.sync_dir(at).map_err(|e| StorageError::io("sync directory", at, e))?;
+            if at.is_empty() {
+                break;
+            }
+            at = weir_base::disk::parent(at);
         }
         Ok(Arc::new(StreamStore {
             ctx: ctx.clone(),

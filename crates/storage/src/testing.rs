@@ -36,15 +36,14 @@ pub fn context(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, seed: u64) -> StoreCo
 
 pub struct World {
     pub disk: SimDisk,
-    pub clock: Arc<ManualClock>,
     pub ctx: StoreContext,
 }
 
 pub fn world(seed: u64) -> World {
     let disk = SimDisk::new(seed);
     let clock = Arc::new(ManualClock::new(NOW_MS * 1000));
-    let ctx = context(Arc::new(disk.clone()), clock.clone(), seed);
-    World { disk, clock, ctx }
+    let ctx = context(Arc::new(disk.clone()), clock, seed);
+    World { disk, ctx }
 }
 
 pub fn schema() -> SchemaRef {
@@ -124,7 +123,13 @@ pub fn open(
 }
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread().build().expect("no drivers, no failure").block_on(future)
+    match tokio::runtime::Handle::try_current() {
+        Ok(handle) => handle.block_on(future),
+        Err(_) => {
+            let runtime = tokio::runtime::Builder::new_current_thread().build();
+            runtime.expect("no drivers, no failure").block_on(future)
+        }
+    }
 }
 
 /// Appends and waits for the group commit.

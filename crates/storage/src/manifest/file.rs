@@ -19,7 +19,6 @@ const PREFIX: &str = "manifest-";
 struct Entry {
     /// Counts all changes of the shard; consecutive within a file.
     version: u64,
-    #[serde(flatten)]
     change: Change,
 }
 

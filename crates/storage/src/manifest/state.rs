@@ -8,7 +8,7 @@ use weir_base::SeqNo;
 
 /// One durable step.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "change")]
+#[serde(rename_all = "snake_case")]
 pub(crate) enum Change {
     /// The first entry of every file.
     Whole { state: State },
@@ -140,16 +140,12 @@ impl Version {
         garbage: &Arc<Garbage>,
         before: Option<&Version>,
     ) -> Self {
-        let known = |id: &u64, meta: &PartMeta| {
-            before.and_then(|b| b.parts.get(id)).filter(|file| file.meta == *meta).cloned()
+        let file = |id: &u64, meta: &PartMeta| match before.and_then(|b| b.parts.get(id)) {
+            Some(file) if file.meta == *meta => file.clone(),
+            Some(file) => file.with_meta(meta.clone()),
+            None => PartFile::new(meta.clone(), dir, garbage.clone()),
         };
-        let parts: BTreeMap<_, _> = state
-            .parts
-            .iter()
-            .map(|(id, meta)| {
-                (*id, known(id, meta).unwrap_or_else(|| PartFile::new(meta.clone(), dir, garbage.clone())))
-            })
-            .collect();
+        let parts: BTreeMap<_, _> = state.parts.iter().map(|(id, meta)| (*id, file(id, meta))).collect();
         for (id, file) in before.iter().flat_map(|b| &b.parts) {
             if !parts.contains_key(id) {
                 file.mark_obsolete();

@@ -43,6 +43,13 @@ pub struct PartFile {
     pub meta: PartMeta,
     /// In [`crate::StoreContext::object_store`].
     pub location: Path,
+    life: Arc<PartLife>,
+}
+
+/// Shared by all descriptions of one part's files.
+#[derive(Debug)]
+struct PartLife {
+    path: String,
     obsolete: AtomicBool,
     garbage: Arc<Garbage>,
 }
@@ -76,7 +83,15 @@ impl Garbage {
 impl PartFile {
     pub(crate) fn new(meta: PartMeta, dir: &str, garbage: Arc<Garbage>) -> Arc<Self> {
         let location = Path::from(format!("{dir}/{}", meta.name));
-        Arc::new(PartFile { meta, location, obsolete: AtomicBool::new(false), garbage })
+        let path = location.as_ref().to_owned();
+        let life = Arc::new(PartLife { path, obsolete: AtomicBool::new(false), garbage });
+        Arc::new(PartFile { meta, location, life })
+    }
+
+    /// The same files, described anew.
+    pub(crate) fn with_meta(&self, meta: PartMeta) -> Arc<Self> {
+        assert_eq!(self.meta.name, meta.name);
+        Arc::new(PartFile { meta, location: self.location.clone(), life: self.life.clone() })
     }
 
     /// The path within the part store, as text.
@@ -85,7 +100,7 @@ impl PartFile {
     }
 
     pub(crate) fn mark_obsolete(&self) {
-        self.obsolete.store(true, Ordering::SeqCst);
+        self.life.obsolete.store(true, Ordering::SeqCst);
     }
 
     pub fn info(&self) -> PartInfo {
@@ -93,10 +108,10 @@ impl PartFile {
     }
 }
 
-impl Drop for PartFile {
+impl Drop for PartLife {
     fn drop(&mut self) {
         if self.obsolete.load(Ordering::SeqCst) {
-            self.garbage.add(self.location.as_ref().to_owned());
+            self.garbage.add(std::mem::take(&mut self.path));
         }
     }
 }

@@ -103,7 +103,7 @@ impl Windows {
         let until = end.max(start.saturating_add(WINDOW_BYTES)).div_ceil(BLOCK_BYTES) * BLOCK_BYTES;
         let read = self
             .store
-            .read(self.part.path(), &[start..until.min(size)])
+            .read(self.part.path(), std::slice::from_ref(&(start..until.min(size))))
             .map_err(|e| ParquetError::External(Box::new(e)))?
             .remove(0);
         if recent.len() >= self.windows_max {

@@ -77,7 +77,7 @@ impl Shard {
                     continue;
                 }
                 bytes += record.payload.len() as u64;
-                tails.push(decode_record(record, &self.book)?.from_sn(from));
+                tails.push(decode_record(record, &self.book)?.starting_at(from));
             }
             if at == before {
                 break;

@@ -179,7 +179,7 @@ pub(super) fn read_log(shard: &Shard, from: SeqNo, end: SeqNo) -> Result<(VecDeq
         for record in shard.log.read(from, READ_BYTES)? {
             next = next.max(record.base.plus(u64::from(record.rows)));
             if record.kind == RecordKind::ROWS && record.rows > 0 {
-                batches.push_back(decode_record(&record, &shard.book)?.from_sn(from));
+                batches.push_back(decode_record(&record, &shard.book)?.starting_at(from));
             }
         }
     }

@@ -64,6 +64,8 @@ impl Shard {
                 .map_err(|e| StorageError::io("clean", &dir, e))?;
             seed_backlog(&*log, manifest.as_ref().expect("hybrid has one").state().committed_end, &backlog);
         }
+        // The names of what was just made: parts of a lost directory would be lost rows.
+        ctx.disk.sync_dir(&dir).map_err(|e| StorageError::io("sync directory", &dir, e))?;
         let version = match &manifest {
             Some(m) => Version::of(m.state(), m.version(), &part_dir, &garbage, None),
             None => Version::empty(),

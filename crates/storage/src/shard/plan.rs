@@ -54,7 +54,8 @@ mod tests {
 
     #[test]
     fn plans() {
-        let cases: [(&str, &[u64], MergeMode, Option<Range<usize>>); 8] = [
+        type Case = (&'static str, &'static [u64], MergeMode, Option<Range<usize>>);
+        let cases: [Case; 8] = [
             ("nothing", &[], ToRest, None),
             ("one is at rest", &[5], ToRest, None),
             ("two are merged when asked", &[5, 5], ToRest, Some(0..2)),

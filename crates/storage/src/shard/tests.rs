@@ -1,3 +1,9 @@
+mod crash;
+mod damage;
+mod model;
+mod sim;
+mod stitch;
+
 use super::*;
 use crate::StreamOptions;
 use crate::testing::*;

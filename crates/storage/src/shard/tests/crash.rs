@@ -1,0 +1,122 @@
+//! Crash points: every disk operation of a scenario goes wrong once in every way.
+
+use super::sim::{Op, Sim, random_op};
+use crate::{StorageError, StorageType};
+use weir_base::Rng;
+use weir_base::disk::{Fault, FaultKind};
+
+const SCENARIO: &[Op] = &[
+    Op::Append { rows: 20 },
+    Op::Append { rows: 7 },
+    Op::Commit,
+    Op::Append { rows: 30 },
+    Op::Commit,
+    Op::Hold,
+    Op::Rest,
+    Op::Read,
+    Op::LetGo,
+    Op::Retain,
+    Op::Append { rows: 40 },
+    Op::Commit,
+    Op::AdvanceClock { ms: 11 * 86_400_000 },
+    Op::Append { rows: 5 },
+    Op::Commit,
+    Op::Rest,
+    Op::Reopen,
+    Op::Append { rows: 9 },
+    Op::Truncate,
+    Op::Append { rows: 11 },
+    Op::Commit,
+    Op::Retain,
+];
+
+const KINDS: &[FaultKind] = &[
+    FaultKind::Crash,
+    FaultKind::Fail,
+    FaultKind::Torn { sector_bytes: 512 },
+    FaultKind::Torn { sector_bytes: 4096 },
+    FaultKind::FailSync,
+    FaultKind::NoSpace,
+];
+
+/// Runs a scenario with a fault somewhere, then checks after a power cut and goes on.
+fn run(mut sim: Sim, ops: &[Op], fault: Option<Fault>) -> u64 {
+    if let Some(fault) = fault {
+        sim.disk.inject(fault);
+    }
+    for op in ops {
+        match sim.step(*op) {
+            Ok(()) => {}
+            Err(e @ StorageError::Corrupt { .. }) => panic!("{op:?}: {e}"),
+            Err(_) if sim.disk.crashed() => break,
+            // The fault struck: the process goes on, or is restarted and goes on.
+            Err(_) => {
+                sim.disk.clear_faults();
+                if matches!(sim.step(*op), Err(StorageError::Append(_) | StorageError::Closed)) {
+                    sim.drop_store();
+                }
+            }
+        }
+        if sim.disk.crashed() {
+            break;
+        }
+    }
+    let operations = sim.disk.operations();
+    sim.power_cut();
+    sim.check().expect("after the fault everything opens and reads");
+    for op in [Op::Append { rows: 3 }, Op::Commit, Op::Rest, Op::Retain] {
+        sim.step(op).expect("and goes on");
+    }
+    sim.check().expect("and reads again");
+    sim.check_cursor().expect("and nothing was left out");
+    operations
+}
+
+fn crash_points(seed: u64, storage_type: StorageType) {
+    let operations = run(Sim::new(seed, storage_type), SCENARIO, None);
+    assert!(operations > 50, "the scenario does {operations} disk operations");
+    for kind in KINDS {
+        for at_operation in 0..operations {
+            run(Sim::new(seed, storage_type), SCENARIO, Some(Fault { at_operation, kind: *kind }));
+        }
+    }
+}
+
+#[test]
+fn every_disk_operation_may_fail_in_arrival_order() {
+    crash_points(0, StorageType::Hybrid);
+}
+
+#[test]
+fn every_disk_operation_may_fail_sorted_with_ttl() {
+    crash_points(2, StorageType::Hybrid);
+}
+
+#[test]
+fn every_disk_operation_may_fail_without_parts() {
+    crash_points(0, StorageType::Streaming);
+}
+
+/// One random schedule of steps with one random fault.
+fn schedule(seed: u64) {
+    let rng = Rng::seeded(seed);
+    let storage_type = if rng.below(5) == 0 { StorageType::Streaming } else { StorageType::Hybrid };
+    let ops: Vec<Op> = (0..10 + rng.below(40)).map(|_| random_op(&rng, true)).collect();
+    let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
+    let fault = Fault { at_operation: rng.below(400), kind };
+    run(Sim::new(seed, storage_type), &ops, Some(fault));
+}
+
+/// How many is set by `WEIR_SIM_SCHEDULES`; the first by `WEIR_SIM_SEED`.
+#[test]
+fn random_schedules() {
+    let number = |name, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let first: u64 = number("WEIR_SIM_SEED", 1);
+    for seed in first..first + number("WEIR_SIM_SCHEDULES", 150) {
+        let outcome = std::panic::catch_unwind(|| schedule(seed));
+        if let Err(panic) = outcome {
+            eprintln!("schedule failed: WEIR_SIM_SEED={seed} WEIR_SIM_SCHEDULES=1");
+            std::panic::resume_unwind(panic);
+        }
+    }
+}
