@@ -1,0 +1,10 @@
+//! The built binary, as a user runs it: a process, a directory, sockets.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a client of the server, outside of it")]
+
+mod data;
+mod http;
+mod kill;
+mod life;
+mod process;
+mod slt;
+mod stitch;
