@@ -7,6 +7,8 @@
 //! Not here: execution, storage, what exists (a [`bind::Scope`] answers that), sessions.
 
 pub mod ast;
+pub mod bind;
 pub mod parse;
+pub mod stream;
 
 pub use ast::Statement;

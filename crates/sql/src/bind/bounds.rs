@@ -1,0 +1,90 @@
+//! What a query without end can not do, and why.
+
+use super::scope::UnboundedTable;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::datasource::DefaultTableSource;
+use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use weir_base::{Error, err};
+
+/// The stream a scan reads without end, if it does.
+pub(crate) fn unbounded_table(t: &TableScan) -> Option<&UnboundedTable> {
+    let source = t.source.as_ref().downcast_ref::<DefaultTableSource>()?;
+    source.table_provider.as_ref().downcast_ref::<UnboundedTable>()
+}
+
+/// Whether the plan, or a subquery in it, never ends.
+pub(crate) fn is_unbounded(plan: &LogicalPlan) -> bool {
+    let mut found = false;
+    let _ = plan.apply_with_subqueries(|p| {
+        found |= matches!(p, LogicalPlan::TableScan(t) if unbounded_table(t).is_some());
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    });
+    found
+}
+
+/// Refuses what needs state or an end.
+///
+/// # Errors
+/// Code 48 for what comes in a later version, 80 for what can not be.
+pub(crate) fn check(plan: &LogicalPlan) -> Result<(), Error> {
+    walk(plan, false)
+}
+
+fn later(what: &str, instead: &str) -> Error {
+    err!(
+        NotImplemented,
+        "{what} over an unbounded stream is not supported yet: it comes with stateful streaming queries in a later version; {instead}"
+    )
+}
+
+const TABLE: &str = "use table(stream) for the rows there are now";
+
+fn walk(plan: &LogicalPlan, under_union: bool) -> Result<(), Error> {
+    if !is_unbounded(plan) {
+        return Err(err!(
+            NotImplemented,
+            "UNION of bounded and unbounded relations is not supported yet; use table(stream) in every part or in none"
+        ));
+    }
+    for e in plan.expressions() {
+        let mut subquery = false;
+        let _ = e.apply(|e| {
+            subquery |= matches!(
+                e,
+                Expr::ScalarSubquery(_) | Expr::InSubquery(_) | Expr::Exists(_) | Expr::SetComparison(_)
+            );
+            Ok(TreeNodeRecursion::Continue)
+        });
+        if subquery {
+            return Err(later("a subquery in an expression", TABLE));
+        }
+    }
+    match plan {
+        LogicalPlan::TableScan(_) => return Ok(()),
+        LogicalPlan::Aggregate(a) if a.aggr_expr.is_empty() => return Err(later("GROUP BY", TABLE)),
+        LogicalPlan::Aggregate(_) => return Err(later("an aggregate function", TABLE)),
+        LogicalPlan::Join(_) => return Err(later("JOIN", TABLE)),
+        LogicalPlan::Distinct(_) => return Err(later("DISTINCT", TABLE)),
+        LogicalPlan::Window(_) => return Err(later("a window function (OVER, LIMIT BY)", TABLE)),
+        LogicalPlan::Unnest(_) => return Err(later("ARRAY JOIN", TABLE)),
+        LogicalPlan::Sort(_) => {
+            return Err(err!(
+                IncorrectQuery,
+                "ORDER BY needs all rows and a stream has no last one; leave ORDER BY out, or use table(stream) for the rows there are now"
+            ));
+        }
+        LogicalPlan::Limit(_) if under_union => {
+            return Err(err!(
+                NotImplemented,
+                "LIMIT inside a UNION of streams is not supported yet; put it after the UNION"
+            ));
+        }
+        LogicalPlan::RecursiveQuery(_) => return Err(later("recursive WITH", TABLE)),
+        _ => {}
+    }
+    let under_union = under_union || matches!(plan, LogicalPlan::Union(_));
+    for input in plan.inputs() {
+        walk(input, under_union)?;
+    }
+    Ok(())
+}

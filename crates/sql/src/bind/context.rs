@@ -1,0 +1,671 @@
+//! What DataFusion's planner asks while it plans: relations, functions, operators, types.
+
+use super::compare;
+use super::errors::external;
+use super::functions::{Functions, snake};
+use super::scope::{Scope, ScopeRelation, UnboundedTable, VIRTUAL_COLUMNS};
+use super::{BindOptions, select, spell};
+use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
+use datafusion::catalog::TableProvider;
+use datafusion::common::config::ConfigOptions;
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue, TableReference};
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SessionState;
+use datafusion::functions_nested::expr_fn::{array_element, map_extract};
+use datafusion::logical_expr::expr::ScalarFunction;
+use datafusion::logical_expr::planner::{
+    ContextProvider, ExprPlanner, PlannerResult, RawBinaryExpr, RawFieldAccessExpr, TypePlanner,
+};
+use datafusion::logical_expr::{
+    AggregateUDF, ColumnarValue, Expr, ExprSchemable, GetFieldAccess, HigherOrderUDF, LogicalPlan,
+    LogicalPlanBuilder, Operator, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, TableSource,
+    Volatility, WindowUDF, lit,
+};
+use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
+use sqlparser::ast::{
+    BinaryOperator, Expr as Ast, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query,
+    Spanned, Statement, TableAlias, TableFactor, VisitMut, VisitorMut,
+};
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use weir_base::{Error, err};
+use weir_format::types::{TYPE_KEY, Type};
+
+/// Views inside views deeper than this are refused: each takes stack while it is planned.
+const VIEW_DEPTH_MAX: usize = 16;
+
+/// The catalog of a table reference that stands for `table(s)`.
+const BOUNDED: &str = "\u{1}table";
+
+/// Plans queries of one session; views get one of their own.
+pub(crate) struct Binder<'a> {
+    pub scope: &'a dyn Scope,
+    pub state: &'a SessionState,
+    pub options: &'a BindOptions,
+    functions: Functions<'a>,
+    database: String,
+    table_mode: bool,
+    /// The views we are in, outermost first.
+    views: Vec<(String, String)>,
+    virtuals: RefCell<HashSet<&'static str>>,
+    planners: Vec<Arc<dyn ExprPlanner>>,
+}
+
+impl<'a> Binder<'a> {
+    pub(crate) fn new(scope: &'a dyn Scope, state: &'a SessionState, options: &'a BindOptions) -> Self {
+        Self::inside(
+            scope,
+            state,
+            options,
+            scope.current_database().to_owned(),
+            options.table_mode,
+            Vec::new(),
+        )
+    }
+
+    fn inside(
+        scope: &'a dyn Scope,
+        state: &'a SessionState,
+        options: &'a BindOptions,
+        database: String,
+        table_mode: bool,
+        views: Vec<(String, String)>,
+    ) -> Self {
+        let int_div = state.scalar_functions().get("int_div").cloned();
+        let mut planners: Vec<Arc<dyn ExprPlanner>> = vec![Arc::new(WeirPlanner { int_div })];
+        planners.extend(state.expr_planners().iter().cloned());
+        Binder {
+            scope,
+            state,
+            options,
+            functions: Functions::new(state),
+            database,
+            table_mode,
+            views,
+            virtuals: RefCell::new(HashSet::new()),
+            planners,
+        }
+    }
+
+    /// The plan as the planner makes it, without type rules.
+    pub(crate) fn plan(&self, mut query: Query) -> Result<LogicalPlan, Error> {
+        self.tables(&mut query)?;
+        *self.virtuals.borrow_mut() = select::virtuals_named(&query);
+        select::rewrite(&mut query, self)?;
+        spell::rewrite(&mut query, &self.functions, self.scope)?;
+        let planner = SqlToRel::new_with_options(self, parser_options());
+        planner
+            .sql_statement_to_plan(Statement::Query(Box::new(query)))
+            .map_err(super::errors::from_datafusion)
+    }
+
+    /// One expression over a schema.
+    pub(crate) fn expr(&self, mut e: Ast, schema: &DFSchema) -> Result<Expr, Error> {
+        spell::rewrite(&mut e, &self.functions, self.scope)?;
+        let planner = SqlToRel::new_with_options(self, parser_options());
+        planner.sql_to_expr(e, schema, &mut PlannerContext::new()).map_err(super::errors::from_datafusion)
+    }
+
+    /// `table(s)` becomes a name the planner can look up; functions of later versions are named.
+    fn tables(&self, query: &mut Query) -> Result<(), Error> {
+        struct Pass<'p>(&'p str, &'p dyn Scope);
+        impl VisitorMut for Pass<'_> {
+            type Break = Error;
+            fn pre_visit_table_factor(&mut self, f: &mut TableFactor) -> ControlFlow<Error> {
+                match named_by_parameter(f, self.1).and_then(|()| table_factor(f, self.0)) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(e) => ControlFlow::Break(e),
+                }
+            }
+        }
+        match query.visit(&mut Pass(&self.database, self.scope)) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(e) => Err(e),
+        }
+    }
+
+    fn relation(&self, database: Option<&str>, name: &str) -> Result<ScopeRelation, Error> {
+        self.scope.relation(Some(database.unwrap_or(&self.database)), name)
+    }
+
+    fn source(
+        &self,
+        database: Option<&str>,
+        name: &str,
+        bounded: bool,
+    ) -> Result<Arc<dyn TableSource>, Error> {
+        let bounded = bounded || self.table_mode;
+        let self_database = database.unwrap_or(&self.database);
+        let plan = match self.relation(database, name)? {
+            ScopeRelation::Table(t) => scan(name, t, None)?,
+            ScopeRelation::Stream { provider_bounded, unbounded } => {
+                let provider: Arc<dyn TableProvider> =
+                    if bounded { provider_bounded } else { unbounded.clone() };
+                let columns = self.columns(&unbounded);
+                scan(name, provider, Some(columns))?
+            }
+            ScopeRelation::View { select, database } => {
+                let mut views = self.views.clone();
+                views.push((self_database.to_owned(), name.to_owned()));
+                if self.views.contains(&views[views.len() - 1]) {
+                    return Err(err!(
+                        IncorrectQuery,
+                        "view {name} refers to itself; change one of the views"
+                    ));
+                }
+                if views.len() > VIEW_DEPTH_MAX {
+                    return Err(err!(
+                        IncorrectQuery,
+                        "view {name} is view number {} inside views, the limit is {VIEW_DEPTH_MAX}",
+                        views.len()
+                    ));
+                }
+                let query = super::parse_select(&select)?;
+                Binder::inside(self.scope, self.state, self.options, database, bounded, views)
+                    .plan(query)
+                    .map_err(|mut e| {
+                        // The place would be in the view's text, which the client did not send.
+                        e.position = None;
+                        e.message = format!("in view {name}: {}", e.message);
+                        e
+                    })?
+            }
+        };
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
+    /// Which columns a scan offers: what `*` shows, and virtual ones that the query names.
+    fn columns(&self, t: &UnboundedTable) -> Vec<usize> {
+        let named = self.virtuals.borrow();
+        let virtuals = (t.visible..t.schema.fields().len())
+            .filter(|i| named.contains(t.schema.field(*i).name().as_str()));
+        (0..t.visible).chain(virtuals).collect()
+    }
+}
+
+fn scan(
+    name: &str,
+    provider: Arc<dyn TableProvider>,
+    columns: Option<Vec<usize>>,
+) -> Result<LogicalPlan, Error> {
+    LogicalPlanBuilder::scan(TableReference::bare(name), provider_as_source(provider), columns)
+        .and_then(LogicalPlanBuilder::build)
+        .map_err(super::errors::from_datafusion)
+}
+
+impl select::Relations for Binder<'_> {
+    fn virtuals_of(&self, factor: &TableFactor) -> Vec<&'static str> {
+        let TableFactor::Table { name, args: None, .. } = factor else { return Vec::new() };
+        let parts: Vec<&str> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
+        let found = match parts.as_slice() {
+            [name] => self.relation(None, name),
+            [.., database, name] => self.relation(Some(database), name),
+            [] => return Vec::new(),
+        };
+        match found {
+            Ok(ScopeRelation::Stream { unbounded, .. }) => {
+                let hidden = &unbounded.schema.fields()[unbounded.visible..];
+                VIRTUAL_COLUMNS.into_iter().filter(|v| hidden.iter().any(|f| f.name() == v)).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn parser_options() -> ParserOptions {
+    ParserOptions {
+        parse_float_as_decimal: false,
+        enable_ident_normalization: false,
+        support_varchar_with_length: true,
+        enable_options_value_normalization: false,
+        collect_spans: true,
+        map_string_types_to_utf8view: false,
+        default_null_ordering: NullOrdering::NullsLast,
+    }
+}
+
+/// `FROM {name:identifier}`.
+fn named_by_parameter(f: &mut TableFactor, scope: &dyn Scope) -> Result<(), Error> {
+    let TableFactor::Table { name, args: args @ Some(_), .. } = f else { return Ok(()) };
+    if name.0.first().and_then(|p| p.as_ident()).is_none_or(|i| i.value != crate::parse::reserved::PARAMETER)
+    {
+        return Ok(());
+    }
+    let given = args.as_ref().and_then(|a| match a.args.first() {
+        Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(e))) => spell::literal_text(e),
+        _ => None,
+    });
+    let given = given.ok_or_else(|| err!(Syntax, "a parameter is written {{name:identifier}}"))?;
+    let value = scope
+        .parameter(&given)
+        .ok_or_else(|| err!(BadArguments, "no value is set for parameter {given}; pass param_{given}=…"))?;
+    *name =
+        ObjectName(value.split('.').map(|p| ObjectNamePart::Identifier(Ident::with_quote('"', p))).collect());
+    *args = None;
+    Ok(())
+}
+
+fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error> {
+    let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
+    let Some(given) = args else { return Ok(()) };
+    let [part] = name.0.as_slice() else { return Ok(()) };
+    let Some(ident) = part.as_ident().cloned() else { return Ok(()) };
+    let function = snake(&ident.value);
+    match function.as_str() {
+        "table" => {}
+        "tumble" | "hop" | "session" | "dedup" | "changelog" | "rowify" => {
+            return Err(select::at(
+                err!(
+                    NotImplemented,
+                    "table function {function} is not supported yet: it comes with stateful streaming queries in a later version"
+                ),
+                ident.span,
+            ));
+        }
+        _ => {
+            name.0 = vec![ObjectNamePart::Identifier(Ident {
+                value: function,
+                quote_style: None,
+                span: ident.span,
+            })];
+            return Ok(());
+        }
+    }
+    let target: Vec<Ident> = match given.args.as_slice() {
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::Identifier(i)))] => vec![i.clone()],
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::CompoundIdentifier(i)))] => i.clone(),
+        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::Function(inner)))] => {
+            return Err(select::at(
+                err!(IncorrectQuery, "table() takes the name of a stream or view, not {inner}"),
+                inner.span(),
+            ));
+        }
+        _ => {
+            return Err(select::at(
+                err!(NumberOfArguments, "table() takes one argument, the name of a stream or view"),
+                ident.span,
+            ));
+        }
+    };
+    let (database, relation) = match target.as_slice() {
+        [name] => (Ident::new(default_database), name.clone()),
+        [database, name] => (database.clone(), name.clone()),
+        _ => return Err(select::at(err!(Syntax, "table() takes name or database.name"), ident.span)),
+    };
+    if alias.is_none() {
+        *alias = Some(TableAlias { explicit: true, name: relation.clone(), columns: Vec::new(), at: None });
+    }
+    *args = None;
+    *name = ObjectName(
+        [Ident { value: BOUNDED.to_owned(), quote_style: None, span: relation.span }, database, relation]
+            .into_iter()
+            .map(ObjectNamePart::Identifier)
+            .collect(),
+    );
+    Ok(())
+}
+
+/// A relation that is already a plan.
+struct PlannedSource {
+    schema: SchemaRef,
+    plan: LogicalPlan,
+}
+
+impl TableSource for PlannedSource {
+    fn schema(&self) -> SchemaRef {
+        self.schema.clone()
+    }
+    fn get_logical_plan(&'_ self) -> Option<Cow<'_, LogicalPlan>> {
+        Some(Cow::Borrowed(&self.plan))
+    }
+}
+
+impl ContextProvider for Binder<'_> {
+    fn get_table_source(&self, name: TableReference) -> DfResult<Arc<dyn TableSource>> {
+        let bounded = name.catalog() == Some(BOUNDED);
+        if name.catalog().is_some() && !bounded {
+            return Err(external(err!(
+                UnknownStream,
+                "unknown stream {name}; names are stream or database.stream"
+            )));
+        }
+        self.source(name.schema(), name.table(), bounded).map_err(external)
+    }
+
+    fn get_table_function_source(&self, name: &str, args: Vec<Expr>) -> DfResult<Arc<dyn TableSource>> {
+        let schema = DFSchema::empty();
+        let rules = super::rules(self.options, false);
+        let mut values = Vec::new();
+        for a in args {
+            let a = super::coerce::expr(a, &schema, &rules)?;
+            values.push(super::constant(a, self.state)?);
+        }
+        match self.scope.table_function(name, &values).map_err(external)? {
+            Some(provider) => Ok(provider_as_source(provider)),
+            None => {
+                let known = ["table", "numbers", "values", "tumble", "hop", "session"];
+                let hint = weir_base::error::did_you_mean(name, known);
+                Err(external(err!(UnknownFunction, "unknown table function {name}{hint}")))
+            }
+        }
+    }
+
+    fn get_expr_planners(&self) -> &[Arc<dyn ExprPlanner>] {
+        &self.planners
+    }
+
+    fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
+        Some(Arc::new(WeirTypes))
+    }
+
+    fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
+        match name {
+            spell::NEGATE => {
+                Some(Arc::new(ScalarUDF::new_from_impl(Negate(Signature::any(1, Volatility::Immutable)))))
+            }
+            spell::EARLIEST => Some(Arc::new(ScalarUDF::new_from_impl(EarliestTs::new()))),
+            // The planner's own form of a tuple.
+            "named_struct" => Some(datafusion::functions::core::named_struct()),
+            _ => self.state.scalar_functions().get(name).cloned(),
+        }
+    }
+    fn get_higher_order_meta(&self, name: &str) -> Option<Arc<HigherOrderUDF>> {
+        self.state.higher_order_functions().get(name).cloned()
+    }
+    fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        self.state.aggregate_functions().get(name).cloned()
+    }
+    fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
+        self.state.window_functions().get(name).cloned()
+    }
+    fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
+        None
+    }
+    fn options(&self) -> &ConfigOptions {
+        self.state.config_options()
+    }
+    fn udf_names(&self) -> Vec<String> {
+        self.state.scalar_functions().keys().cloned().collect()
+    }
+    fn higher_order_function_names(&self) -> Vec<String> {
+        self.state.higher_order_functions().keys().cloned().collect()
+    }
+    fn udaf_names(&self) -> Vec<String> {
+        self.state.aggregate_functions().keys().cloned().collect()
+    }
+    fn udwf_names(&self) -> Vec<String> {
+        self.state.window_functions().keys().cloned().collect()
+    }
+    fn create_cte_work_table(&self, name: &str, _: SchemaRef) -> DfResult<Arc<dyn TableSource>> {
+        Err(external(err!(NotImplemented, "recursive WITH ({name}) is not supported yet")))
+    }
+}
+
+/// Names of types: the field tells the Weir type always, so that casts can be recognised.
+#[derive(Debug)]
+struct WeirTypes;
+
+impl TypePlanner for WeirTypes {
+    fn plan_type_field(&self, sql: &sqlparser::ast::DataType) -> DfResult<Option<FieldRef>> {
+        let text = type_text(sql);
+        let t = Type::parse(&text).map_err(|e| external(err!(UnknownType, "{e}")))?;
+        let mut metadata = t.field("").metadata().clone();
+        metadata.insert(TYPE_KEY.to_owned(), t.to_string());
+        Ok(Some(Arc::new(t.field("cast").with_metadata(metadata))))
+    }
+}
+
+/// A type as written: `Display` of a custom type would quote or space it differently.
+pub(crate) fn type_text(sql: &sqlparser::ast::DataType) -> String {
+    match sql {
+        sqlparser::ast::DataType::Custom(name, modifiers) => {
+            let name: Vec<String> =
+                name.0.iter().map(|p| p.as_ident().map_or(p.to_string(), |i| i.value.clone())).collect();
+            let name = name.join(".");
+            if modifiers.is_empty() { name } else { format!("{name}({})", modifiers.join(", ")) }
+        }
+        sqlparser::ast::DataType::DoublePrecision => "float64".to_owned(),
+        other => other.to_string(),
+    }
+}
+
+/// Operators that mean something else here than in DataFusion.
+#[derive(Debug)]
+struct WeirPlanner {
+    int_div: Option<Arc<ScalarUDF>>,
+}
+
+fn comparison(op: &BinaryOperator) -> Option<Operator> {
+    Some(match op {
+        BinaryOperator::Eq => Operator::Eq,
+        BinaryOperator::NotEq => Operator::NotEq,
+        BinaryOperator::Lt => Operator::Lt,
+        BinaryOperator::LtEq => Operator::LtEq,
+        BinaryOperator::Gt => Operator::Gt,
+        BinaryOperator::GtEq => Operator::GtEq,
+        _ => return None,
+    })
+}
+
+impl ExprPlanner for WeirPlanner {
+    fn plan_binary_op(
+        &self,
+        raw: RawBinaryExpr,
+        schema: &DFSchema,
+    ) -> DfResult<PlannerResult<RawBinaryExpr>> {
+        let RawBinaryExpr { op, left, right } = raw;
+        if let Some(op) = comparison(&op) {
+            let (left, right) = match (is_earliest(&left), is_earliest(&right)) {
+                (true, false) => (least_like(&right, schema)?, right),
+                (false, true) => {
+                    let least = least_like(&left, schema)?;
+                    (left, least)
+                }
+                _ => (left, right),
+            };
+            let (left, right) = compare::align(left, right, schema).map_err(external)?;
+            return Ok(PlannerResult::Planned(compare::binary(left, op, right)));
+        }
+        match op {
+            BinaryOperator::Plus | BinaryOperator::Minus => {
+                let df = if op == BinaryOperator::Plus { Operator::Plus } else { Operator::Minus };
+                if let Some(e) = compare::time_arithmetic(&left, df, &right, schema) {
+                    return Ok(PlannerResult::Planned(e));
+                }
+            }
+            BinaryOperator::MyIntegerDivide | BinaryOperator::DuckIntegerDivide => {
+                if let Some(f) = &self.int_div {
+                    let call = ScalarFunction::new_udf(f.clone(), vec![left, right]);
+                    return Ok(PlannerResult::Planned(Expr::ScalarFunction(call)));
+                }
+            }
+            BinaryOperator::And | BinaryOperator::Or => {
+                let truth = |e: Expr| -> DfResult<Expr> {
+                    let t = e.get_type(schema)?;
+                    Ok(if super::widths::is_number(&t) {
+                        compare::binary(e, Operator::NotEq, lit(ScalarValue::new_zero(&t)?))
+                    } else {
+                        e
+                    })
+                };
+                return Ok(PlannerResult::Original(RawBinaryExpr {
+                    left: truth(left)?,
+                    right: truth(right)?,
+                    op,
+                }));
+            }
+            _ => {}
+        }
+        Ok(PlannerResult::Original(RawBinaryExpr { op, left, right }))
+    }
+
+    /// `a[i]` and `m[k]` that find nothing give the type's default.
+    fn plan_field_access(
+        &self,
+        raw: RawFieldAccessExpr,
+        schema: &DFSchema,
+    ) -> DfResult<PlannerResult<RawFieldAccessExpr>> {
+        let RawFieldAccessExpr { expr, field_access } = raw;
+        let t = expr.get_type(schema)?;
+        let (found, item) = match (&t, &field_access) {
+            (DataType::Map(entries, _), GetFieldAccess::NamedStructField { name }) => {
+                (array_element(map_extract(expr.clone(), lit(name.clone())), lit(1i64)), value_field(entries))
+            }
+            (DataType::Map(entries, _), GetFieldAccess::ListIndex { key }) => {
+                let key = match (&**key, key_field(entries)) {
+                    (Expr::Literal(v, _), Some(k)) => lit(v.cast_to(k.data_type())?),
+                    (k, _) => k.clone(),
+                };
+                (array_element(map_extract(expr.clone(), key), lit(1i64)), value_field(entries))
+            }
+            (DataType::List(item), GetFieldAccess::ListIndex { key }) => {
+                (array_element(expr.clone(), (**key).clone()), Some(item.clone()))
+            }
+            _ => return Ok(PlannerResult::Original(RawFieldAccessExpr { expr, field_access })),
+        };
+        let nullable =
+            item.as_ref().is_none_or(|i| i.is_nullable()) && !matches!(expr, Expr::ScalarFunction(_));
+        Ok(PlannerResult::Planned(match item {
+            Some(i) if !nullable && ScalarValue::new_default(i.data_type()).is_ok() => {
+                super::cast::not_null(found)
+            }
+            _ => found,
+        }))
+    }
+
+    /// `sum(x > 3)` counts: a bool is summed as uint8.
+    fn plan_aggregate(
+        &self,
+        mut raw: datafusion::logical_expr::planner::RawAggregateExpr,
+    ) -> DfResult<PlannerResult<datafusion::logical_expr::planner::RawAggregateExpr>> {
+        if matches!(raw.func.name(), "sum" | "avg") {
+            for a in &mut raw.args {
+                if is_condition(a) {
+                    let inner = std::mem::take(a);
+                    *a = Expr::Cast(datafusion::logical_expr::expr::Cast::new(
+                        Box::new(inner),
+                        DataType::UInt8,
+                    ));
+                }
+            }
+        }
+        Ok(PlannerResult::Original(raw))
+    }
+}
+
+fn is_condition(e: &Expr) -> bool {
+    match e {
+        Expr::BinaryExpr(b) => comparison_or_logic(b.op),
+        Expr::Not(_)
+        | Expr::IsNull(_)
+        | Expr::IsNotNull(_)
+        | Expr::InList(_)
+        | Expr::Between(_)
+        | Expr::Like(_) => true,
+        Expr::Alias(a) => is_condition(&a.expr),
+        _ => false,
+    }
+}
+
+fn comparison_or_logic(op: Operator) -> bool {
+    matches!(
+        op,
+        Operator::Eq
+            | Operator::NotEq
+            | Operator::Lt
+            | Operator::LtEq
+            | Operator::Gt
+            | Operator::GtEq
+            | Operator::And
+            | Operator::Or
+    )
+}
+
+fn key_field(entries: &FieldRef) -> Option<FieldRef> {
+    match entries.data_type() {
+        DataType::Struct(kv) => kv.first().cloned(),
+        _ => None,
+    }
+}
+
+fn value_field(entries: &FieldRef) -> Option<FieldRef> {
+    match entries.data_type() {
+        DataType::Struct(kv) => kv.get(1).cloned(),
+        _ => None,
+    }
+}
+
+fn is_earliest(e: &Expr) -> bool {
+    matches!(e, Expr::ScalarFunction(f) if f.name() == spell::EARLIEST)
+}
+
+/// The least value of a time's type.
+fn least_like(e: &Expr, schema: &DFSchema) -> DfResult<Expr> {
+    Ok(lit(match e.get_type(schema)? {
+        DataType::Timestamp(TimeUnit::Second, z) => ScalarValue::TimestampSecond(Some(i64::MIN), z),
+        DataType::Timestamp(TimeUnit::Microsecond, z) => ScalarValue::TimestampMicrosecond(Some(i64::MIN), z),
+        DataType::Timestamp(TimeUnit::Nanosecond, z) => ScalarValue::TimestampNanosecond(Some(i64::MIN), z),
+        DataType::Timestamp(TimeUnit::Millisecond, z) => ScalarValue::TimestampMillisecond(Some(i64::MIN), z),
+        other => {
+            return Err(external(err!(
+                IllegalTypeOfArgument,
+                "earliest_ts() compares with a time such as _tp_time, not with {other}"
+            )));
+        }
+    }))
+}
+
+/// Minus, until the type rules turn it into the planner's.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Negate(Signature);
+
+impl ScalarUDFImpl for Negate {
+    fn name(&self) -> &str {
+        spell::NEGATE
+    }
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+    fn return_type(&self, types: &[DataType]) -> DfResult<DataType> {
+        match super::widths::negated(&types[0]) {
+            Some(t) => Ok(t),
+            None if matches!(types[0], DataType::Decimal128(..) | DataType::Null | DataType::Interval(_)) => {
+                Ok(types[0].clone())
+            }
+            None => Err(external(err!(IllegalTypeOfArgument, "minus takes a number, not {}", types[0]))),
+        }
+    }
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        Err(external(err!(LogicalError, "minus was not planned")))
+    }
+}
+
+/// `earliest_ts()` outside a comparison: the epoch's first moment that prints.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct EarliestTs {
+    signature: Signature,
+}
+
+impl EarliestTs {
+    fn new() -> Self {
+        EarliestTs { signature: Signature::nullary(Volatility::Immutable) }
+    }
+}
+
+impl ScalarUDFImpl for EarliestTs {
+    fn name(&self) -> &str {
+        spell::EARLIEST
+    }
+    fn signature(&self) -> &Signature {
+        &self.signature
+    }
+    fn return_type(&self, _: &[DataType]) -> DfResult<DataType> {
+        Ok(Type::DateTime64(3, None).storage())
+    }
+    fn invoke_with_args(&self, _: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
+        Ok(ColumnarValue::Scalar(ScalarValue::TimestampMillisecond(Some(0), Some("UTC".into()))))
+    }
+}

@@ -1,0 +1,213 @@
+//! Names to meaning: a parsed query and a [`Scope`] give a DataFusion plan with ClickHouse's
+//! result types.
+//!
+//! ```text
+//! Query -> context (table(s), views) -> select (aliases, clauses) -> spell (expressions)
+//!       -> SqlToRel -> coerce (types) -> DataFusion's coercion -> finish (result schema)
+//! ```
+//!
+//! Not here: text (`parse`), execution, the catalog.
+
+mod bounds;
+mod cast;
+mod coerce;
+mod compare;
+mod context;
+pub mod errors;
+mod functions;
+mod infer;
+mod scope;
+mod seek;
+mod select;
+mod spell;
+mod widths;
+
+#[cfg(test)]
+mod tests;
+
+pub use cast::convert;
+pub use scope::{Scope, ScopeRelation, UnboundedTable, VIRTUAL_COLUMNS};
+pub use seek::{replay_order, seek_to};
+
+pub(crate) use bounds::unbounded_table;
+pub(crate) use seek::from_predicate;
+
+use context::Binder;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
+use datafusion::execution::SessionState;
+use datafusion::logical_expr::simplify::SimplifyContext;
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
+use datafusion::physical_expr::PhysicalExpr;
+use sqlparser::ast::{Expr as Ast, Query};
+use std::sync::Arc;
+use weir_base::{Error, err};
+use weir_format::types::Type;
+use weir_plan::{ReplayOrder, StartPosition};
+
+/// What a query's meaning depends on besides its text and the scope.
+#[derive(Debug, Clone, Default)]
+pub struct BindOptions {
+    /// `FROM s` reads what there is (`query_mode='table'`).
+    pub table_mode: bool,
+    /// `cast_overflow='wrap'`.
+    pub cast_overflow_wrap: bool,
+    /// Unmatched rows of outer joins have nulls instead of defaults.
+    pub join_use_nulls: bool,
+    /// The query's start: `now()` where it is a constant. Microseconds since the Unix epoch.
+    pub now_us: i64,
+    /// The setting `seek_to`, empty for none.
+    pub seek_to: String,
+    /// The setting `replay_order`, empty for the default.
+    pub replay_order: String,
+}
+
+/// A query that is understood.
+#[derive(Debug, Clone)]
+pub struct BoundQuery {
+    /// Types are final; a bounded plan can go to `SessionState::optimize` as it is.
+    pub plan: LogicalPlan,
+    /// The result's columns, made by `weir_format::types`. Names may repeat. Batches have these
+    /// columns in this order; set this schema on them.
+    pub schema: SchemaRef,
+    pub unbounded: bool,
+    /// From `seek_to`; `None` leaves it to the predicates over each source.
+    pub seek_to: Option<StartPosition>,
+    pub replay_order: ReplayOrder,
+}
+
+/// Binds a query.
+///
+/// # Errors
+/// 42, 43, 46, 47, 48, 53, 60, 80, 215, … with line and column where the text tells.
+pub fn bind_query(
+    query: &Query,
+    scope: &dyn Scope,
+    state: &SessionState,
+    options: &BindOptions,
+) -> Result<BoundQuery, Error> {
+    let seek_to = seek::seek_to(&options.seek_to, options.now_us)?;
+    let replay_order = seek::replay_order(&options.replay_order)?;
+    let plan = Binder::new(scope, state, options).plan(query.clone())?;
+    let unbounded = bounds::is_unbounded(&plan);
+    if unbounded {
+        bounds::check(&plan)?;
+    }
+    let (plan, schema) = typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
+    Ok(BoundQuery { plan, schema, unbounded, seek_to, replay_order })
+}
+
+pub(crate) fn rules(options: &BindOptions, unbounded: bool) -> coerce::Rules {
+    coerce::Rules {
+        wrap: options.cast_overflow_wrap,
+        join_use_nulls: options.join_use_nulls,
+        now_us: options.now_us,
+        unbounded,
+    }
+}
+
+fn typed(
+    plan: LogicalPlan,
+    state: &SessionState,
+    rules: &coerce::Rules,
+) -> DfResult<(LogicalPlan, SchemaRef)> {
+    let plan = coerce::apply(plan, rules)?;
+    let plan = state.analyzer().execute_and_check(plan, state.config_options(), |_, _| {})?;
+    coerce::finish(plan)
+}
+
+/// The SELECT of a view.
+pub(crate) fn parse_select(text: &str) -> Result<Query, Error> {
+    let mut statements = crate::parse::parse(text)?;
+    match (statements.len(), statements.pop().map(|p| p.statement)) {
+        (1, Some(crate::ast::Statement::Query(q))) => Ok(*q),
+        _ => Err(err!(Syntax, "a view is one SELECT, not '{text}'")),
+    }
+}
+
+/// A scope in which there is nothing: for expressions over given columns.
+struct NoScope;
+
+impl Scope for NoScope {
+    fn current_database(&self) -> &str {
+        "default"
+    }
+    fn relation(&self, _: Option<&str>, name: &str) -> Result<ScopeRelation, Error> {
+        Err(err!(UnknownStream, "an expression can not read stream {name}"))
+    }
+    fn table_function(&self, _: &str, _: &[ScalarValue]) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+        Ok(None)
+    }
+    fn parameter(&self, _: &str) -> Option<String> {
+        None
+    }
+}
+
+/// Binds an expression over columns, for DEFAULT, ORDER BY, TTL, `sharding_expr`. `now()` stays
+/// a call, so that every batch sees its own time.
+///
+/// # Errors
+/// As [`bind_query`].
+pub fn bind_expr(
+    e: &Ast,
+    schema: &SchemaRef,
+    state: &SessionState,
+    options: &BindOptions,
+) -> Result<Expr, Error> {
+    let df = DFSchema::try_from(schema.clone()).map_err(errors::from_datafusion)?;
+    let bound = Binder::new(&NoScope, state, options).expr(e.clone(), &df)?;
+    let bound = coerce::expr(bound, &df, &rules(options, true)).map_err(errors::from_datafusion)?;
+    Ok(coerce::shrink(bound))
+}
+
+/// The Weir type of a bound expression.
+///
+/// # Errors
+/// Code 50 for a type clients have no name for.
+pub fn expr_type(e: &Expr, schema: &SchemaRef) -> Result<Type, Error> {
+    let df = DFSchema::try_from(schema.clone()).map_err(errors::from_datafusion)?;
+    infer::type_of(e, &df)
+        .ok_or_else(|| err!(UnknownType, "expression {e} has a type that can not be stored"))
+}
+
+/// A bound expression, cast to a column's type as an assignment would.
+///
+/// # Errors
+/// As [`bind_query`].
+pub fn cast_expr(e: Expr, schema: &SchemaRef, to: &Type, options: &BindOptions) -> Result<Expr, Error> {
+    let from = expr_type(&e, schema)?;
+    Ok(cast::plan(e, &from, to, options.cast_overflow_wrap))
+}
+
+/// Makes a bound expression ready to evaluate over batches of `schema`.
+///
+/// # Errors
+/// As [`bind_query`].
+pub fn physical_expr(
+    e: Expr,
+    schema: &SchemaRef,
+    state: &SessionState,
+) -> Result<Arc<dyn PhysicalExpr>, Error> {
+    let df = DFSchema::try_from(Arc::new(Schema::clone(schema))).map_err(errors::from_datafusion)?;
+    state.create_physical_expr(e, &df).map_err(errors::from_datafusion)
+}
+
+/// The value of an expression without columns.
+///
+/// # Errors
+/// Code 36: it is not constant.
+pub(crate) fn constant(e: Expr, state: &SessionState) -> DfResult<ScalarValue> {
+    let context = SimplifyContext::builder().with_config_options(state.config_options().clone()).build();
+    let simplifier = ExprSimplifier::new(context);
+    let shown = e.to_string();
+    let mut e = simplifier.simplify(simplifier.coerce(e, &DFSchema::empty())?)?;
+    while let Expr::Alias(a) = e {
+        e = *a.expr;
+    }
+    match e {
+        Expr::Literal(v, _) => Ok(v),
+        _ => Err(errors::external(err!(BadArguments, "argument {shown} must be a constant"))),
+    }
+}
