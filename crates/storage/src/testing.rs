@@ -36,14 +36,15 @@ pub fn context(disk: Arc<dyn Disk>, clock: Arc<dyn Clock>, seed: u64) -> StoreCo
 
 pub struct World {
     pub disk: SimDisk,
+    pub clock: Arc<ManualClock>,
     pub ctx: StoreContext,
 }
 
 pub fn world(seed: u64) -> World {
     let disk = SimDisk::new(seed);
     let clock = Arc::new(ManualClock::new(NOW_MS * 1000));
-    let ctx = context(Arc::new(disk.clone()), clock, seed);
-    World { disk, ctx }
+    let ctx = context(Arc::new(disk.clone()), clock.clone(), seed);
+    World { disk, clock, ctx }
 }
 
 pub fn schema() -> SchemaRef {

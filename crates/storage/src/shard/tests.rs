@@ -1,5 +1,6 @@
 mod crash;
 mod damage;
+mod lifecycle;
 mod model;
 mod sim;
 mod stitch;

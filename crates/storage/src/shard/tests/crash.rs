@@ -72,29 +72,35 @@ fn run(mut sim: Sim, ops: &[Op], fault: Option<Fault>) -> u64 {
     operations
 }
 
-fn crash_points(seed: u64, storage_type: StorageType) {
+fn crash_points(seed: u64, storage_type: StorageType, kinds: &[FaultKind]) {
     let operations = run(Sim::new(seed, storage_type), SCENARIO, None);
     assert!(operations > 50, "the scenario does {operations} disk operations");
-    for kind in KINDS {
-        for at_operation in 0..operations {
+    for at_operation in 0..operations {
+        for kind in kinds {
             run(Sim::new(seed, storage_type), SCENARIO, Some(Fault { at_operation, kind: *kind }));
         }
     }
 }
 
 #[test]
-fn every_disk_operation_may_fail_in_arrival_order() {
-    crash_points(0, StorageType::Hybrid);
+fn every_disk_operation_may_crash_or_fail() {
+    crash_points(0, StorageType::Hybrid, &[FaultKind::Crash, FaultKind::Fail]);
 }
 
 #[test]
-fn every_disk_operation_may_fail_sorted_with_ttl() {
-    crash_points(2, StorageType::Hybrid);
+fn every_disk_operation_may_tear() {
+    let kinds = [FaultKind::Torn { sector_bytes: 512 }, FaultKind::Torn { sector_bytes: 4096 }];
+    crash_points(1, StorageType::Hybrid, &kinds);
+}
+
+#[test]
+fn every_sync_may_fail_and_the_disk_may_fill_up() {
+    crash_points(2, StorageType::Hybrid, &[FaultKind::FailSync, FaultKind::NoSpace]);
 }
 
 #[test]
 fn every_disk_operation_may_fail_without_parts() {
-    crash_points(0, StorageType::Streaming);
+    crash_points(0, StorageType::Streaming, KINDS);
 }
 
 /// One random schedule of steps with one random fault.

@@ -35,6 +35,8 @@ pub enum Op {
     Reopen,
 }
 
+/// Partitions that rows spread over.
+const DAYS: i64 = 2;
 pub const TTL_MS: i64 = 10 * DAY_MS;
 
 pub struct Sim {
@@ -69,6 +71,7 @@ pub fn sim_options(storage_type: StorageType) -> StreamOptions {
         log_retention_ms: None,
         tail_ring_bytes_max: 4 << 10,
         row_group_rows_max: 64,
+        part_codec: crate::Codec::Lz4,
         ..Default::default()
     }
 }
@@ -155,7 +158,7 @@ impl Sim {
             Op::Append { rows: n } => {
                 let first = self.next;
                 self.next += n;
-                match append(&shard, rows(first, n, 3)) {
+                match append(&shard, rows(first, n, DAYS)) {
                     Ok(done) => {
                         self.acked.extend((0..n).map(|i| (done.base.0 + i as u64, first + i)));
                     }
@@ -232,7 +235,7 @@ impl Sim {
 
     /// Whether TTL may have removed the row.
     fn may_be_expired(&self, n: i64) -> bool {
-        self.ttl && values_of(n, 3).3 + TTL_MS < self.clock.now_ms()
+        self.ttl && values_of(n, DAYS).3 + TTL_MS < self.clock.now_ms()
     }
 
     /// Opens if need be and compares everything with the model.
