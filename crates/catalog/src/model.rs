@@ -45,6 +45,8 @@ pub enum RelationKind {
         partition_by: Option<String>,
         primary_key: Option<String>,
         ttl: Option<String>,
+        #[serde(default)]
+        indexes: Vec<IndexDef>,
         /// SETTINGS by name, validated by the engine.
         settings: BTreeMap<String, String>,
     },
@@ -58,6 +60,14 @@ pub enum RelationKind {
         #[serde(default)]
         depends_on: Vec<RelationName>,
     },
+}
+
+/// `INDEX name expression TYPE type`, as written.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IndexDef {
+    pub name: String,
+    pub expression: String,
+    pub type_text: String,
 }
 
 /// A relation's full name.

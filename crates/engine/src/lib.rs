@@ -7,11 +7,32 @@
 //!
 //! Not here: sockets, wire formats of protocols, operators, how bytes lie on disk.
 
+pub mod access;
+pub mod config;
+mod ddl;
+mod engine;
+mod execute;
+mod explain;
+mod expr;
+mod ingest;
+mod layout;
 pub mod outcome;
 pub mod query;
+mod random;
 pub mod scan;
+mod scope;
 pub mod session;
+mod session_functions;
+mod session_state;
+pub mod settings;
 pub mod source;
+mod steer;
+mod streams;
+mod system;
 
-pub use outcome::{Done, InsertHandle, Outcome, Progress, QueryHandle, Schema};
+pub use access::Users;
+pub use config::{EngineConfig, World};
+pub use engine::Engine;
+pub use outcome::{Done, InsertHandle, InsertWriter, Outcome, Progress, QueryHandle, Schema};
 pub use session::{QueryMode, Session};
+pub use session_state::{FunctionInfo, FunctionSet};

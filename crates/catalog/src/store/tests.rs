@@ -25,6 +25,7 @@ fn stream(n: u128, name: &str) -> Relation {
             partition_by: None,
             primary_key: None,
             ttl: None,
+            indexes: Vec::new(),
             settings: BTreeMap::from([("shards".into(), "2".into())]),
         },
     )

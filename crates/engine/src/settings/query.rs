@@ -15,6 +15,7 @@ pub struct QuerySettings {
     pub mode: QueryMode,
     pub seek_to: Option<String>,
     pub replay_order: ReplayOrder,
+    pub replay_order_text: String,
     /// At least 1.
     pub threads_max: usize,
     /// 0 = the server's limit.
@@ -88,6 +89,7 @@ impl QuerySettings {
                 o if o.eq_ignore_ascii_case("event_time") => ReplayOrder::EventTime,
                 _ => ReplayOrder::Arrival,
             },
+            replay_order_text: at.text("replay_order").to_ascii_lowercase(),
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),
                 n => n.min(256) as usize,

@@ -1,0 +1,40 @@
+//! What the engine is given when it starts.
+
+use crate::access::Users;
+use crate::session_state::FunctionSet;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use weir_base::{Clock, Disk, ManualClock, Rng};
+use weir_storage::PartsLocation;
+
+/// Handles to the world.
+#[derive(Debug, Clone)]
+pub struct World {
+    /// Rooted at the data directory.
+    pub disk: Arc<dyn Disk>,
+    pub clock: Arc<dyn Clock>,
+    pub rng: Arc<Rng>,
+}
+
+/// Chosen by `server`; nothing here is read from files or the environment by the engine.
+pub struct EngineConfig {
+    /// Accounted bytes of the process.
+    pub memory_limit_bytes: u64,
+    pub parts: PartsLocation,
+    pub users: Users,
+    /// Defaults of every session's settings; checked by [`crate::Engine::open`].
+    pub settings: BTreeMap<String, String>,
+    /// Threads for queries, inserts' work and background tasks; never the network's.
+    pub compute: tokio::runtime::Handle,
+    /// Set with `--test-clock`: the same clock as [`World::clock`], which SYSTEM CLOCK ADVANCE
+    /// moves.
+    pub test_clock: Option<Arc<ManualClock>>,
+    pub functions: FunctionSet,
+    /// More queries at once get error 202.
+    pub queries_max: usize,
+    /// Where sorts and joins of bounded queries spill; `None` makes them fail instead.
+    pub spill_dir: Option<PathBuf>,
+    /// Shown by `version()` and `system.build_options`.
+    pub version: String,
+}

@@ -1,0 +1,11 @@
+//! Statements about what exists: made, removed, renamed, shown.
+//!
+//! Not here: the catalog's rules (`weir_catalog`), files (`streams`).
+
+mod alter;
+mod create;
+pub(crate) mod show;
+
+pub(crate) use alter::{drop_database, drop_relation, rename, truncate};
+pub(crate) use create::{create_database, create_stream, create_view, new_id};
+pub(crate) use show::{describe_query, describe_relation, exists, show};

@@ -1,0 +1,95 @@
+//! DROP, TRUNCATE and RENAME.
+
+use super::create::check_name;
+use crate::engine::Statement;
+use crate::outcome::Done;
+use weir_base::{Error, Result, err};
+use weir_catalog::{CatalogError, Dependents, Event, RelationKind};
+use weir_sql::ast::{Name, ObjectKind};
+
+fn dependents(cx: &Statement) -> Dependents {
+    if cx.settings.check_dependents { Dependents::Refuse } else { Dependents::Ignore }
+}
+
+pub(crate) async fn drop_database(cx: &Statement, name: String, if_exists: bool, cascade: bool) -> Result<Done> {
+    let snapshot = cx.shared.catalog.snapshot();
+    let Some(database) = snapshot.databases.get(&name) else {
+        if if_exists {
+            return Ok(cx.done());
+        }
+        return Err(snapshot.expect_database(&name).map(drop).unwrap_err().into());
+    };
+    if name == weir_catalog::DEFAULT_DATABASE {
+        return Err(err!(AccessDenied, "database default is built in and cannot be dropped"));
+    }
+    let relations: Vec<_> = database.relations.values().cloned().collect();
+    if cascade && cx.settings.check_dependents {
+        for r in &relations {
+            let used_by: Vec<_> =
+                snapshot.dependents(&r.full_name()).into_iter().filter(|d| d.database != name).collect();
+            if !used_by.is_empty() {
+                return Err(CatalogError::HasDependents { name: r.full_name(), used_by }.into());
+            }
+        }
+    }
+    let check = if cascade { Dependents::Ignore } else { Dependents::Refuse };
+    // What was created meanwhile goes with it; its files are removed at the next start.
+    cx.shared.apply(Event::DropDatabase { name }, check).await?;
+    relations.iter().filter(|r| r.is_stored()).for_each(|r| cx.shared.forget(r.id));
+    Ok(cx.done())
+}
+
+pub(crate) async fn drop_relation(cx: &Statement, object: ObjectKind, name: &Name, if_exists: bool) -> Result<Done> {
+    let name = cx.full_name(name);
+    let snapshot = cx.shared.catalog.snapshot();
+    let relation = match snapshot.expect_relation(&name.database, &name.name) {
+        Ok(relation) => relation,
+        Err(_) if if_exists => return Ok(cx.done()),
+        Err(e) => return Err(e.into()),
+    };
+    let is_view = matches!(relation.kind, RelationKind::View { .. });
+    if object == ObjectKind::View && !is_view {
+        return Err(err!(UnknownStream, "{name} is a stream, not a view; use DROP STREAM {name}"));
+    }
+    let id = relation.is_stored().then_some(relation.id);
+    match cx.shared.apply(Event::DropRelation { name }, dependents(cx)).await {
+        Err(CatalogError::UnknownRelation { .. }) if if_exists => {}
+        other => {
+            other?;
+            if let Some(id) = id {
+                cx.shared.forget(id);
+            }
+        }
+    }
+    Ok(cx.done())
+}
+
+pub(crate) async fn truncate(cx: &Statement, name: &Name, if_exists: bool) -> Result<Done> {
+    let name = cx.full_name(name);
+    let snapshot = cx.shared.catalog.snapshot();
+    let relation = match snapshot.expect_relation(&name.database, &name.name) {
+        Ok(relation) => relation,
+        Err(_) if if_exists => return Ok(cx.done()),
+        Err(e) => return Err(e.into()),
+    };
+    if !relation.is_stored() {
+        return Err(err!(BadArguments, "{name} keeps no rows and can not be truncated"));
+    }
+    let open = cx.shared.streams.get(relation)?;
+    open.store.truncate().await.map_err(Error::from)?;
+    cx.shared.apply(Event::Truncated { name }, Dependents::Ignore).await?;
+    Ok(cx.done())
+}
+
+pub(crate) async fn rename(cx: &Statement, pairs: &[(Name, Name)]) -> Result<Done> {
+    let mut full = Vec::with_capacity(pairs.len());
+    for (from, to) in pairs {
+        let from = cx.full_name(from);
+        check_name("stream", &to.name)?;
+        // A bare new name stays in the old one's database.
+        let database = to.database.clone().unwrap_or_else(|| from.database.clone());
+        full.push((from, weir_catalog::RelationName::new(database, &to.name)));
+    }
+    cx.shared.apply(Event::Rename { pairs: full }, dependents(cx)).await?;
+    Ok(cx.done())
+}

@@ -1,0 +1,443 @@
+//! One statement: parsed, checked against the session, sent to where it is done.
+
+use crate::ddl;
+use crate::engine::{Shared, Statement};
+use crate::explain;
+use crate::expr::convert_column;
+use crate::ingest::{StreamWriter, rows_of_values};
+use crate::outcome::{Done, InsertHandle, InsertWriter, Outcome, QueryHandle};
+use crate::query::{Event, QueryEntry, start_bounded, start_streaming};
+use crate::scan::StreamLookup;
+use crate::session::{QueryMode, Session};
+use crate::settings::{QuerySettings, check_all};
+use crate::source::StreamSources;
+use crate::steer;
+use crate::streams::OpenStream;
+use arrow::array::RecordBatch;
+use arrow::datatypes::{Schema, SchemaRef};
+use datafusion::execution::TaskContext;
+use futures::StreamExt;
+use futures::stream::BoxStream;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use weir_base::error::did_you_mean;
+use weir_base::{Error, Result, err};
+use weir_catalog::{RelationName, SYSTEM_DATABASE};
+use weir_format::types::Type;
+use weir_format::{DecodedBatch, Decoder};
+use weir_sql::ast::{DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
+use weir_sql::bind::BoundQuery;
+use weir_sql::{parse, stream};
+
+/// Threads a query gets where `max_threads` is 0.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn one_statement(text: &[u8]) -> Result<Parsed> {
+    let mut statements = parse::parse_bytes(text, &parse::Limits::default())?;
+    if statements.len() > 1 {
+        return Err(err!(
+            Syntax,
+            "{} statements in one request; send them one by one",
+            statements.len()
+        ));
+    }
+    statements.pop().ok_or_else(|| err!(Syntax, "there is no statement"))
+}
+
+fn context(
+    shared: Arc<Shared>,
+    session: &Session,
+    settings: &BTreeMap<String, String>,
+    text: &[u8],
+    query_id: String,
+    format: Option<String>,
+) -> Result<Statement> {
+    let settings = QuerySettings::new(session, settings, &shared.config.settings, cores())?;
+    // Data behind an INSERT is not part of what is shown.
+    let shown = &text[..text.len().min(TEXT_SHOWN_BYTES_MAX)];
+    let text = String::from_utf8_lossy(shown).trim().to_owned();
+    Ok(Statement { shared, session: session.clone(), settings, query_id, text, format })
+}
+
+/// Of a statement's text in `system.queries`.
+const TEXT_SHOWN_BYTES_MAX: usize = 16 << 10;
+
+pub(crate) async fn statement(
+    shared: Arc<Shared>,
+    session: &mut Session,
+    text: &[u8],
+    query_id: String,
+) -> Result<Outcome> {
+    if shared.is_stopping() {
+        return Err(err!(QueryWasCancelled, "the server is shutting down"));
+    }
+    let Parsed { statement, settings, format } = one_statement(text)?;
+    // SETTINGS of CREATE STREAM are the stream's.
+    let (query_settings, own_settings) = match &statement {
+        Ast::CreateStream(_) => (BTreeMap::new(), settings),
+        _ => (settings, BTreeMap::new()),
+    };
+    let cx = context(shared, session, &query_settings, text, query_id, format)?;
+    if cx.settings.read_only && changes_something(&statement) {
+        return Err(err!(
+            ReadOnly,
+            "this request may only read; send statements that change something with POST and without readonly"
+        ));
+    }
+    let done = match statement {
+        Ast::Query(query) => return select(&cx, &query).await,
+        Ast::Explain { kind, statement } => return explain::explain(&cx, kind, *statement).await,
+        Ast::Insert(insert) => return insert_into(&cx, insert).await,
+        Ast::Show(show) => return ddl::show(&cx, show),
+        Ast::Describe(DescribeTarget::Relation(name)) => return ddl::describe_relation(&cx, &name),
+        Ast::Describe(DescribeTarget::Query(query)) => return ddl::describe_query(&cx, &query),
+        Ast::Exists { object, name } => return ddl::exists(&cx, object, &name),
+        Ast::KillQuery { filter, sync } => return steer::kill_query(&cx, &filter, sync).await,
+        Ast::CreateDatabase { name, if_not_exists, comment } => {
+            ddl::create_database(&cx, name, if_not_exists, comment).await
+        }
+        Ast::DropDatabase { name, if_exists, cascade } => ddl::drop_database(&cx, name, if_exists, cascade).await,
+        Ast::CreateStream(create) => ddl::create_stream(&cx, create, own_settings).await,
+        Ast::CreateView { name, if_not_exists, or_replace, select, comment } => {
+            ddl::create_view(&cx, &name, if_not_exists, or_replace, select, comment).await
+        }
+        Ast::Drop { object, name, if_exists } => ddl::drop_relation(&cx, object, &name, if_exists).await,
+        Ast::Truncate { name, if_exists } => ddl::truncate(&cx, &name, if_exists).await,
+        Ast::Rename { pairs } => ddl::rename(&cx, &pairs).await,
+        Ast::Use { database } => {
+            cx.shared.catalog.snapshot().expect_database(&database)?;
+            session.database = database;
+            Ok(cx.done())
+        }
+        Ast::Set(settings) => {
+            check_all(&settings)?;
+            session.settings.extend(settings);
+            Ok(cx.done())
+        }
+        Ast::System(system) => steer::system(&cx, system).await,
+        Ast::Optimize { name } => steer::merge(&cx, &name).await,
+    }?;
+    Ok(Outcome::Done(done))
+}
+
+fn changes_something(statement: &Ast) -> bool {
+    match statement {
+        Ast::Query(_)
+        | Ast::Explain { .. }
+        | Ast::Show(_)
+        | Ast::Describe(_)
+        | Ast::Exists { .. }
+        | Ast::Use { .. } => false,
+        Ast::Insert(_)
+        | Ast::CreateDatabase { .. }
+        | Ast::DropDatabase { .. }
+        | Ast::CreateStream(_)
+        | Ast::CreateView { .. }
+        | Ast::Drop { .. }
+        | Ast::Truncate { .. }
+        | Ast::Rename { .. }
+        | Ast::KillQuery { .. }
+        | Ast::Set(_)
+        | Ast::System(_)
+        | Ast::Optimize { .. } => true,
+    }
+}
+
+pub(crate) fn is_streaming(shared: Arc<Shared>, session: &Session, text: &str) -> Result<bool> {
+    let Parsed { statement, settings, format } = one_statement(text.as_bytes())?;
+    let Ast::Query(query) = statement else { return Ok(false) };
+    let cx = context(shared, session, &settings, text.as_bytes(), String::new(), format)?;
+    Ok(cx.bind(&query, false)?.unbounded)
+}
+
+async fn select(cx: &Statement, query: &sqlparser::ast::Query) -> Result<Outcome> {
+    let state = cx.state()?;
+    let scope = Arc::new(cx.scope());
+    let options = cx.bind_options(cx.settings.mode == QueryMode::Table);
+    let bound = weir_sql::bind::bind_query(query, &*scope, &state, &options)?;
+    let entry = cx.register(bound.unbounded)?;
+    let (schema, streaming) = (bound.schema.clone(), bound.unbounded);
+    let progress = entry.progress.clone();
+    let (batches, warnings) = if bound.unbounded {
+        let replay_order = bound.replay_order;
+        let plan = stream::lower(bound, &state)?;
+        let task = Arc::new(TaskContext::from(&state));
+        let lookup: Arc<dyn StreamLookup> = scope;
+        let sources = StreamSources::new(lookup, replay_order, task, entry.memory.clone(), progress.clone());
+        let clock = cx.shared.world.clock.clone();
+        let started = start_streaming(entry, plan, sources, &*cx.shared.runtime, clock).await?;
+        (started.batches, started.warnings)
+    } else {
+        (run_bounded(cx, entry, bound, &state).await?, Vec::new())
+    };
+    Ok(Outcome::Rows(QueryHandle {
+        query_id: cx.query_id.clone(),
+        schema: schema.clone(),
+        streaming,
+        format: cx.format.clone(),
+        format_settings: cx.settings.format.clone(),
+        progress,
+        warnings,
+        batches: batches.map(move |batch| batch.and_then(|b| with_schema(b, &schema))).boxed(),
+    }))
+}
+
+/// Starts a bounded query; too many rows end it.
+async fn run_bounded(
+    cx: &Statement,
+    entry: Arc<QueryEntry>,
+    bound: BoundQuery,
+    state: &datafusion::execution::SessionState,
+) -> Result<BoxStream<'static, Result<RecordBatch>>> {
+    let batches = start_bounded(entry, bound.plan, state, &cx.shared.config.compute).await?;
+    let limit = cx.settings.result_rows_max;
+    if limit == 0 {
+        return Ok(batches);
+    }
+    let mut rows = 0;
+    let limited = batches.map(move |batch| {
+        let batch = batch?;
+        rows += batch.num_rows() as u64;
+        if rows > limit {
+            return Err(err!(TooManyRows, "the result has {rows} rows or more, max_result_rows is {limit}"));
+        }
+        Ok(batch)
+    });
+    Ok(limited.boxed())
+}
+
+/// The same columns under the names and types a client is told.
+fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    if batch.schema_ref() == schema {
+        return Ok(batch);
+    }
+    let options = arrow::array::RecordBatchOptions::new()
+        .with_row_count(Some(batch.num_rows()))
+        .with_match_field_names(false);
+    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
+        .map_err(|e| err!(LogicalError, "the result does not have the columns announced: {e}"))
+}
+
+/// A stream that can be inserted into, and the columns an insert names.
+struct Target {
+    open: Arc<OpenStream>,
+    columns: Vec<(String, Type)>,
+    schema: SchemaRef,
+}
+
+fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Result<Target> {
+    if name.database == SYSTEM_DATABASE {
+        return Err(err!(AccessDenied, "system.{} can not be inserted into", name.name));
+    }
+    let snapshot = cx.shared.catalog.snapshot();
+    let relation = snapshot.expect_relation(&name.database, &name.name)?;
+    ddl::show::expect_insertable(relation)?;
+    let open = cx.shared.streams.get(relation)?;
+    let plan = &open.ingest;
+    let named: Vec<(String, Type)> = match columns {
+        None => plan
+            .insertable()
+            .filter(|c| c.name != weir_storage::TIME_COLUMN || time_is_declared(relation))
+            .map(|c| (c.name.clone(), c.column_type.clone()))
+            .collect(),
+        Some(names) => {
+            let mut named: Vec<(String, Type)> = Vec::with_capacity(names.len());
+            for n in names {
+                let Some(column) = plan.insertable().find(|c| c.name == *n) else {
+                    if plan.column(n).is_some() {
+                        return Err(err!(BadArguments, "column {n} is MATERIALIZED and can not be inserted"));
+                    }
+                    let hint = did_you_mean(n, plan.insertable().map(|c| c.name.as_str()));
+                    return Err(err!(UnknownIdentifier, "stream {name} has no column {n}{hint}"));
+                };
+                if named.iter().any(|(other, _)| other == n) {
+                    return Err(err!(BadArguments, "column {n} is named twice"));
+                }
+                named.push((n.clone(), column.column_type.clone()));
+            }
+            named
+        }
+    };
+    let schema = Arc::new(Schema::new(named.iter().map(|(n, t)| t.field(n)).collect::<Vec<_>>()));
+    Ok(Target { open, columns: named, schema })
+}
+
+/// Without a column list an insert gives the declared columns, in order; `_tp_time` among them
+/// only where CREATE named it, so that `VALUES (1, 'a')` fits `(k int32, s string)`.
+fn time_is_declared(relation: &weir_catalog::Relation) -> bool {
+    relation.columns.last().is_none_or(|last| last.name != weir_storage::TIME_COLUMN)
+}
+
+fn writer(cx: &Statement, open: &OpenStream, entry: &Arc<QueryEntry>) -> Result<StreamWriter> {
+    let options = cx.writer_options(entry.memory.clone());
+    StreamWriter::new(open.ingest.clone(), open.store.clone(), open.turn.clone(), options)
+}
+
+async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
+    let name = cx.full_name(&insert.target);
+    let columns = insert.columns.as_deref();
+    let (format, inline, in_text) = match insert.source {
+        InsertSource::Select(query) => {
+            return insert_select(cx, &name, columns, &query).await.map(Outcome::Done);
+        }
+        InsertSource::Values { text } if text.trim().is_empty() => ("Values".to_owned(), Vec::new(), false),
+        InsertSource::Values { text } => ("Values".to_owned(), text.into_bytes(), true),
+        InsertSource::Format { name, data } => (name, data, false),
+    };
+    // Data that comes by name may name every column; data by position gives the declared ones.
+    let mut target = target(cx, &name, columns)?;
+    if columns.is_none() && names_columns(&format) {
+        let all: Vec<String> = target.open.ingest.insertable().map(|c| c.name.clone()).collect();
+        target = self::target(cx, &name, Some(&all))?;
+    }
+    let entry = cx.register(false)?;
+    entry.on(Event::Start);
+    entry.on(Event::Run);
+    let mut writer = writer(cx, &target.open, &entry)?;
+    if in_text {
+        let rows = values(cx, &target, &inline)?;
+        for batch in rows {
+            writer.write(batch).await?;
+        }
+        let done = Box::new(writer).finish().await?;
+        entry.progress.written_rows.store(done.written_rows, Ordering::Relaxed);
+        return Ok(Outcome::Done(done));
+    }
+    Ok(Outcome::Insert(Box::new(InsertHandle {
+        query_id: cx.query_id.clone(),
+        format,
+        format_settings: cx.settings.format.clone(),
+        schema: target.schema,
+        inline,
+        batch_rows_max: cx.settings.insert_block_rows_max,
+        writer: Box::new(Registered { writer: Box::new(writer), entry }),
+    })))
+}
+
+/// Formats whose data says which column a value belongs to.
+fn names_columns(format: &str) -> bool {
+    let lower = format.to_ascii_lowercase();
+    lower.contains("withnames")
+        || ["jsoneachrow", "ndjson", "jsonlines", "native", "arrowstream", "arrow", "parquet"].contains(&lower.as_str())
+}
+
+/// Keeps the insert listed, and able to be killed, while its client sends rows.
+struct Registered {
+    writer: Box<StreamWriter>,
+    entry: Arc<QueryEntry>,
+}
+
+#[async_trait::async_trait]
+impl InsertWriter for Registered {
+    async fn write(&mut self, batch: DecodedBatch) -> Result<()> {
+        if self.entry.killed.is_cancelled() {
+            return Err(err!(QueryWasCancelled, "insert {} was cancelled", self.entry.spec.query_id));
+        }
+        let (rows, bytes) = (batch.batch.num_rows() as u64, batch.batch.get_array_memory_size() as u64);
+        self.writer.write(batch).await?;
+        self.entry.progress.add_read(rows, bytes);
+        Ok(())
+    }
+
+    async fn finish(self: Box<Self>) -> Result<Done> {
+        let done = self.writer.finish().await?;
+        self.entry.progress.written_rows.store(done.written_rows, Ordering::Relaxed);
+        Ok(done)
+    }
+}
+
+/// The rows of VALUES in the statement's text: literals by the format, anything else as
+/// expressions.
+fn values(cx: &Statement, target: &Target, text: &[u8]) -> Result<Vec<DecodedBatch>> {
+    match literals(cx, target, text) {
+        Ok(batches) => Ok(batches),
+        Err(literal_error) => {
+            let text = String::from_utf8_lossy(text);
+            let state = Arc::new(cx.state()?);
+            let compiler = crate::expr::Compiler::new(state, cx.bind_options(true));
+            match rows_of_values(&compiler, &text, &target.columns, &target.schema) {
+                Ok(batch) => Ok(vec![batch]),
+                // Of text that is no SQL either, the format says better what is wrong.
+                Err(e) if e.code == weir_base::Code::Syntax => Err(literal_error),
+                Err(e) => Err(e),
+            }
+        }
+    }
+}
+
+fn literals(cx: &Statement, target: &Target, text: &[u8]) -> Result<Vec<DecodedBatch>> {
+    let mut decoder: Box<dyn Decoder> =
+        weir_format::decoder("Values", target.schema.clone(), &cx.settings.format).map_err(format_error)?;
+    let mut out = Vec::new();
+    decoder.push(text.to_vec().into()).map_err(format_error)?;
+    decoder.finish().map_err(format_error)?;
+    while let Some(batch) = decoder.next_batch(cx.settings.insert_block_rows_max).map_err(format_error)? {
+        out.push(batch);
+    }
+    Ok(out)
+}
+
+/// `INSERT … SELECT`: a bounded query into a stream, columns by position.
+pub(crate) async fn insert_select(
+    cx: &Statement,
+    name: &RelationName,
+    columns: Option<&[String]>,
+    query: &sqlparser::ast::Query,
+) -> Result<Done> {
+    let target = target(cx, name, columns)?;
+    let state = cx.state()?;
+    let bound = cx.bind(query, false)?;
+    if bound.unbounded {
+        return Err(err!(
+            NotImplemented,
+            "INSERT … SELECT from a streaming query is not supported yet; read table(stream) or set query_mode='table'"
+        ));
+    }
+    let given = bound.schema.fields().len();
+    if given != target.columns.len() {
+        return Err(err!(
+            IncorrectQuery,
+            "the SELECT gives {given} columns, the insert into {name} takes {}: {}",
+            target.columns.len(),
+            target.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
+        ));
+    }
+    let entry = cx.register(false)?;
+    let source = bound.schema.clone();
+    let mut writer = writer(cx, &target.open, &entry)?;
+    let progress = entry.progress.clone();
+    let mut batches = start_bounded(entry, bound.plan, &state, &cx.shared.config.compute).await?;
+    while let Some(batch) = batches.next().await {
+        let batch = batch?;
+        let arrays = batch
+            .columns()
+            .iter()
+            .zip(source.fields())
+            .zip(&target.columns)
+            .map(|((array, from), (_, to))| convert_column(array, from, to, cx.settings.cast_overflow_wrap))
+            .collect::<Result<Vec<_>>>()?;
+        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let batch = RecordBatch::try_new_with_options(target.schema.clone(), arrays, &options)
+            .map_err(|e| err!(TypeMismatch, "the rows do not fit {name}: {e}"))?;
+        let absent = vec![None; batch.num_columns()];
+        writer.write(DecodedBatch { batch, absent }).await?;
+    }
+    let done = Box::new(writer).finish().await?;
+    progress.written_rows.store(done.written_rows, Ordering::Relaxed);
+    Ok(done)
+}
+
+/// Input in the statement's own text that does not parse.
+fn format_error(e: weir_format::FormatError) -> Error {
+    use weir_format::FormatError as F;
+    let code = match &e {
+        F::Parse { .. } => weir_base::Code::CannotParseInput,
+        F::Truncated { .. } => weir_base::Code::CannotReadAllData,
+        F::Unknown { .. } | F::Direction { .. } => weir_base::Code::UnknownFormat,
+        F::Unsupported { .. } | F::Encode { .. } => weir_base::Code::NotImplemented,
+    };
+    Error::new(code, e.to_string())
+}

@@ -1,0 +1,16 @@
+//! Rows on their way in: which columns they lack and what goes there, when they happened, which
+//! shard they belong to, which record they become.
+//!
+//! ```text
+//! decoded rows -> blocks of max_insert_block_size -> defaults, event time -> shards -> append
+//! ```
+//!
+//! Not here: how rows are parsed (`weir_format`), the log, acknowledgement to the client.
+
+pub mod fill;
+mod values;
+mod writer;
+
+pub use fill::IngestPlan;
+pub(crate) use values::rows_of_values;
+pub(crate) use writer::{StreamWriter, WriterOptions};

@@ -1,0 +1,129 @@
+//! What names in a query mean: a catalog snapshot and the streams that are open, seen from one
+//! database.
+
+use crate::engine::Shared;
+use crate::random;
+use crate::scan::{RandomAccess, StreamAccess, StreamLookup, StreamTable, full_schema};
+use crate::source::TypedGenerator;
+use crate::streams::stored_schema;
+use crate::system;
+use datafusion::catalog::TableProvider;
+use datafusion::common::ScalarValue;
+use parking_lot::Mutex;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use weir_base::{Error, Result};
+use weir_catalog::{Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
+use weir_format::Spelling;
+use weir_sql::bind::{Scope, ScopeRelation, UnboundedTable};
+
+/// One query's view of what exists.
+pub(crate) struct EngineScope {
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    database: String,
+    spelling: Spelling,
+    parameters: BTreeMap<String, String>,
+    /// Every relation a name was resolved to, views' own names included.
+    used: Mutex<BTreeSet<RelationName>>,
+}
+
+impl EngineScope {
+    pub fn new(
+        shared: Arc<Shared>,
+        database: &str,
+        spelling: Spelling,
+        parameters: BTreeMap<String, String>,
+    ) -> Self {
+        let snapshot = shared.catalog.snapshot();
+        EngineScope {
+            shared,
+            snapshot,
+            database: database.to_owned(),
+            spelling,
+            parameters,
+            used: Mutex::default(),
+        }
+    }
+
+    pub fn used(&self) -> BTreeSet<RelationName> {
+        self.used.lock().clone()
+    }
+
+    fn access(&self, relation: &Relation) -> Result<(StreamAccess, usize)> {
+        let name = relation.full_name();
+        match &relation.kind {
+            RelationKind::Stream { .. } => {
+                let open = self.shared.streams.get(relation)?;
+                let access = open.access(&name, &self.shared.streams.footers);
+                Ok((StreamAccess::Stored(access), open.visible))
+            }
+            RelationKind::Random { settings } => {
+                let (schema, visible, order) = stored_schema(relation)?;
+                let defaults = random::defaults(relation, &order, &schema, &self.shared.compiler())?;
+                let pace = random::Pace::parse(settings)?;
+                let world = &self.shared.world;
+                let generator = TypedGenerator::new(schema.clone(), defaults, world.clock.clone(), world.rng.clone());
+                let access = RandomAccess {
+                    name: name.to_string().into(),
+                    schema,
+                    generator: Arc::new(generator),
+                    rows_per_second: pace.rows_per_second,
+                    interval_ms: pace.interval_ms,
+                    rows_max: pace.rows_max,
+                    clock: world.clock.clone(),
+                };
+                Ok((StreamAccess::Random(access), visible))
+            }
+            RelationKind::View { .. } => unreachable!("views are resolved before they are read"),
+        }
+    }
+}
+
+impl Scope for EngineScope {
+    fn current_database(&self) -> &str {
+        &self.database
+    }
+
+    fn relation(&self, database: Option<&str>, name: &str) -> Result<ScopeRelation, Error> {
+        let database = database.unwrap_or(&self.database);
+        if database.eq_ignore_ascii_case(SYSTEM_DATABASE) {
+            return system::table(&self.shared, name, self.spelling, &self.database).map(ScopeRelation::Table);
+        }
+        let relation = self.snapshot.expect_relation(database, name)?;
+        self.used.lock().insert(relation.full_name());
+        if let RelationKind::View { select, resolve_in, .. } = &relation.kind {
+            return Ok(ScopeRelation::View { select: select.clone(), database: resolve_in.clone() });
+        }
+        let (access, visible) = self.access(relation)?;
+        let unbounded = UnboundedTable {
+            database: database.to_owned(),
+            relation: name.to_owned(),
+            schema: full_schema(access.schema()),
+            visible,
+        };
+        Ok(ScopeRelation::Stream {
+            provider_bounded: Arc::new(StreamTable::new(access)),
+            unbounded: Arc::new(unbounded),
+        })
+    }
+
+    fn table_function(
+        &self,
+        name: &str,
+        args: &[ScalarValue],
+    ) -> Result<Option<Arc<dyn TableProvider>>, Error> {
+        system::table_function(name, args)
+    }
+
+    fn parameter(&self, name: &str) -> Option<String> {
+        self.parameters.get(name).cloned()
+    }
+}
+
+impl StreamLookup for EngineScope {
+    fn store(&self, database: &str, relation: &str) -> Result<StreamAccess> {
+        let relation = self.snapshot.expect_relation(database, relation)?;
+        self.access(relation).map(|(access, _)| access)
+    }
+}

@@ -1,0 +1,102 @@
+//! SYSTEM, KILL QUERY and OPTIMIZE: what operators and tests steer the server with.
+
+use crate::engine::Statement;
+use crate::outcome::{Done, Outcome};
+use crate::streams::OpenStream;
+use crate::system::{Columns, Context, processes};
+use arrow::array::{Array, AsArray, BooleanArray};
+use arrow::compute::cast;
+use arrow::datatypes::DataType;
+use std::sync::Arc;
+use std::time::Duration;
+use weir_base::{Error, Result, err};
+use weir_sql::ast::{Name, System};
+
+/// `KILL QUERY … SYNC` waits this long for what it killed.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+const KILL_CHECK_EVERY: Duration = Duration::from_millis(5);
+
+fn stream(cx: &Statement, name: &Name) -> Result<Arc<OpenStream>> {
+    let name = cx.full_name(name);
+    let snapshot = cx.shared.catalog.snapshot();
+    let relation = snapshot.expect_relation(&name.database, &name.name)?;
+    if !relation.is_stored() {
+        return Err(err!(BadArguments, "{name} keeps no rows"));
+    }
+    cx.shared.streams.get(relation)
+}
+
+pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {
+    match system {
+        System::SyncStream(name) => {
+            for shard in stream(cx, &name)?.store.shards() {
+                shard.sync().await.map_err(Error::from)?;
+            }
+        }
+        System::SyncQuery(id) => cx.shared.queries.sync(&id).await?,
+        System::FlushStream(name) => {
+            for shard in stream(cx, &name)?.store.shards() {
+                shard.flush().await.map_err(Error::from)?;
+            }
+        }
+        System::MergeStream(name) => return merge(cx, &name).await,
+        System::ClockAdvance { micros } => {
+            let Some(clock) = &cx.shared.config.test_clock else {
+                return Err(err!(BadArguments, "SYSTEM CLOCK ADVANCE needs a server started with --test-clock"));
+            };
+            let by = u64::try_from(micros)
+                .map_err(|_| err!(BadArguments, "the clock can not be advanced by {micros} microseconds"))?;
+            clock.advance(Duration::from_micros(by));
+        }
+        System::DrainQuery(_) => {
+            return Err(err!(NotImplemented, "SYSTEM DRAIN comes with windows and is not supported yet"));
+        }
+    }
+    Ok(cx.done())
+}
+
+pub(crate) async fn merge(cx: &Statement, name: &Name) -> Result<Done> {
+    for shard in stream(cx, name)?.store.shards() {
+        shard.merge().await.map_err(Error::from)?;
+    }
+    Ok(cx.done())
+}
+
+pub(crate) async fn kill_query(cx: &Statement, filter: &sqlparser::ast::Expr, sync: bool) -> Result<Outcome> {
+    let context = Context {
+        shared: cx.shared.clone(),
+        spelling: cx.settings.format.spelling,
+        database: cx.session_database().to_owned(),
+    };
+    let all = processes(&context)?.batch()?;
+    let predicate = cx.shared.compiler().compile_expr(filter, &all.schema(), None)?;
+    let kept = predicate.evaluate(&all)?;
+    let kept = cast(&kept, &DataType::Boolean)
+        .map_err(|_| err!(IllegalTypeOfArgument, "KILL QUERY WHERE {filter} is no condition"))?;
+    let kept: &BooleanArray = kept.as_boolean();
+    let column = |name: &str| all.column_by_name(name).expect("a column of system.queries").as_string::<i32>();
+    let (ids, users, texts) = (column("query_id"), column("user"), column("query"));
+    let chosen: Vec<usize> =
+        (0..all.num_rows()).filter(|i| kept.is_valid(*i) && kept.value(*i) && ids.value(*i) != cx.query_id).collect();
+    for i in &chosen {
+        cx.shared.queries.kill(ids.value(*i));
+    }
+    let mut status = "waiting";
+    if sync {
+        let gone = async {
+            while chosen.iter().any(|i| cx.shared.queries.get(ids.value(*i)).is_some()) {
+                tokio::time::sleep(KILL_CHECK_EVERY).await;
+            }
+        };
+        if tokio::time::timeout(KILL_WAIT, gone).await.is_ok() {
+            status = "finished";
+        }
+    }
+    cx.rows(
+        Columns::default()
+            .text("kill_status", chosen.iter().map(|_| status))
+            .text("query_id", chosen.iter().map(|i| ids.value(*i)))
+            .text("user", chosen.iter().map(|i| users.value(*i)))
+            .text("query", chosen.iter().map(|i| texts.value(*i))),
+    )
+}
