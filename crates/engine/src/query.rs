@@ -16,6 +16,8 @@ mod memory;
 mod registry;
 mod state;
 mod streaming;
+#[cfg(test)]
+mod tests;
 
 pub use bounded::start_bounded;
 pub use memory::BudgetPool;

@@ -18,6 +18,8 @@ mod parts;
 mod prune;
 mod reader;
 mod table;
+#[cfg(test)]
+pub(crate) mod tests;
 
 pub use access::{RandomAccess, StoredAccess, StreamAccess, StreamLookup};
 pub use columns::{SHARD_COLUMN, full_schema, shard_type};

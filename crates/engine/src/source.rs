@@ -24,6 +24,8 @@ mod random;
 mod shard;
 mod start;
 mod tail;
+#[cfg(test)]
+mod tests;
 
 pub use factory::{StreamSources, Warnings};
 pub use generate::{RowGenerator, TypedGenerator};

@@ -4,9 +4,11 @@ use super::memory::BudgetPool;
 use super::registry::QueryEntry;
 use super::state::{Event, Finish};
 use arrow::array::RecordBatch;
+use datafusion::common::tree_node::{Transformed, TransformedResult, TreeNode};
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::{SendableRecordBatchStream, SessionState, TaskContext};
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::coop::CooperativeExec;
 use datafusion::physical_plan::{ExecutionPlan, execute_stream};
 use futures::stream::{BoxStream, unfold};
 use futures::{FutureExt, StreamExt};
@@ -39,7 +41,7 @@ pub async fn start_bounded(
     let state = state.clone();
     let pool = Arc::new(BudgetPool::new(entry.memory.clone()));
     let planning = async move {
-        let plan = state.create_physical_plan(&plan).await?;
+        let plan = yielding(state.create_physical_plan(&plan).await?)?;
         let env =
             RuntimeEnvBuilder::from_runtime_env(state.runtime_env()).with_memory_pool(pool).build_arc()?;
         let task = TaskContext::from(&state).with_runtime(env);
@@ -73,6 +75,21 @@ pub async fn start_bounded(
         Some((item, output))
     });
     Ok(batches.boxed())
+}
+
+/// Makes operators that give more rows than they take hand the thread back now and then: only
+/// leaves do by themselves, so that a large join between them could not be cancelled.
+fn yielding(plan: Arc<dyn ExecutionPlan>) -> datafusion::error::Result<Arc<dyn ExecutionPlan>> {
+    let multiplies = |name: &str| name.ends_with("JoinExec") || name == "UnnestExec";
+    plan.transform_up(|node| {
+        Ok(if multiplies(node.name()) {
+            let node: Arc<dyn ExecutionPlan> = Arc::new(CooperativeExec::new(node));
+            Transformed::yes(node)
+        } else {
+            Transformed::no(node)
+        })
+    })
+    .data()
 }
 
 async fn until(deadline: Option<tokio::time::Instant>) {

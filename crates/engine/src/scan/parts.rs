@@ -48,7 +48,7 @@ impl PartsScan<'_> {
     pub fn plan(self) -> Result<Arc<dyn ExecutionPlan>> {
         let file_schema = part_schema(&self.access.schema);
         let shard = Arc::new(Field::new(SHARD_COLUMN, shard_type(), false));
-        let table = TableSchema::new(file_schema.clone(), vec![shard]);
+        let table = TableSchema::builder(file_schema.clone()).with_table_partition_cols(vec![shard]).build();
         let readers = PartReaders {
             objects: self.access.objects.clone(),
             footers: self.access.footers.clone(),

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, SchemaRef, TimeUnit};
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use weir_base::ShardId;
@@ -98,7 +98,7 @@ pub(super) fn may_match(
     }
     let Some(predicate) = predicate else { return all };
     // What cannot be analysed prunes nothing; the filter above decides.
-    match PruningPredicate::try_new(predicate.clone(), schema.clone()) {
+    match PruningPredicateBuilder::new().with_file_schema(schema.clone()).try_build(predicate.clone()) {
         Ok(pruning) if !pruning.always_true() => pruning.prune(&Extents { extents, schema }).unwrap_or(all),
         _ => all,
     }

@@ -7,7 +7,6 @@ use arrow::array::{
 };
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
-use datafusion::common::ScalarValue;
 use datafusion::physical_expr::PhysicalExpr;
 use std::fmt;
 use std::sync::Arc;
@@ -131,10 +130,16 @@ impl TypedGenerator {
                 let columns = fields.iter().map(|f| self.draw(f, n)).collect::<Result<_>>()?;
                 Arc::new(arrow::array::StructArray::try_new(fields.clone(), columns, None).map_err(failed)?)
             }
-            // Empty maps, NULL for what has no random form: DEFAULT says better.
-            other => ScalarValue::new_default(other)
-                .and_then(|v| v.to_array_of_size(n))
-                .unwrap_or_else(|_| new_null_array(other, n)),
+            DataType::Map(entries, sorted) => {
+                let lengths: Vec<usize> = (0..n).map(|_| self.rng.below(ELEMENTS_MAX + 1) as usize).collect();
+                let pairs = self.draw_type(entries.data_type(), lengths.iter().sum())?;
+                let offsets = arrow::buffer::OffsetBuffer::from_lengths(lengths);
+                let pairs = arrow::array::AsArray::as_struct(&pairs).clone();
+                let map = arrow::array::MapArray::try_new(entries.clone(), offsets, pairs, None, *sorted);
+                Arc::new(map.map_err(failed)?)
+            }
+            // NULL for what has no random form: a DEFAULT says better.
+            other => new_null_array(other, n),
         })
     }
 
@@ -186,6 +191,7 @@ impl RowGenerator for TypedGenerator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use datafusion::common::ScalarValue;
     use weir_base::ManualClock;
 
     #[test]
