@@ -1,15 +1,16 @@
 //! Who may enter: the user `default`, with or without a password.
 //!
-//! The password is kept as an argon2 hash. Verifying one costs tens of milliseconds and
+//! The engine keeps the password as an argon2 hash. Verifying one costs tens of milliseconds and
 //! 19 MiB by design, so a digest of the last admitted password, keyed with bytes drawn at
 //! start, admits the next request with the same one, and at most [`VERIFY_AT_ONCE`] slow
 //! checks run at a time; others wait.
 //!
 //! Not here: rights of users, more users.
 
-use argon2::{Argon2, PasswordHash, PasswordHasher, PasswordVerifier, password_hash::SaltString};
+use argon2::Argon2;
 use std::sync::Mutex;
 use weir_base::{Error, Result, Rng, err};
+use weir_engine::Users;
 
 /// Slow password checks that run at a time.
 const VERIFY_AT_ONCE: usize = 2;
@@ -24,49 +25,24 @@ pub struct Credentials {
     pub password: Option<String>,
 }
 
-/// The door keeper.
-pub enum Access {
-    /// No password is set; anyone is `default`.
-    Open,
-    Password(Box<PasswordAccess>),
-}
-
-pub struct PasswordAccess {
-    hash: String,
+/// The door keeper: asks the engine's users, and remembers the last password they took.
+pub struct Access {
+    users: Users,
     key: [u8; 32],
     last_admitted: Mutex<Option<[u8; 32]>>,
     checks: tokio::sync::Semaphore,
 }
 
 impl Access {
-    /// Keeps an argon2 hash of `password`.
-    ///
-    /// # Errors
-    /// 36 for an empty password.
-    pub fn with_password(password: &str, rng: &Rng) -> Result<Access> {
-        if password.is_empty() {
-            return Err(err!(BadArguments, "the password is empty; set one or leave the option out"));
-        }
-        let mut salt = [0; 16];
-        rng.fill(&mut salt);
-        let salt = SaltString::encode_b64(&salt).map_err(hash_failed)?;
-        let hash = Argon2::default().hash_password(password.as_bytes(), &salt).map_err(hash_failed)?;
-        Ok(Self::from_hash(hash.to_string(), rng))
-    }
-
-    fn from_hash(hash: String, rng: &Rng) -> Access {
+    pub fn new(users: Users, rng: &Rng) -> Access {
         let mut key = [0; 32];
         rng.fill(&mut key);
-        Access::Password(Box::new(PasswordAccess {
-            hash,
+        Access {
+            users,
             key,
             last_admitted: Mutex::new(None),
             checks: tokio::sync::Semaphore::new(VERIFY_AT_ONCE),
-        }))
-    }
-
-    pub fn needs_password(&self) -> bool {
-        matches!(self, Access::Password(_))
+        }
     }
 
     /// The user's name.
@@ -82,31 +58,28 @@ impl Access {
                  X-ClickHouse-User and X-ClickHouse-Key, x-timeplus-user and x-timeplus-key, or user= and password="
             )
         };
-        match self {
-            _ if user != DEFAULT_USER => Err(refused()),
-            Access::Open => Ok(user.to_owned()),
-            Access::Password(p) => match asked.password.as_deref() {
-                Some(given) if p.verify(given).await? => Ok(user.to_owned()),
-                _ => Err(refused()),
-            },
+        if user != DEFAULT_USER {
+            return Err(refused());
+        }
+        if !self.users.has_password() {
+            return Ok(user.to_owned());
+        }
+        match asked.password.as_deref() {
+            Some(given) if self.verify(given).await? => Ok(user.to_owned()),
+            _ => Err(refused()),
         }
     }
-}
 
-impl PasswordAccess {
     async fn verify(&self, given: &str) -> Result<bool> {
         let digest = self.digest(given)?;
         if *self.last_admitted.lock().expect("no panic holds this lock") == Some(digest) {
             return Ok(true);
         }
         let _one = self.checks.acquire().await.expect("the semaphore is never closed");
-        let (hash, given) = (self.hash.clone(), given.to_owned());
-        let admitted = tokio::task::spawn_blocking(move || {
-            let hash = PasswordHash::new(&hash).expect("made by hash_password");
-            Argon2::default().verify_password(given.as_bytes(), &hash).is_ok()
-        })
-        .await
-        .map_err(|e| err!(LogicalError, "the password check broke off: {e}"))?;
+        let (users, given) = (self.users.clone(), given.to_owned());
+        let admitted = tokio::task::spawn_blocking(move || users.authenticate(DEFAULT_USER, &given).is_ok())
+            .await
+            .map_err(|e| err!(LogicalError, "the password check broke off: {e}"))?;
         if admitted {
             *self.last_admitted.lock().expect("no panic holds this lock") = Some(digest);
         }
@@ -139,8 +112,8 @@ mod tests {
     #[tokio::test]
     async fn who_gets_in() {
         let rng = Rng::seeded(1);
-        let open = Access::Open;
-        let closed = Access::with_password("s3cret", &rng).unwrap();
+        let open = Access::new(Users::default(), &rng);
+        let closed = Access::new(Users::with_password("s3cret", &rng).unwrap(), &rng);
         // (door, user, password, admitted)
         let cases = [
             (&open, None, None, true),
@@ -159,6 +132,5 @@ mod tests {
             let got = door.admit(&asked(user, password)).await;
             assert_eq!(got.is_ok(), expected, "{user:?} {password:?} {got:?}");
         }
-        assert!(Access::with_password("", &rng).is_err());
     }
 }

@@ -12,6 +12,7 @@
 
 pub mod access;
 pub mod clickhouse_http;
+mod engine_service;
 mod formats;
 pub mod rest;
 pub mod service;

@@ -27,13 +27,15 @@ fn flights_of_new_york() {
         .unwrap();
     // Loaded in pieces, as a feed would.
     // The file writes NA where a value is missing, as R does.
-    let line = |l: &str| l.split(',').map(|v| if v == "NA" { "\\N" } else { v }).collect::<Vec<_>>().join(",");
+    let line =
+        |l: &str| l.split(',').map(|v| if v == "NA" { "\\N" } else { v }).collect::<Vec<_>>().join(",");
     let lines: Vec<String> = rows.lines().map(line).collect();
     for piece in lines.chunks(20_000) {
         let body = format!("{header}\n{}\n", piece.join("\n"));
         server.table.insert("INSERT INTO flights FORMAT CSVWithNames", "", body.as_bytes()).unwrap();
     }
-    let delayed: Vec<String> = (0..5).map(|_| late.line().unwrap().expect("five flights are that late")).collect();
+    let delayed: Vec<String> =
+        (0..5).map(|_| late.line().unwrap().expect("five flights are that late")).collect();
     assert!(delayed.iter().any(|l| l == "HA\t51\t1301"), "{delayed:?}");
 
     let count = format!("{}\n", lines.len());

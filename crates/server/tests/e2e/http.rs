@@ -135,8 +135,9 @@ impl Read for Answer {
                 line.clear();
                 self.reader.read_line(&mut line)?;
             }
-            self.left = u64::from_str_radix(line.trim(), 16)
-                .map_err(|_| io::Error::new(io::ErrorKind::InvalidData, format!("bad chunk size {line:?}")))?;
+            self.left = u64::from_str_radix(line.trim(), 16).map_err(|_| {
+                io::Error::new(io::ErrorKind::InvalidData, format!("bad chunk size {line:?}"))
+            })?;
             self.ended = self.left == 0;
         }
         if self.ended || self.left == 0 {

@@ -24,12 +24,15 @@ fn body(writer: u64, insert: u64) -> String {
 
 fn insert(server: &crate::http::Door, writer: u64, number: u64) -> bool {
     let settings = format!("&idempotent_id=w{writer}-{number}");
-    server.insert("INSERT INTO s (writer, number, i) FORMAT CSV", &settings, body(writer, number).as_bytes()).is_ok()
+    server
+        .insert("INSERT INTO s (writer, number, i) FORMAT CSV", &settings, body(writer, number).as_bytes())
+        .is_ok()
 }
 
 #[test]
 fn acknowledged_rows_survive_kill_9() {
-    let env = |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let env =
+        |name: &str, default: u64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
     let (cycles, seed) = (env("WEIR_KILL_CYCLES", 20), env("WEIR_SEED", 1));
     println!("kill -9: {cycles} cycles, seed {seed}");
     let mut random = fastrand(seed);
@@ -51,13 +54,15 @@ fn acknowledged_rows_survive_kill_9() {
         let (notes_now, numbers) = (notes.clone(), next_number.clone());
         tail_seen = std::thread::scope(|scope| {
             for writer in 0..WRITERS {
-                let (table, notes, numbers, killed, done) = (table.clone(), &notes_now, &numbers, &killed, &done);
+                let (table, notes, numbers, killed, done) =
+                    (table.clone(), &notes_now, &numbers, &killed, &done);
                 scope.spawn(move || {
                     while !killed.load(Ordering::SeqCst) {
                         let number = numbers[writer as usize].fetch_add(1, Ordering::SeqCst);
                         let acknowledged = insert(&table, writer, number);
                         let mut notes = notes.lock().unwrap();
-                        if acknowledged { &mut notes.acknowledged } else { &mut notes.unknown }.insert((writer, number));
+                        if acknowledged { &mut notes.acknowledged } else { &mut notes.unknown }
+                            .insert((writer, number));
                         done.fetch_add(1, Ordering::SeqCst);
                     }
                 });
@@ -88,7 +93,8 @@ fn acknowledged_rows_survive_kill_9() {
     assert!(tail_seen <= before, "the tail saw {tail_seen} rows, only {before} are there");
     // A repeat completes what is missing and adds nothing twice.
     let mut notes = notes.lock().unwrap();
-    let again: Vec<(u64, u64)> = notes.unknown.iter().copied().chain(notes.acknowledged.iter().rev().take(50).copied()).collect();
+    let again: Vec<(u64, u64)> =
+        notes.unknown.iter().copied().chain(notes.acknowledged.iter().rev().take(50).copied()).collect();
     for (writer, number) in again {
         assert!(insert(&server.table, writer, number), "repeat of {writer}/{number}");
         notes.unknown.remove(&(writer, number));
@@ -116,7 +122,11 @@ fn check(server: &Server, notes: &Notes) -> u64 {
         assert!(notes.acknowledged.contains(id) || notes.unknown.contains(id), "{id:?} came from nowhere");
     }
     let rows = found.values().sum();
-    assert_eq!(server.query("SELECT count(), max(_tp_sn) + 1 FROM table(s)"), format!("{rows}\t{rows}\n"), "numbers are dense");
+    assert_eq!(
+        server.query("SELECT count(), max(_tp_sn) + 1 FROM table(s)"),
+        format!("{rows}\t{rows}\n"),
+        "numbers are dense"
+    );
     rows
 }
 

@@ -1,6 +1,11 @@
 //! The built binary, as a user runs it: a process, a directory, sockets.
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "a client of the server, outside of it")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "a client of the server, outside of it"
+)]
 
+mod client;
 mod data;
 mod http;
 mod kill;

@@ -23,7 +23,11 @@ impl sqllogictest::DB for Connection {
         }
         let rows: Vec<Vec<String>> = text
             .lines()
-            .map(|line| line.split('\t').map(|v| if v.is_empty() { "(empty)".to_owned() } else { v.to_owned() }).collect())
+            .map(|line| {
+                line.split('\t')
+                    .map(|v| if v.is_empty() { "(empty)".to_owned() } else { v.to_owned() })
+                    .collect()
+            })
             .collect();
         let columns = rows.first().map_or(1, Vec::len);
         Ok(DBOutput::Rows { types: vec![DefaultColumnType::Text; columns], rows })
@@ -60,7 +64,15 @@ fn sql_files() {
     assert!(!files.is_empty(), "no .slt files in {}", root.display());
     let failures: Vec<String> = files
         .iter()
-        .filter_map(|f| run_file(f).err().map(|e| format!("{}\n{e}", f.file_name().unwrap_or_default().to_string_lossy())))
+        .filter_map(|f| {
+            run_file(f).err().map(|e| format!("{}\n{e}", f.file_name().unwrap_or_default().to_string_lossy()))
+        })
         .collect();
-    assert!(failures.is_empty(), "{} of {} files failed\n\n{}", failures.len(), files.len(), failures.join("\n\n"));
+    assert!(
+        failures.is_empty(),
+        "{} of {} files failed\n\n{}",
+        failures.len(),
+        files.len(),
+        failures.join("\n\n")
+    );
 }

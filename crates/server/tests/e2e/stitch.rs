@@ -26,8 +26,12 @@ fn run_round(server: &Server) {
             let (table, stop) = (server.table.clone(), &stop);
             scope.spawn(move || {
                 for n in 0..60u64 {
-                    let rows: String = (0..97).map(|i| format!("{},'{}'\n", writer * 1_000_000 + n * 97 + i, "x".repeat(40))).collect();
-                    table.insert("INSERT INTO s (x, pad) FORMAT CSV", "", rows.replace('\'', "\"").as_bytes()).unwrap();
+                    let rows: String = (0..97)
+                        .map(|i| format!("{},'{}'\n", writer * 1_000_000 + n * 97 + i, "x".repeat(40)))
+                        .collect();
+                    table
+                        .insert("INSERT INTO s (x, pad) FORMAT CSV", "", rows.replace('\'', "\"").as_bytes())
+                        .unwrap();
                 }
                 stop.store(true, Ordering::SeqCst);
             });
@@ -56,7 +60,10 @@ fn run_round(server: &Server) {
     });
     let total: u64 = server.query("SELECT count() FROM table(s)").trim().parse().unwrap();
     // History then live, started now: all of it, in order per shard.
-    let mut replay = server.streaming.follow("SELECT _tp_shard, _tp_sn FROM s SETTINGS seek_to='earliest' FORMAT TSV").unwrap();
+    let mut replay = server
+        .streaming
+        .follow("SELECT _tp_shard, _tp_sn FROM s SETTINGS seek_to='earliest' FORMAT TSV")
+        .unwrap();
     let mut next = [0u64; SHARDS];
     for _ in 0..total {
         let line = replay.line().unwrap().expect("the replay holds every row");

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::Runtime;
 use weir_base::{Rng, SystemClock};
-use weir_engine::QueryMode;
+use weir_engine::{QueryMode, Users};
 use weir_wire::{Access, HttpOptions, HttpServer};
 
 pub struct Door {
@@ -54,15 +54,19 @@ pub fn inflate(coding: &str, bytes: &[u8]) -> String {
     String::from_utf8(out).unwrap()
 }
 
+fn access(users: Users) -> Access {
+    Access::new(users, &Rng::seeded(2))
+}
+
 impl Door {
     pub fn open() -> Door {
-        Self::with(Access::Open, HttpOptions::default())
+        Self::with(access(Users::default()), HttpOptions::default())
     }
     pub fn with_password(password: &str) -> Door {
-        Self::with(Access::with_password(password, &Rng::seeded(1)).unwrap(), HttpOptions::default())
+        Self::with(access(Users::with_password(password, &Rng::seeded(1)).unwrap()), HttpOptions::default())
     }
     pub fn with_connections_max(connections_max: usize) -> Door {
-        Self::with(Access::Open, HttpOptions { connections_max, ..HttpOptions::default() })
+        Self::with(access(Users::default()), HttpOptions { connections_max, ..HttpOptions::default() })
     }
 
     fn with(access: Access, options: HttpOptions) -> Door {

@@ -1,0 +1,95 @@
+//! How much memory there is, and how much of it the server may account for.
+
+use std::str::FromStr;
+
+/// Bytes, or a share of what is available.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MemoryLimit {
+    Bytes(u64),
+    Percent(u8),
+}
+
+impl Default for MemoryLimit {
+    fn default() -> Self {
+        MemoryLimit::Percent(80)
+    }
+}
+
+impl MemoryLimit {
+    pub fn bytes(self, available_bytes: u64) -> u64 {
+        match self {
+            MemoryLimit::Bytes(bytes) => bytes,
+            MemoryLimit::Percent(percent) => available_bytes / 100 * u64::from(percent),
+        }
+    }
+}
+
+impl FromStr for MemoryLimit {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let bad = || format!("'{text}' is no size; write for example 4GiB, 500MiB, 1073741824 or 60%");
+        let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
+        let number: f64 = text[..digits].parse().map_err(|_| bad())?;
+        let unit = match text[digits..].trim().to_ascii_lowercase().as_str() {
+            "%" if (1.0..=100.0).contains(&number) => return Ok(MemoryLimit::Percent(number as u8)),
+            "" | "b" => 1u64,
+            "k" | "kib" => 1 << 10,
+            "m" | "mib" => 1 << 20,
+            "g" | "gib" => 1 << 30,
+            "t" | "tib" => 1 << 40,
+            "kb" => 1_000,
+            "mb" => 1_000_000,
+            "gb" => 1_000_000_000,
+            _ => return Err(bad()),
+        };
+        let bytes = (number * unit as f64) as u64;
+        if bytes < 64 << 20 {
+            return Err(format!("'{text}' is less than the 64MiB a server needs"));
+        }
+        Ok(MemoryLimit::Bytes(bytes))
+    }
+}
+
+/// The smaller of RAM and what the cgroup (v2 or v1) grants.
+#[allow(clippy::disallowed_methods, reason = "the kernel's own files, not ours")]
+pub fn available_bytes() -> u64 {
+    let read = |path: &str| std::fs::read_to_string(path).ok();
+    let cgroup = |path: &str| read(path).and_then(|t| t.trim().parse::<u64>().ok());
+    let ram = read("/proc/meminfo").and_then(|t| mem_total_bytes(&t)).unwrap_or(1 << 30);
+    [cgroup("/sys/fs/cgroup/memory.max"), cgroup("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
+        .into_iter()
+        .flatten()
+        .fold(ram, u64::min)
+}
+
+fn mem_total_bytes(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find(|l| l.starts_with("MemTotal:"))?;
+    line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes() {
+        let cases = [
+            ("1073741824", Some(MemoryLimit::Bytes(1 << 30))),
+            ("4GiB", Some(MemoryLimit::Bytes(4 << 30))),
+            ("1.5 GiB", Some(MemoryLimit::Bytes(3 << 29))),
+            ("500mib", Some(MemoryLimit::Bytes(500 << 20))),
+            ("60%", Some(MemoryLimit::Percent(60))),
+            ("0%", None),
+            ("200%", None),
+            ("1MiB", None),
+            ("many", None),
+            ("", None),
+            ("5XB", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(text.parse::<MemoryLimit>().ok(), expected, "{text}");
+        }
+        assert_eq!(MemoryLimit::Percent(50).bytes(1000), 500);
+        assert_eq!(mem_total_bytes("MemTotal:       24 kB\nMemFree: 1 kB\n"), Some(24 * 1024));
+    }
+}

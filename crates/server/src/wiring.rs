@@ -1,0 +1,62 @@
+//! Puts the parts of a server together: world, functions, runtime, engine.
+
+use crate::options::ServerConfig;
+use crate::{VERSION, parts};
+use std::sync::Arc;
+use weir_base::clock::Clock;
+use weir_base::disk::RealDisk;
+use weir_base::{ManualClock, Rng, SystemClock};
+use weir_dataflow::DataflowRuntime;
+use weir_engine::{Engine, EngineConfig, FunctionInfo, FunctionSet, Users, World};
+
+/// Opens the engine on the data directory, which must be locked already.
+///
+/// # Errors
+/// One line that says what can not be opened.
+pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> Result<Arc<Engine>, String> {
+    let disk = RealDisk::open(&config.data_dir)
+        .map_err(|e| format!("can not use the data directory {}: {e}", config.data_dir.display()))?;
+    let system = Arc::new(SystemClock::new());
+    let test_clock = config.test_clock.then(|| Arc::new(ManualClock::new(system.now_us())));
+    let clock: Arc<dyn Clock> = match &test_clock {
+        Some(manual) => manual.clone(),
+        None => system,
+    };
+    let rng = Arc::new(Rng::from_machine());
+    let users = match &config.password {
+        None => Users::default(),
+        Some(password) => Users::with_password(password, &rng).map_err(|e| e.to_string())?,
+    };
+    let spill_dir = config.data_dir.join("spill");
+    let engine_config = EngineConfig {
+        memory_limit_bytes: config.memory_limit_bytes,
+        parts: parts::location(config.parts.as_ref(), compute.clone())?,
+        users,
+        settings: config.settings.clone(),
+        compute: compute.clone(),
+        test_clock,
+        functions: functions(clock.clone(), rng.clone()),
+        queries_max: config.queries_max,
+        spill_dir: Some(spill_dir),
+        version: VERSION.into(),
+    };
+    let world = World { disk: Arc::new(disk), clock, rng };
+    let runtime = Arc::new(DataflowRuntime::new(compute.clone()));
+    Engine::open(engine_config, world, runtime).map_err(|e| e.to_string())
+}
+
+fn functions(clock: Arc<dyn Clock>, rng: Arc<Rng>) -> FunctionSet {
+    let all = weir_function::functions(&weir_function::World { clock, rng });
+    let infos = all
+        .infos
+        .into_iter()
+        .map(|f| FunctionInfo {
+            name: f.name.into(),
+            aliases: f.aliases.iter().map(|a| a.to_string()).collect(),
+            is_aggregate: f.is_aggregate,
+            usage: f.usage.into(),
+            docs: f.docs.into(),
+        })
+        .collect();
+    FunctionSet { scalars: all.scalars, aggregates: all.aggregates, infos }
+}
