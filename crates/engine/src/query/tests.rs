@@ -105,11 +105,12 @@ async fn a_query_past_its_time_ends_with_its_code() {
     let registry = registry(10);
     let limited = QuerySpec { execution_max: Some(Duration::from_millis(50)), ..spec("q") };
     let entry = registry.register(limited).unwrap();
-    let mut batches =
-        bounded(entry.clone(), &w.session(), "select count(a.n + b.n + c.n + d.n) from s a, s b, s c, s d")
-            .await
-            .unwrap();
-    let end = batches.next().await.unwrap();
+    let sql = "select count(a.n + b.n + c.n + d.n) from s a, s b, s c, s d";
+    // On a busy machine planning alone may take that long.
+    let end = match bounded(entry.clone(), &w.session(), sql).await {
+        Ok(mut batches) => batches.next().await.unwrap().map(|_| ()),
+        Err(e) => Err(e),
+    };
     assert_eq!(end.unwrap_err().code, Code::TimeoutExceeded);
     assert_eq!(entry.state(), State::Ended(Finish::Failed));
 }
