@@ -356,10 +356,11 @@ fn shutting_down_ends_live_queries_and_lets_others_finish() {
     live.write(b"GET /?query=LIVE HTTP/1.1\r\nHost: x\r\n\r\n");
     let head = live.read_head();
     let mut slow = door.connect();
-    slow.write(b"GET /?query=SLOW HTTP/1.1\r\nHost: x\r\n\r\n");
+    slow.write(b"GET /?query=HELD HTTP/1.1\r\nHost: x\r\n\r\n");
     door.service.wait_started(2);
     door.shut_down();
     let rest = live.read_body(&head);
     assert!(!rest.complete && rest.text().contains("shutting down"), "{rest:?}");
+    door.service.release();
     assert_eq!(slow.read_answer().text(), "1\n");
 }

@@ -23,6 +23,7 @@ pub struct Service {
     changed: Arc<(Mutex<()>, Condvar)>,
     live: broadcast::Sender<i64>,
     metrics: Arc<Registry>,
+    released: Arc<tokio::sync::Notify>,
 }
 
 /// Counts when a result is dropped.
@@ -47,12 +48,18 @@ impl Service {
             changed: Arc::default(),
             live: broadcast::channel(64).0,
             metrics: Arc::default(),
+            released: Arc::default(),
         }
     }
 
     /// Sends a row to every `LIVE` query.
     pub fn emit(&self, n: i64) {
         self.live.send(n).unwrap();
+    }
+
+    /// Lets one `HELD` query go on.
+    pub fn release(&self) {
+        self.released.notify_one();
     }
 
     fn wait(&self, what: &AtomicUsize, at_least: usize) {
@@ -157,12 +164,22 @@ impl QueryService for Service {
                 self.rows(text, true, format, rows.boxed())
             }
             ["HANG"] => self.rows(text, false, format, futures::stream::pending().boxed()),
+            // Gives its row when it is asked the third time: each progress header asks once.
             ["SLOW"] => {
-                let rows = futures::stream::once(async {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
+                let mut asked = 0;
+                let third = futures::future::poll_fn(move |_| {
+                    asked += 1;
+                    if asked < 3 { std::task::Poll::Pending } else { std::task::Poll::Ready(Ok(batch(1, 2))) }
+                });
+                self.rows(text, false, format, futures::stream::once(third).boxed())
+            }
+            ["HELD"] => {
+                let released = self.released.clone();
+                let row = futures::stream::once(async move {
+                    released.notified().await;
                     Ok(batch(1, 2))
                 });
-                self.rows(text, false, format, rows.boxed())
+                self.rows(text, false, format, row.boxed())
             }
             ["SETTINGS"] => {
                 let all: Vec<String> = session.settings.iter().map(|(k, v)| format!("{k}={v}")).collect();
