@@ -2,8 +2,8 @@
 //!
 //! Not here: where a password was found in a request, rights of users (there is one).
 
-use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use argon2::Argon2;
+use argon2::password_hash::{PasswordHash, PasswordHasher, PasswordVerifier, SaltString};
 use weir_base::{Result, Rng, err};
 
 /// The users there are: `default`, with or without a password.

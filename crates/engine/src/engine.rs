@@ -55,7 +55,6 @@ pub(crate) struct Shared {
     pub runtime: Arc<dyn Runtime>,
     pub queries: Arc<QueryRegistry>,
     pub metrics: Arc<Registry>,
-    pub memory: Arc<MemoryBudget>,
     pub counters: Counters,
     /// Removal of dropped streams and the like.
     tasks: TaskTracker,
@@ -95,7 +94,7 @@ impl Engine {
             statement_errors: metrics.counter("weir_statement_errors_total", "statements that failed"),
             inserted_rows: metrics.counter("weir_inserted_rows_total", "rows acknowledged to inserts"),
         };
-        let queries = QueryRegistry::new(config.queries_max, memory.clone(), world.clock.clone());
+        let queries = QueryRegistry::new(config.queries_max, memory, world.clock.clone());
         let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
         let shared = Arc::new(Shared {
             config,
@@ -106,7 +105,6 @@ impl Engine {
             runtime,
             queries,
             metrics,
-            memory,
             counters,
             tasks: TaskTracker::new(),
             stopping: AtomicBool::new(false),
@@ -142,9 +140,7 @@ impl Engine {
     ) -> Result<Outcome> {
         let shared = self.shared.clone();
         shared.counters.statements.add(1);
-        let query_id = query_id
-            .filter(|id| !id.is_empty())
-            .unwrap_or_else(|| shared.new_id().to_string());
+        let query_id = query_id.filter(|id| !id.is_empty()).unwrap_or_else(|| shared.new_id().to_string());
         let (task_shared, task_session, text) = (shared.clone(), session.clone(), text.to_vec());
         let task = shared.config.compute.spawn(async move {
             let mut session = task_session;
@@ -153,7 +149,8 @@ impl Engine {
         });
         // A client that goes away ends its statement.
         let mut task = AbortOnDrop(task);
-        let ended = (&mut task.0).await.map_err(|e| err!(LogicalError, "the statement ended without an answer: {e}"));
+        let ended =
+            (&mut task.0).await.map_err(|e| err!(LogicalError, "the statement ended without an answer: {e}"));
         match ended.and_then(|outcome| outcome) {
             Ok((outcome, changed)) => {
                 *session = changed;
@@ -172,9 +169,15 @@ impl Engine {
     /// As [`Engine::execute`].
     pub async fn is_streaming(&self, session: &Session, text: &str) -> Result<bool> {
         let (shared, session, text) = (self.shared.clone(), session.clone(), text.to_owned());
-        let task = self.shared.config.compute.spawn(async move { execute::is_streaming(shared, &session, &text) });
+        let task =
+            self.shared.config.compute.spawn(async move { execute::is_streaming(shared, &session, &text) });
         let mut task = AbortOnDrop(task);
         (&mut task.0).await.map_err(|e| err!(LogicalError, "the analysis ended without an answer: {e}"))?
+    }
+
+    /// Refuses a setting that is unknown (115) or has a bad value (36).
+    pub fn check_setting(&self, name: &str, value: &str) -> Result<()> {
+        crate::settings::check(name, value)
     }
 
     /// Asks a query to stop; `false` if none of that id runs.

@@ -38,11 +38,7 @@ fn cores() -> usize {
 fn one_statement(text: &[u8]) -> Result<Parsed> {
     let mut statements = parse::parse_bytes(text, &parse::Limits::default())?;
     if statements.len() > 1 {
-        return Err(err!(
-            Syntax,
-            "{} statements in one request; send them one by one",
-            statements.len()
-        ));
+        return Err(err!(Syntax, "{} statements in one request; send them one by one", statements.len()));
     }
     statements.pop().ok_or_else(|| err!(Syntax, "there is no statement"))
 }
@@ -99,7 +95,9 @@ pub(crate) async fn statement(
         Ast::CreateDatabase { name, if_not_exists, comment } => {
             ddl::create_database(&cx, name, if_not_exists, comment).await
         }
-        Ast::DropDatabase { name, if_exists, cascade } => ddl::drop_database(&cx, name, if_exists, cascade).await,
+        Ast::DropDatabase { name, if_exists, cascade } => {
+            ddl::drop_database(&cx, name, if_exists, cascade).await
+        }
         Ast::CreateStream(create) => ddl::create_stream(&cx, create, own_settings).await,
         Ast::CreateView { name, if_not_exists, or_replace, select, comment } => {
             ddl::create_view(&cx, &name, if_not_exists, or_replace, select, comment).await
@@ -321,7 +319,8 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
 fn names_columns(format: &str) -> bool {
     let lower = format.to_ascii_lowercase();
     lower.contains("withnames")
-        || ["jsoneachrow", "ndjson", "jsonlines", "native", "arrowstream", "arrow", "parquet"].contains(&lower.as_str())
+        || ["jsoneachrow", "ndjson", "jsonlines", "native", "arrowstream", "arrow", "parquet"]
+            .contains(&lower.as_str())
 }
 
 /// Keeps the insert listed, and able to be killed, while its client sends rows.

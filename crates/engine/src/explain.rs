@@ -75,7 +75,8 @@ fn node_text(node: &StreamNode, depth: usize, out: &mut String) {
         },
     };
     // A LIMIT ends the stream, everything below and beside it does not.
-    let bounded = if matches!(node, StreamNode::Limit { fetch: Some(_), .. }) { "bounded" } else { "unbounded" };
+    let bounded =
+        if matches!(node, StreamNode::Limit { fetch: Some(_), .. }) { "bounded" } else { "unbounded" };
     *out += &format!("{}{}: {} #{} {detail}\n", "  ".repeat(depth), node.name(), bounded, node.id().0);
     for input in node.inputs() {
         node_text(input, depth + 1, out);

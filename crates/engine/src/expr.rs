@@ -5,10 +5,10 @@ use arrow::datatypes::{Field, SchemaRef};
 use datafusion::execution::SessionState;
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use sqlparser::ast::Expr as Ast;
 use std::sync::Arc;
 use weir_base::{Error, Result, err};
 use weir_format::types::Type;
-use sqlparser::ast::Expr as Ast;
 use weir_sql::bind::errors::from_datafusion;
 use weir_sql::bind::{self, BindOptions};
 use weir_sql::parse;
@@ -122,7 +122,12 @@ pub(crate) fn arguments(call: sqlparser::ast::Function) -> Result<Vec<Ast>> {
 /// A column of a batch as another type, by the rules of `cast`.
 pub(crate) fn convert_column(array: &ArrayRef, from: &Field, to: &Type, wrap: bool) -> Result<ArrayRef> {
     let Some(given) = Type::of_field(from) else {
-        return Err(err!(TypeMismatch, "column {} of type {} fits no type of Weir", from.name(), from.data_type()));
+        return Err(err!(
+            TypeMismatch,
+            "column {} of type {} fits no type of Weir",
+            from.name(),
+            from.data_type()
+        ));
     };
     let converted = bind::convert(array, &given, to, wrap)
         .map_err(|e| Error { message: format!("column {}: {}", from.name(), e.message), ..e })?;

@@ -57,8 +57,15 @@ impl ExprLayout {
             None => None,
             Some(text) => {
                 let compiled = compile("TTL", &parse_expr(ttl_expression(text)?)?)?;
-                if !matches!(compiled.value_type.inner(), Type::Date | Type::DateTime(_) | Type::DateTime64(..)) {
-                    return Err(err!(BadArguments, "TTL {text} is {}, a time is needed", compiled.value_type));
+                if !matches!(
+                    compiled.value_type.inner(),
+                    Type::Date | Type::DateTime(_) | Type::DateTime64(..)
+                ) {
+                    return Err(err!(
+                        BadArguments,
+                        "TTL {text} is {}, a time is needed",
+                        compiled.value_type
+                    ));
                 }
                 Some(compiled)
             }
@@ -98,7 +105,11 @@ fn failed(clause: &'static str) -> impl Fn(weir_base::Error) -> LayoutError {
     move |e| LayoutError { clause, reason: e.message }
 }
 
-fn evaluate(clause: &'static str, keys: &[Compiled], batch: &RecordBatch) -> Result<Vec<ArrayRef>, LayoutError> {
+fn evaluate(
+    clause: &'static str,
+    keys: &[Compiled],
+    batch: &RecordBatch,
+) -> Result<Vec<ArrayRef>, LayoutError> {
     keys.iter().map(|k| k.evaluate(batch).map_err(failed(clause))).collect()
 }
 

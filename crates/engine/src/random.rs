@@ -49,7 +49,10 @@ impl Pace {
                 }
                 "shards" if value == "1" => {}
                 "shards" => {
-                    return Err(err!(NotImplemented, "a RANDOM stream with {value} shards is not supported yet"));
+                    return Err(err!(
+                        NotImplemented,
+                        "a RANDOM stream with {value} shards is not supported yet"
+                    ));
                 }
                 other => {
                     let hint = did_you_mean(other, NAMES);
@@ -76,7 +79,10 @@ pub(crate) fn defaults(
                 Some(d) if column.name != TIME_COLUMN => {
                     let compiled = compiler
                         .compile_as(&d.expression, schema, &column_type(&column.type_name)?)
-                        .map_err(|e| Error { message: format!("column {}: {}", column.name, e.message), ..e })?;
+                        .map_err(|e| Error {
+                            message: format!("column {}: {}", column.name, e.message),
+                            ..e
+                        })?;
                     Ok(Some(compiled.physical))
                 }
                 _ => Ok(None),

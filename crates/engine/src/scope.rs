@@ -63,7 +63,8 @@ impl EngineScope {
                 let defaults = random::defaults(relation, &order, &schema, &self.shared.compiler())?;
                 let pace = random::Pace::parse(settings)?;
                 let world = &self.shared.world;
-                let generator = TypedGenerator::new(schema.clone(), defaults, world.clock.clone(), world.rng.clone());
+                let generator =
+                    TypedGenerator::new(schema.clone(), defaults, world.clock.clone(), world.rng.clone());
                 let access = RandomAccess {
                     name: name.to_string().into(),
                     schema,
@@ -88,7 +89,8 @@ impl Scope for EngineScope {
     fn relation(&self, database: Option<&str>, name: &str) -> Result<ScopeRelation, Error> {
         let database = database.unwrap_or(&self.database);
         if database.eq_ignore_ascii_case(SYSTEM_DATABASE) {
-            return system::table(&self.shared, name, self.spelling, &self.database).map(ScopeRelation::Table);
+            return system::table(&self.shared, name, self.spelling, &self.database)
+                .map(ScopeRelation::Table);
         }
         let relation = self.snapshot.expect_relation(database, name)?;
         self.used.lock().insert(relation.full_name());

@@ -42,7 +42,10 @@ pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {
         System::MergeStream(name) => return merge(cx, &name).await,
         System::ClockAdvance { micros } => {
             let Some(clock) = &cx.shared.config.test_clock else {
-                return Err(err!(BadArguments, "SYSTEM CLOCK ADVANCE needs a server started with --test-clock"));
+                return Err(err!(
+                    BadArguments,
+                    "SYSTEM CLOCK ADVANCE needs a server started with --test-clock"
+                ));
             };
             let by = u64::try_from(micros)
                 .map_err(|_| err!(BadArguments, "the clock can not be advanced by {micros} microseconds"))?;
@@ -74,10 +77,12 @@ pub(crate) async fn kill_query(cx: &Statement, filter: &sqlparser::ast::Expr, sy
     let kept = cast(&kept, &DataType::Boolean)
         .map_err(|_| err!(IllegalTypeOfArgument, "KILL QUERY WHERE {filter} is no condition"))?;
     let kept: &BooleanArray = kept.as_boolean();
-    let column = |name: &str| all.column_by_name(name).expect("a column of system.queries").as_string::<i32>();
+    let column =
+        |name: &str| all.column_by_name(name).expect("a column of system.queries").as_string::<i32>();
     let (ids, users, texts) = (column("query_id"), column("user"), column("query"));
-    let chosen: Vec<usize> =
-        (0..all.num_rows()).filter(|i| kept.is_valid(*i) && kept.value(*i) && ids.value(*i) != cx.query_id).collect();
+    let chosen: Vec<usize> = (0..all.num_rows())
+        .filter(|i| kept.is_valid(*i) && kept.value(*i) && ids.value(*i) != cx.query_id)
+        .collect();
     for i in &chosen {
         cx.shared.queries.kill(ids.value(*i));
     }

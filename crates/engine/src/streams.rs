@@ -29,7 +29,6 @@ const STREAMS_DIR: &str = "streams";
 /// A stream with its store and all that reading and writing it needs.
 #[derive(Debug)]
 pub struct OpenStream {
-    pub id: Uuid,
     /// Stored columns; the first `visible` are what `*` shows, MATERIALIZED ones follow.
     pub schema: SchemaRef,
     pub visible: usize,
@@ -88,11 +87,13 @@ impl Prepared {
     /// Whatever of the definition can not work: types (50), settings (115, 36, 48),
     /// expressions.
     pub fn new(relation: &Relation, compiler: &Compiler) -> Result<Self> {
-        let RelationKind::Stream { order_by, partition_by, ttl, indexes, settings, .. } = &relation.kind else {
+        let RelationKind::Stream { order_by, partition_by, ttl, indexes, settings, .. } = &relation.kind
+        else {
             return Err(err!(LogicalError, "{} keeps no rows", relation.full_name()));
         };
         let (schema, visible, order) = stored_schema(relation)?;
-        let StreamSettings { mut options, sharding_expr, event_time_column } = StreamSettings::parse(settings)?;
+        let StreamSettings { mut options, sharding_expr, event_time_column } =
+            StreamSettings::parse(settings)?;
         for index in indexes {
             if index.type_text.to_ascii_lowercase().starts_with("bloom_filter") {
                 let column = index.expression.trim().trim_matches('`').trim_matches('"');
@@ -174,7 +175,8 @@ impl Streams {
             }
         }
         for relation in snapshot.relations().filter(|r| r.is_stored()) {
-            let slot = match Prepared::new(relation, compiler).and_then(|p| self.open(relation.id, p, false)) {
+            let slot = match Prepared::new(relation, compiler).and_then(|p| self.open(relation.id, p, false))
+            {
                 Ok(open) => Slot::Open(open),
                 Err(e) => {
                     tracing::error!(stream = %relation.full_name(), error = %e, "the stream does not open");
@@ -190,9 +192,8 @@ impl Streams {
         let Prepared { schema, visible, options, ingest, layout } = prepared;
         let dir = format!("{STREAMS_DIR}/{id}");
         let make = if create { StreamStore::create } else { StreamStore::open };
-        let store =
-            make(&self.ctx, &dir, schema.clone(), options, layout.clone()).map_err(Error::from)?;
-        Ok(Arc::new(OpenStream { id, schema, visible, store, ingest, turn: Arc::default(), layout }))
+        let store = make(&self.ctx, &dir, schema.clone(), options, layout.clone()).map_err(Error::from)?;
+        Ok(Arc::new(OpenStream { schema, visible, store, ingest, turn: Arc::default(), layout }))
     }
 
     /// Makes a new stream's files and keeps it, not yet visible to anyone. Blocks.

@@ -49,7 +49,11 @@ impl Server {
             settings: Default::default(),
             compute: self.runtime.handle().clone(),
             test_clock: None,
-            functions: FunctionSet { scalars: all.scalars, aggregates: all.aggregates, infos: infos.collect() },
+            functions: FunctionSet {
+                scalars: all.scalars,
+                aggregates: all.aggregates,
+                infos: infos.collect(),
+            },
             queries_max: 100,
             spill_dir: None,
             version: "0.1.0".into(),
@@ -160,10 +164,7 @@ fn rows_are_there_as_history_live_and_after_a_restart() {
     assert_eq!(tail.take(2), ["2 b", "3 c"]);
     server.run("INSERT INTO t (k) VALUES (4)");
     assert_eq!(tail.take(1), ["4 none"]);
-    assert_eq!(
-        server.rows("SELECT k, s, n FROM t ORDER BY k"),
-        ["1 a 2", "2 b 3", "3 c 4", "4 none 5"]
-    );
+    assert_eq!(server.rows("SELECT k, s, n FROM t ORDER BY k"), ["1 a 2", "2 b 3", "3 c 4", "4 none 5"]);
     assert_eq!(server.rows("SELECT count(), sum(k) FROM table(t)"), ["4 10"]);
     let mut from_start = server.tail("SELECT k FROM t SETTINGS seek_to='earliest'");
     assert_eq!(from_start.take(4), ["1", "2", "3", "4"]);
@@ -198,7 +199,10 @@ fn statements_about_what_exists() {
     assert!(e.message.contains("did you mean a?"), "{e}");
     let described = server.rows("DESCRIBE d.a");
     assert!(described[0].starts_with("k int32"), "{described:?}");
-    assert!(described[2].starts_with("_tp_time datetime64(3, 'UTC') DEFAULT now64(3, 'UTC')"), "{described:?}");
+    assert!(
+        described[2].starts_with("_tp_time datetime64(3, 'UTC') DEFAULT now64(3, 'UTC')"),
+        "{described:?}"
+    );
 
     server.run("INSERT INTO d.a (k, v) VALUES (1, 0.5), (2, 1.5), (3, 2.5)");
     assert_eq!(server.rows("SELECT k FROM v ORDER BY k"), ["2", "3"]);
@@ -249,11 +253,9 @@ fn inserts_fill_in_what_is_missing_and_refuse_what_does_not_fit() {
          SETTINGS event_time_column = 'at'",
     );
     server.run("INSERT INTO t (id, s) VALUES (1, 'x'), (1 + 1, concat('y', 'z'))");
-    assert_eq!(server.rows("SELECT id, e, s FROM t ORDER BY id"), ["1 b x", "2 b yz"]);
-    assert_eq!(
-        server.rows("SELECT DISTINCT to_string(_tp_time) FROM t"),
-        ["2024-01-01 00:00:00.000"]
-    );
+    assert_eq!(server.rows("SELECT id, e, up, s FROM t ORDER BY id"), ["1 b X x", "2 b YZ yz"]);
+    assert_eq!(server.rows("SELECT * EXCEPT (at, _tp_time) FROM t WHERE up = 'X'"), ["1 b x"]);
+    assert_eq!(server.rows("SELECT DISTINCT to_string(_tp_time) FROM t"), ["2024-01-01 00:00:00.000"]);
     server.run("INSERT INTO t (id, s, at) SELECT number, 'n', '2024-02-01' FROM numbers(10, 5)");
     assert_eq!(server.rows("SELECT count(), min(id), max(id) FROM t WHERE s = 'n'"), ["5 10 14"]);
     for (text, code) in [
@@ -304,23 +306,40 @@ fn system_tables_answer_in_both_modes() {
     server.run("CREATE RANDOM STREAM r (k int32 DEFAULT 7, s string) SETTINGS eps = 100");
     server.run("INSERT INTO t (k, s) VALUES (1, 'a')");
     for table in [
-        "databases", "tables", "streams", "columns", "parts", "log_segments", "queries", "processes", "functions",
-        "settings", "metrics", "build_options", "one", "formats", "data_type_families", "table_functions",
+        "databases",
+        "tables",
+        "streams",
+        "columns",
+        "parts",
+        "log_segments",
+        "queries",
+        "processes",
+        "functions",
+        "settings",
+        "metrics",
+        "build_options",
+        "one",
+        "formats",
+        "data_type_families",
+        "table_functions",
         "stream_settings",
     ] {
         server.rows(&format!("SELECT * FROM system.{table}"));
     }
-    assert_eq!(server.rows("SELECT name, type FROM system.columns WHERE table = 't' AND position = 2"), [
-        "s low_cardinality(string)"
-    ]);
+    assert_eq!(
+        server.rows("SELECT name, type FROM system.columns WHERE table = 't' AND position = 2"),
+        ["s low_cardinality(string)"]
+    );
     assert_eq!(
         server.rows("SELECT name, type FROM system.columns WHERE table = 't' AND position = 2 SETTINGS type_names='clickhouse'"),
         ["s LowCardinality(String)"]
     );
-    assert_eq!(server.rows("SELECT name, engine, total_rows FROM system.tables WHERE database = 'default' ORDER BY name"), [
-        "r Random NULL",
-        "t Stream 1"
-    ]);
+    assert_eq!(
+        server.rows(
+            "SELECT name, engine, total_rows FROM system.tables WHERE database = 'default' ORDER BY name"
+        ),
+        ["r Random NULL", "t Stream 1"]
+    );
     assert_eq!(server.rows("SELECT number FROM system.numbers LIMIT 3"), ["0", "1", "2"]);
     assert_eq!(server.rows("SELECT sum(number) FROM numbers(100000)"), ["4999950000"]);
     assert_eq!(server.rows("SELECT version(), current_database(), timezone()"), ["0.1.0 default UTC"]);
@@ -357,7 +376,10 @@ fn a_killed_query_ends_with_its_code() {
     server.run("CREATE STREAM t (k int32)");
     let mut tail = server.tail("SELECT k FROM t");
     let id = tail.handle.query_id.clone();
-    assert_eq!(server.rows(&format!("SELECT state FROM system.queries WHERE query_id = '{id}'")), ["Running"]);
+    assert_eq!(
+        server.rows(&format!("SELECT state FROM system.queries WHERE query_id = '{id}'")),
+        ["Running"]
+    );
     let killed = server.rows(&format!("KILL QUERY WHERE query_id = '{id}'"));
     assert_eq!(killed.len(), 1);
     let end = server.runtime.block_on(tail.handle.batches.next());
@@ -372,13 +394,14 @@ fn explain_says_how_a_query_runs() {
     server.run("CREATE STREAM t (k int32)");
     let bounded = server.rows("EXPLAIN SELECT k FROM table(t) WHERE k > 1").join("\n");
     assert!(bounded.contains("bounded"), "{bounded}");
-    let unbounded = match server.execute(&mut Session::default(), "EXPLAIN SELECT k FROM t WHERE k > 1").unwrap() {
-        Outcome::Rows(mut handle) => {
-            let batch = server.runtime.block_on(handle.batches.next()).unwrap().unwrap();
-            lines(&batch).join("\n")
-        }
-        _ => panic!("no rows"),
-    };
+    let unbounded =
+        match server.execute(&mut Session::default(), "EXPLAIN SELECT k FROM t WHERE k > 1").unwrap() {
+            Outcome::Rows(mut handle) => {
+                let batch = server.runtime.block_on(handle.batches.next()).unwrap().unwrap();
+                lines(&batch).join("\n")
+            }
+            _ => panic!("no rows"),
+        };
     assert!(unbounded.contains("Source: unbounded"), "{unbounded}");
     assert!(unbounded.contains("Filter"), "{unbounded}");
 }

@@ -11,7 +11,12 @@ fn dependents(cx: &Statement) -> Dependents {
     if cx.settings.check_dependents { Dependents::Refuse } else { Dependents::Ignore }
 }
 
-pub(crate) async fn drop_database(cx: &Statement, name: String, if_exists: bool, cascade: bool) -> Result<Done> {
+pub(crate) async fn drop_database(
+    cx: &Statement,
+    name: String,
+    if_exists: bool,
+    cascade: bool,
+) -> Result<Done> {
     let snapshot = cx.shared.catalog.snapshot();
     let Some(database) = snapshot.databases.get(&name) else {
         if if_exists {
@@ -39,7 +44,12 @@ pub(crate) async fn drop_database(cx: &Statement, name: String, if_exists: bool,
     Ok(cx.done())
 }
 
-pub(crate) async fn drop_relation(cx: &Statement, object: ObjectKind, name: &Name, if_exists: bool) -> Result<Done> {
+pub(crate) async fn drop_relation(
+    cx: &Statement,
+    object: ObjectKind,
+    name: &Name,
+    if_exists: bool,
+) -> Result<Done> {
     let name = cx.full_name(name);
     let snapshot = cx.shared.catalog.snapshot();
     let relation = match snapshot.expect_relation(&name.database, &name.name) {

@@ -65,7 +65,9 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
     let id = relation.id;
     let made = make(&cx.shared, relation, replaced.is_some()).await;
     match made {
-        Err(CreateError::Catalog(CatalogError::RelationExists { .. })) if if_not_exists => return Ok(cx.done()),
+        Err(CreateError::Catalog(CatalogError::RelationExists { .. })) if if_not_exists => {
+            return Ok(cx.done());
+        }
         Err(e) => return Err(e.into()),
         Ok(()) => {}
     }
@@ -154,7 +156,14 @@ async fn define(
         let model = model.expect_relation(&like.database, &like.name)?;
         columns.clone_from(&model.columns);
         match &model.kind {
-            RelationKind::Stream { order_by: o, partition_by: p, primary_key: k, ttl: t, indexes: i, settings: s } => {
+            RelationKind::Stream {
+                order_by: o,
+                partition_by: p,
+                primary_key: k,
+                ttl: t,
+                indexes: i,
+                settings: s,
+            } => {
                 order_by = order_by.or_else(|| o.clone());
                 partition_by = partition_by.or_else(|| p.clone());
                 primary_key = primary_key.or_else(|| k.clone());
@@ -187,14 +196,16 @@ async fn define(
         columns.push(column(cx, spec, &columns)?);
     }
     if columns.is_empty() {
-        return Err(err!(IncorrectQuery, "stream {name} has no columns; write CREATE STREAM {} (a int32)", name.name));
+        return Err(err!(
+            IncorrectQuery,
+            "stream {name} has no columns; write CREATE STREAM {} (a int32)",
+            name.name
+        ));
     }
     complete_columns(name, &mut columns)?;
     let kind = match create.kind {
         StreamKind::Random => {
-            for (clause, given) in
-                [("ORDER BY", &order_by), ("PARTITION BY", &partition_by), ("TTL", &ttl)]
-            {
+            for (clause, given) in [("ORDER BY", &order_by), ("PARTITION BY", &partition_by), ("TTL", &ttl)] {
                 if given.is_some() {
                     return Err(err!(IncorrectQuery, "a RANDOM stream keeps no rows and has no {clause}"));
                 }
@@ -240,8 +251,9 @@ fn check(cx: &Statement, relation: &Relation) -> Result<()> {
 }
 
 fn column_of_field(field: &Field) -> Result<ColumnDef> {
-    let t = Type::of_field(field)
-        .ok_or_else(|| err!(UnknownType, "column {} of type {} fits no type of Weir", field.name(), field.data_type()))?;
+    let t = Type::of_field(field).ok_or_else(|| {
+        err!(UnknownType, "column {} of type {} fits no type of Weir", field.name(), field.data_type())
+    })?;
     Ok(ColumnDef {
         name: field.name().clone(),
         type_name: t.to_string(),
@@ -274,7 +286,11 @@ fn column(cx: &Statement, spec: ColumnSpec, before: &[ColumnDef]) -> Result<Colu
             cx.shared.compiler().compile(&d.expression, &Arc::new(Schema::new(fields)))?.value_type
         }
         (None, None) => {
-            return Err(err!(Syntax, "column {} has neither a type nor a default to take it from", spec.name));
+            return Err(err!(
+                Syntax,
+                "column {} has neither a type nor a default to take it from",
+                spec.name
+            ));
         }
     };
     let column_type = if spec.nullable { column_type.into_nullable() } else { column_type };
@@ -291,7 +307,11 @@ fn column(cx: &Statement, spec: ColumnSpec, before: &[ColumnDef]) -> Result<Colu
 fn complete_columns(stream: &RelationName, columns: &mut Vec<ColumnDef>) -> Result<()> {
     for (i, c) in columns.iter().enumerate() {
         if c.name.starts_with("_tp_") && c.name != TIME_COLUMN {
-            return Err(err!(BadArguments, "column name {} is reserved; only {TIME_COLUMN} can be declared", c.name));
+            return Err(err!(
+                BadArguments,
+                "column name {} is reserved; only {TIME_COLUMN} can be declared",
+                c.name
+            ));
         }
         if columns[..i].iter().any(|other| other.name == c.name) {
             return Err(err!(BadArguments, "stream {stream} has two columns named {}", c.name));

@@ -259,15 +259,21 @@ pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
     let mut lines: Vec<String> = relation.columns.iter().map(|c| column_text(c, spelling)).collect();
     if let RelationKind::Stream { indexes, .. } = &relation.kind {
         lines.extend(
-            indexes.iter().map(|i| format!("  INDEX {} {} TYPE {}", quote(&i.name), i.expression, i.type_text)),
+            indexes
+                .iter()
+                .map(|i| format!("  INDEX {} {} TYPE {}", quote(&i.name), i.expression, i.type_text)),
         );
     }
     out += &lines.join(",\n");
     out += "\n)";
     let settings = match &relation.kind {
         RelationKind::Stream { order_by, partition_by, primary_key, ttl, settings, .. } => {
-            let clauses =
-                [("PARTITION BY", partition_by), ("PRIMARY KEY", primary_key), ("ORDER BY", order_by), ("TTL", ttl)];
+            let clauses = [
+                ("PARTITION BY", partition_by),
+                ("PRIMARY KEY", primary_key),
+                ("ORDER BY", order_by),
+                ("TTL", ttl),
+            ];
             for (clause, text) in clauses {
                 if let Some(text) = text {
                     out += &format!("\n{clause} {}", parenthesised(text));

@@ -2,8 +2,8 @@
 
 use crate::expr::{Compiled, Compiler};
 use arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, Int64Array, MapArray, RecordBatch, RecordBatchOptions, StringArray,
-    ArrayData, StructArray, make_array,
+    Array, ArrayData, ArrayRef, AsArray, BooleanArray, Int64Array, MapArray, RecordBatch, RecordBatchOptions,
+    StringArray, StructArray, make_array,
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::kernels::zip::zip;
@@ -70,10 +70,6 @@ impl IngestPlan {
 
     pub fn column(&self, name: &str) -> Option<&IngestColumn> {
         self.columns.iter().find(|c| c.name == name)
-    }
-
-    pub fn schema(&self) -> &SchemaRef {
-        &self.schema
     }
 
     pub fn shards(&self) -> u32 {
@@ -213,8 +209,7 @@ pub fn ingest_column(
     column_type: Type,
 ) -> Result<IngestColumn> {
     let in_context = |e: Error| Error { message: format!("column {}: {}", column.name, e.message), ..e };
-    let compile =
-        |text: &str| compiler.compile_as(text, schema, &column_type).map_err(in_context);
+    let compile = |text: &str| compiler.compile_as(text, schema, &column_type).map_err(in_context);
     let fill = match &column.default {
         None => Fill::TypeDefault,
         Some(d) => match d.kind {
@@ -272,9 +267,23 @@ mod tests {
     #[test]
     fn defaults_are_zeros_and_never_null() {
         let types = [
-            "bool", "int8", "uint64", "float64", "decimal(10, 2)", "string", "date", "datetime",
-            "datetime64(3)", "uuid", "ipv4", "ipv6", "enum8('a' = 1, 'b' = 2)", "array(int32)",
-            "map(string, int32)", "tuple(a int32, b string)", "low_cardinality(string)",
+            "bool",
+            "int8",
+            "uint64",
+            "float64",
+            "decimal(10, 2)",
+            "string",
+            "date",
+            "datetime",
+            "datetime64(3)",
+            "uuid",
+            "ipv4",
+            "ipv6",
+            "enum8('a' = 1, 'b' = 2)",
+            "array(int32)",
+            "map(string, int32)",
+            "tuple(a int32, b string)",
+            "low_cardinality(string)",
             "array(tuple(int32, array(string)))",
         ];
         for name in types {

@@ -72,7 +72,11 @@ impl StreamWriter {
         if let Some(id) = &id
             && id.len() > ID_BYTES_MAX
         {
-            return Err(err!(BadArguments, "idempotent_id has {} bytes, {ID_BYTES_MAX} are the most", id.len()));
+            return Err(err!(
+                BadArguments,
+                "idempotent_id has {} bytes, {ID_BYTES_MAX} are the most",
+                id.len()
+            ));
         }
         let in_flight = (0..plan.shards()).map(|_| None).collect();
         Ok(StreamWriter {
@@ -141,8 +145,7 @@ impl StreamWriter {
         for (shard, batch) in records {
             self.wait_for(shard).await?;
             let target = self.store.shards()[shard as usize].clone();
-            let idempotency =
-                self.id.clone().map(|id| Idempotency { id, record_no: block_no, content_hash });
+            let idempotency = self.id.clone().map(|id| Idempotency { id, record_no: block_no, content_hash });
             let (ack, held) = (self.options.ack, held.clone());
             let bytes = batch.get_array_memory_size() as u64;
             self.bytes_kept += bytes;
@@ -283,7 +286,10 @@ impl Block {
     }
 }
 
-fn join_absent(pending: &Pending, columns: usize) -> Result<Vec<Option<BooleanArray>>, arrow::error::ArrowError> {
+fn join_absent(
+    pending: &Pending,
+    columns: usize,
+) -> Result<Vec<Option<BooleanArray>>, arrow::error::ArrowError> {
     (0..columns)
         .map(|c| {
             if pending.absent.iter().all(|a| a.get(c).is_none_or(Option::is_none)) {
@@ -295,7 +301,9 @@ fn join_absent(pending: &Pending, columns: usize) -> Result<Vec<Option<BooleanAr
                 .zip(&pending.batches)
                 .map(|(a, batch)| match a.get(c).and_then(Clone::clone) {
                     Some(mask) => mask,
-                    None => BooleanArray::new(arrow::buffer::BooleanBuffer::new_unset(batch.num_rows()), None),
+                    None => {
+                        BooleanArray::new(arrow::buffer::BooleanBuffer::new_unset(batch.num_rows()), None)
+                    }
                 })
                 .collect();
             let refs: Vec<&dyn Array> = masks.iter().map(|m| m as &dyn Array).collect();

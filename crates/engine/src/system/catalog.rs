@@ -35,9 +35,7 @@ pub(super) fn tables(cx: &Context) -> Result<Columns> {
         .map(|r| {
             let open = r.is_stored().then(|| cx.shared.streams.get(r).ok()).flatten()?;
             let shards = open.store.shards().iter().map(|s| s.stats());
-            Some(shards.fold((0, 0), |(rows, bytes), s| {
-                (rows + s.rows, bytes + s.part_bytes + s.log_bytes)
-            }))
+            Some(shards.fold((0, 0), |(rows, bytes), s| (rows + s.rows, bytes + s.part_bytes + s.log_bytes)))
         })
         .collect();
     let clause = |f: fn(&RelationKind) -> Option<String>| {

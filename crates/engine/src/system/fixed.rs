@@ -17,9 +17,7 @@ pub(super) fn build_options(cx: &Context) -> Result<Columns> {
         ("SYSTEM_PROCESSOR", std::env::consts::ARCH.to_owned()),
         ("BUILD_TYPE", if cfg!(debug_assertions) { "debug" } else { "release" }.to_owned()),
     ];
-    Ok(Columns::default()
-        .text("name", rows.iter().map(|r| r.0))
-        .text("value", rows.iter().map(|r| &r.1)))
+    Ok(Columns::default().text("name", rows.iter().map(|r| r.0)).text("value", rows.iter().map(|r| &r.1)))
 }
 
 pub(super) fn functions(cx: &Context) -> Result<Columns> {

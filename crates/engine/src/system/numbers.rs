@@ -93,7 +93,8 @@ mod tests {
     #[test]
     fn numbers_stop_where_they_should() {
         let mut n = Numbers::new(5, 12, false);
-        let lengths: Vec<usize> = std::iter::from_fn(|| (n.next < n.end).then(|| n.batch(3).num_rows())).collect();
+        let lengths: Vec<usize> =
+            std::iter::from_fn(|| (n.next < n.end).then(|| n.batch(3).num_rows())).collect();
         assert_eq!(lengths, [3, 3, 1]);
         assert!(function("numbers", &[ScalarValue::Utf8(Some("x".into()))]).is_err());
         assert_eq!(function("zeros", &[]).unwrap_err().code.number(), 42);

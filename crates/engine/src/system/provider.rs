@@ -2,8 +2,8 @@
 
 use super::{Compute, Context};
 use arrow::array::{
-    ArrayRef, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray, StringBuilder, UInt8Array,
-    UInt64Array,
+    ArrayRef, Int64Array, ListBuilder, RecordBatch, RecordBatchOptions, StringArray, StringBuilder,
+    UInt8Array, UInt64Array,
 };
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::{Session, TableProvider};
@@ -134,7 +134,8 @@ impl TableProvider for SystemTable {
         let batch = (self.compute)(&self.context)
             .and_then(Columns::batch)
             .map_err(|e| DataFusionError::External(Box::new(e)))?;
-        let plan = MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?;
+        let plan =
+            MemorySourceConfig::try_new_exec(&[vec![batch]], self.schema.clone(), projection.cloned())?;
         Ok(plan)
     }
 }

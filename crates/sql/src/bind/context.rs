@@ -3,7 +3,7 @@
 use super::compare;
 use super::errors::external;
 use super::functions::{Functions, snake};
-use super::scope::{Scope, ScopeRelation, UnboundedTable, VIRTUAL_COLUMNS};
+use super::scope::{Scope, ScopeRelation, UnboundedTable};
 use super::{BindOptions, select, spell};
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
@@ -50,7 +50,7 @@ pub(crate) struct Binder<'a> {
     table_mode: bool,
     /// The views we are in, outermost first.
     views: Vec<(String, String)>,
-    virtuals: RefCell<HashSet<&'static str>>,
+    named: RefCell<HashSet<String>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
@@ -85,7 +85,7 @@ impl<'a> Binder<'a> {
             database,
             table_mode,
             views,
-            virtuals: RefCell::new(HashSet::new()),
+            named: RefCell::new(HashSet::new()),
             planners,
         }
     }
@@ -93,7 +93,7 @@ impl<'a> Binder<'a> {
     /// The plan as the planner makes it, without type rules.
     pub(crate) fn plan(&self, mut query: Query) -> Result<LogicalPlan, Error> {
         self.tables(&mut query)?;
-        *self.virtuals.borrow_mut() = select::virtuals_named(&query);
+        *self.named.borrow_mut() = select::columns_named(&query);
         select::rewrite(&mut query, self)?;
         spell::rewrite(&mut query, &self.functions, self.scope)?;
         let planner = SqlToRel::new_with_options(self, parser_options());
@@ -177,12 +177,12 @@ impl<'a> Binder<'a> {
         Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
 
-    /// Which columns a scan offers: what `*` shows, and virtual ones that the query names.
+    /// Which columns a scan offers: what `*` shows, and hidden ones that the query names.
     fn columns(&self, t: &UnboundedTable) -> Vec<usize> {
-        let named = self.virtuals.borrow();
-        let virtuals = (t.visible..t.schema.fields().len())
+        let named = self.named.borrow();
+        let hidden = (t.visible..t.schema.fields().len())
             .filter(|i| named.contains(t.schema.field(*i).name().as_str()));
-        (0..t.visible).chain(virtuals).collect()
+        (0..t.visible).chain(hidden).collect()
     }
 }
 
@@ -197,7 +197,7 @@ fn scan(
 }
 
 impl select::Relations for Binder<'_> {
-    fn virtuals_of(&self, factor: &TableFactor) -> Vec<&'static str> {
+    fn hidden_of(&self, factor: &TableFactor) -> Vec<String> {
         let TableFactor::Table { name, args: None, .. } = factor else { return Vec::new() };
         let parts: Vec<&str> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
         let found = match parts.as_slice() {
@@ -208,7 +208,7 @@ impl select::Relations for Binder<'_> {
         match found {
             Ok(ScopeRelation::Stream { unbounded, .. }) => {
                 let hidden = &unbounded.schema.fields()[unbounded.visible..];
-                VIRTUAL_COLUMNS.into_iter().filter(|v| hidden.iter().any(|f| f.name() == v)).collect()
+                hidden.iter().map(|f| f.name().clone()).collect()
             }
             _ => Vec::new(),
         }

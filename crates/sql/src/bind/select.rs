@@ -8,7 +8,6 @@
 //!
 //! Not here: expressions (`spell`), what names mean (`scope`), types (`coerce`).
 
-use super::scope::VIRTUAL_COLUMNS;
 use crate::parse::reserved;
 use sqlparser::ast::{
     BinaryOperator, ExceptSelectItem, Expr, GroupByExpr, GroupByWithModifier, Ident, JoinConstraint,
@@ -27,9 +26,9 @@ pub(crate) const TWIN: char = '\u{1}';
 /// How many aliases one SELECT may expand, since each may double the text.
 const EXPANSIONS_MAX: usize = 10_000;
 
-/// The virtual columns a query names anywhere.
-pub(crate) fn virtuals_named(query: &Query) -> HashSet<&'static str> {
-    struct Find(HashSet<&'static str>);
+/// Every column a query names anywhere: those that `*` does not show are there only if named.
+pub(crate) fn columns_named(query: &Query) -> HashSet<String> {
+    struct Find(HashSet<String>);
     impl sqlparser::ast::Visitor for Find {
         type Break = ();
         fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
@@ -38,7 +37,7 @@ pub(crate) fn virtuals_named(query: &Query) -> HashSet<&'static str> {
                 Expr::CompoundIdentifier(parts) => parts.last().map(|i| &i.value),
                 _ => None,
             };
-            self.0.extend(VIRTUAL_COLUMNS.iter().filter(|v| name.is_some_and(|n| n == *v)));
+            self.0.extend(name.cloned());
             ControlFlow::Continue(())
         }
     }
@@ -49,14 +48,15 @@ pub(crate) fn virtuals_named(query: &Query) -> HashSet<&'static str> {
 
 /// Answers what the pass must know of relations.
 pub(crate) trait Relations {
-    /// The virtual columns of a stream read directly (or through `table()`); none of others.
-    fn virtuals_of(&self, factor: &TableFactor) -> Vec<&'static str>;
+    /// The columns that `*` does not show of a stream read directly (or through `table()`):
+    /// virtual and MATERIALIZED ones; none of others.
+    fn hidden_of(&self, factor: &TableFactor) -> Vec<String>;
 }
 
 /// Rewrites every SELECT of a query.
 pub(crate) fn rewrite(query: &mut Query, relations: &dyn Relations) -> Result<(), Error> {
-    let virtuals = virtuals_named(query);
-    let mut pass = Pass { relations, virtuals };
+    let named = columns_named(query);
+    let mut pass = Pass { relations, named };
     match query.visit(&mut pass) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(e) => Err(e),
@@ -65,7 +65,7 @@ pub(crate) fn rewrite(query: &mut Query, relations: &dyn Relations) -> Result<()
 
 struct Pass<'a> {
     relations: &'a dyn Relations,
-    virtuals: HashSet<&'static str>,
+    named: HashSet<String>,
 }
 
 impl VisitorMut for Pass<'_> {
@@ -289,11 +289,11 @@ impl Pass<'_> {
             .flat_map(|f| std::iter::once(&f.relation).chain(f.joins.iter().map(|j| &j.relation)))
             .collect();
         let hidden = |f: &TableFactor| -> Vec<Ident> {
-            if self.virtuals.is_empty() {
+            if self.named.is_empty() {
                 return Vec::new();
             }
-            let there = self.relations.virtuals_of(f);
-            there.into_iter().filter(|v| self.virtuals.contains(v)).map(Ident::new).collect()
+            let there = self.relations.hidden_of(f);
+            there.into_iter().filter(|v| self.named.contains(v)).map(Ident::new).collect()
         };
         if factors.iter().all(|f| hidden(f).is_empty()) {
             out.push(SelectItem::Wildcard(options));
