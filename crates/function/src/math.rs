@@ -4,7 +4,8 @@ use crate::World;
 use crate::scalar::{Args, Call, Scalar, Want, args, like_argument, opt};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, Float64Array, Int64Array, PrimitiveArray};
 use arrow::compute::cast;
-use arrow::datatypes::{DataType, Decimal128Type, Float64Type, Int8Type, UInt32Type, UInt64Type};
+use arrow::datatypes::{DataType, Decimal128Type, Field, Float64Type, Int8Type, UInt32Type, UInt64Type};
+use arrow::error::ArrowError;
 use datafusion::common::{Result, ScalarValue, plan_err};
 use std::sync::Arc;
 use weir_format::types::Type;
@@ -190,9 +191,48 @@ fn random(world: &World) -> Vec<Scalar> {
     ]
 }
 
+/// Integer division; the result has the first argument's width and is signed if either is.
+fn int_div(name: &'static str, docs: &'static str, by_zero: Option<i128>) -> Scalar {
+    const ARGS: Args = args(&[Want::Number, Want::Number]);
+    Scalar::new(name, "f(a, b)", docs, ARGS, Type::Int64, move |call| {
+        let wide = DataType::Decimal128(38, 0);
+        let (a, b) = (cast(&call.args[0], &wide)?, cast(&call.args[1], &wide)?);
+        let (a, b) = (a.as_primitive::<Decimal128Type>(), b.as_primitive::<Decimal128Type>());
+        let mut out = Vec::with_capacity(call.rows);
+        for i in 0..call.rows {
+            let there = a.is_valid(i) && b.is_valid(i);
+            out.push(match (there, b.value(i), by_zero) {
+                (false, _, _) => 0,
+                (true, 0, Some(instead)) => instead,
+                (true, 0, None) => return Err(ArrowError::DivideByZero.into()),
+                (true, divisor, _) => a.value(i) / divisor,
+            });
+        }
+        let out = PrimitiveArray::<Decimal128Type>::from(out).with_precision_and_scale(38, 0)?;
+        Ok(cast(&out, call.result.data_type())?)
+    })
+    .result(|fields, _| {
+        let (a, b) = (fields[0].data_type(), fields[1].data_type());
+        let signed = a.is_signed_integer() || b.is_signed_integer() || a.is_floating() || b.is_floating();
+        let wide = match (a.primitive_width().unwrap_or(8), signed) {
+            (1, true) => DataType::Int8,
+            (2, true) => DataType::Int16,
+            (4, true) => DataType::Int32,
+            (1, false) => DataType::UInt8,
+            (2, false) => DataType::UInt16,
+            (4, false) => DataType::UInt32,
+            (_, false) => DataType::UInt64,
+            (_, true) => DataType::Int64,
+        };
+        Ok(Field::new("", wide, false))
+    })
+}
+
 pub(crate) fn functions(world: &World) -> Vec<Scalar> {
     let mut all = vec![
         abs(),
+        int_div("int_div", "a / b towards zero; an error if b is 0", None),
+        int_div("int_div_or_zero", "a / b towards zero; 0 if b is 0", Some(0)),
         f1("sqrt", &[], "square root", f64::sqrt),
         f1("cbrt", &[], "cube root", f64::cbrt),
         f1("exp", &[], "e to the x", f64::exp),
