@@ -32,7 +32,10 @@ pub fn check() -> Result<Vec<String>, String> {
 
 fn check_text(path: &str, text: &str, problems: &mut Vec<String>) {
     let mut say = |line: usize, what: &str| problems.push(format!("{path}:{line}: {what}"));
-    let binary_like = path.contains("/corpus/") || path.contains("/fixtures/") || path.ends_with(".lock");
+    let binary_like = path.contains("/corpus/")
+        || path.contains("/testdata/")
+        || path.contains("/fixtures/")
+        || path.ends_with(".lock");
     if !binary_like {
         for (i, line) in text.lines().enumerate() {
             if line.ends_with([' ', '\t']) && !path.ends_with(".slt") && !path.ends_with(".md") {

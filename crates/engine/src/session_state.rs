@@ -62,6 +62,22 @@ impl States {
             .with_default_features()
             .build();
         let refused = |e| err!(LogicalError, "a function could not be registered: {e}");
+        // A state made from this one registers every function anew, in no order: a name that the
+        // engine's own functions also answer to would be ours or theirs by chance.
+        for f in &functions.scalars {
+            for name in std::iter::once(f.name()).chain(f.aliases().iter().map(String::as_str)) {
+                if let Some(theirs) = base.scalar_functions().get(name).cloned() {
+                    base.deregister_udf(theirs.name()).map_err(refused)?;
+                }
+            }
+        }
+        for f in &functions.aggregates {
+            for name in std::iter::once(f.name()).chain(f.aliases().iter().map(String::as_str)) {
+                if let Some(theirs) = base.aggregate_functions().get(name).cloned() {
+                    base.deregister_udaf(theirs.name()).map_err(refused)?;
+                }
+            }
+        }
         for f in &functions.scalars {
             base.register_udf(f.clone()).map_err(refused)?;
         }

@@ -508,7 +508,7 @@ fn mysql_format(t: &NaiveDateTime, format: &str) -> String {
             Some('w') => write!(out, "{}", t.weekday().num_days_from_sunday()),
             Some('G') => write!(out, "{:04}", t.iso_week().year()),
             Some('V') => write!(out, "{:02}", t.iso_week().week()),
-            Some('n') => write!(out, "\n"),
+            Some('n') => writeln!(out),
             Some('t') => write!(out, "\t"),
             Some('%') => write!(out, "%"),
             Some(other) => write!(out, "%{other}"),

@@ -334,7 +334,7 @@ pub(crate) fn functions() -> Vec<Scalar> {
                 Ok(Arc::new(rows.collect::<StringArray>()))
             },
         )
-        .aliases(&["substring", "substring_utf8", "mid"]),
+        .aliases(&["substring", "substr_utf8", "substring_utf8", "mid"]),
         Scalar::new(
             "repeat",
             "repeat(s, n)",

@@ -51,11 +51,11 @@ fn functions(clock: Arc<dyn Clock>, rng: Arc<Rng>) -> FunctionSet {
         .infos
         .into_iter()
         .map(|f| FunctionInfo {
-            name: f.name.into(),
+            name: f.name,
             aliases: f.aliases.iter().map(|a| a.to_string()).collect(),
             is_aggregate: f.is_aggregate,
-            usage: f.usage.into(),
-            docs: f.docs.into(),
+            usage: f.usage,
+            docs: f.docs,
         })
         .collect();
     FunctionSet { scalars: all.scalars, aggregates: all.aggregates, infos }

@@ -79,15 +79,15 @@ pub(crate) fn align(left: Expr, right: Expr, schema: &DFSchema) -> Result<(Expr,
         return Ok((left, right));
     };
     let is_literal = |e: &Expr| matches!(e, Expr::Literal(..));
-    if is_literal(&right) || text(&right).is_some() && text(&left).is_none() {
-        if let Some(r) = literal_for(&right, &lt)? {
-            return Ok((left, r));
-        }
+    if (is_literal(&right) || text(&right).is_some() && text(&left).is_none())
+        && let Some(r) = literal_for(&right, &lt)?
+    {
+        return Ok((left, r));
     }
-    if is_literal(&left) || text(&left).is_some() && text(&right).is_none() {
-        if let Some(l) = literal_for(&left, &rt)? {
-            return Ok((l, right));
-        }
+    if (is_literal(&left) || text(&left).is_some() && text(&right).is_none())
+        && let Some(l) = literal_for(&left, &rt)?
+    {
+        return Ok((l, right));
     }
     let (ls, rs) = (lt.storage(), rt.storage());
     Ok(match (&ls, &rs) {

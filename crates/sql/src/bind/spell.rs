@@ -370,11 +370,9 @@ fn parameters_last(f: &mut Function) {
 
 fn is_count_all(f: &Function) -> bool {
     match &f.args {
-        FunctionArguments::List(list) => match list.args.as_slice() {
-            [] => true,
-            [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)] => true,
-            _ => false,
-        },
+        FunctionArguments::List(list) => {
+            matches!(list.args.as_slice(), [] | [FunctionArg::Unnamed(FunctionArgExpr::Wildcard)])
+        }
         _ => false,
     }
 }

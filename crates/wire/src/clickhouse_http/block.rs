@@ -61,7 +61,7 @@ impl BlockReader {
     /// # Errors
     /// 117 for a wrong checksum, an unknown method, or a size beyond
     /// [`CLIENT_BLOCK_BYTES_MAX`].
-    pub fn next(&mut self) -> Result<Option<Vec<u8>>> {
+    pub fn next_block(&mut self) -> Result<Option<Vec<u8>>> {
         let Some(header) = self.held.get(CHECKSUM_BYTES..CHECKSUM_BYTES + HEADER_BYTES) else {
             return Ok(None);
         };
@@ -122,7 +122,7 @@ mod tests {
             let mut got = Vec::new();
             for piece in wire.chunks(step) {
                 reader.push(piece);
-                while let Some(content) = reader.next().unwrap() {
+                while let Some(content) = reader.next_block().unwrap() {
                     got.extend(content);
                 }
             }
@@ -139,7 +139,7 @@ mod tests {
             let mut reader = BlockReader::default();
             reader.push(&wire);
             // A size may now ask for more bytes; nothing may come out.
-            prop_assert!(!matches!(reader.next(), Ok(Some(_))));
+            prop_assert!(!matches!(reader.next_block(), Ok(Some(_))));
         }
     }
 
@@ -156,7 +156,7 @@ mod tests {
             let mut reader = BlockReader::default();
             reader.push(&checksum(&block));
             reader.push(&block);
-            assert_eq!(reader.next().unwrap().as_deref(), Some(&plain[..]));
+            assert_eq!(reader.next_block().unwrap().as_deref(), Some(&plain[..]));
         }
     }
 }

@@ -181,7 +181,7 @@ impl Decoder {
             Decoder::Blocks(reader) => {
                 reader.push(&piece);
                 let mut out = Vec::new();
-                while let Some(content) = reader.next()? {
+                while let Some(content) = reader.next_block()? {
                     out.extend(content);
                 }
                 Ok(out)

@@ -180,7 +180,7 @@ fn bodies_are_compressed_both_ways() {
     let answer = door.get("/?query=ROWS+5&compress=1");
     let mut reader = weir_wire::clickhouse_http::block::BlockReader::default();
     reader.push(&answer.body);
-    assert_eq!(reader.next().unwrap().as_deref(), Some(&b"0\n1\n2\n3\n4\n"[..]));
+    assert_eq!(reader.next_block().unwrap().as_deref(), Some(&b"0\n1\n2\n3\n4\n"[..]));
     // Not asked for: not compressed, whatever is accepted.
     let plain = door.send_with("GET", "/?query=ROWS+5", &[("Accept-Encoding", "gzip")], b"");
     assert_eq!((plain.header("content-encoding"), plain.text().as_str()), (None, "0\n1\n2\n3\n4\n"));
