@@ -150,6 +150,10 @@ impl Shared {
         let mut after = None;
         while let Some(span) = self.locate(&reading, after)? {
             let number = span.number;
+            if after.is_some_and(|(before, _)| before == number) {
+                // The marks that were held back are read again.
+                reading.marks.clear();
+            }
             let offset = self.read_span(span, &mut reading)?;
             if reading.full() {
                 self.remember(Hint { segment: number, sn: reading.cursor, offset });
@@ -202,6 +206,10 @@ impl Shared {
             let none_yet = reading.records.is_empty();
             return if none_yet { Err(ReadError::Truncated { asked: cursor, oldest }) } else { Ok(None) };
         }
+        // The segment that was read to its end may have grown since, and may even be sealed with
+        // another behind it: then the reader goes on where its cursor stands.
+        let grown = |number: u64| state.segments.iter().any(|s| s.header.number == number && s.end > cursor);
+        let after = after.filter(|(number, _)| !grown(*number));
         let at = match after {
             Some((number, _)) => state.segments.partition_point(|s| s.header.number <= number),
             // Marks at the end of a segment go with the row after them, in the next one.

@@ -89,6 +89,37 @@ async fn a_full_queue_makes_writers_wait_and_loses_nothing() {
     assert_eq!(log.sync().await.unwrap(), SeqNo(40));
 }
 
+/// A read goes over several segments while the one it read last still grows, is sealed and has
+/// others behind it: nothing is skipped, and it never looks past the last segment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn readers_keep_up_with_segments_that_grow() {
+    let (_dir, disk) = real_disk();
+    let config =
+        LogConfig { segment_size_bytes_max: 2048, index_interval_bytes: 256, ..LogConfig::default() };
+    let log = SegmentLog::open(disk, Arc::new(SystemClock::new()), "s", config, None).unwrap();
+    let readers: Vec<_> = (0..2)
+        .map(|_| {
+            let log = log.clone();
+            tokio::task::spawn_blocking(move || {
+                let mut next = SeqNo(0);
+                while next < SeqNo(1500) {
+                    for record in log.read(next, usize::MAX).unwrap() {
+                        assert_eq!(record.base, next, "a row is skipped or read twice");
+                        next = next.plus(u64::from(record.rows));
+                    }
+                }
+            })
+        })
+        .collect();
+    for i in 0..1500u32 {
+        let ack = if i % 64 == 0 { Ack::Durable } else { Ack::Written };
+        log.append(rows(1, i.to_le_bytes().to_vec()), ack).await.unwrap();
+    }
+    for reader in readers {
+        reader.await.unwrap();
+    }
+}
+
 #[derive(Default)]
 struct Seen(parking_lot::Mutex<Vec<(SeqNo, Option<u32>)>>);
 
