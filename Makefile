@@ -1,13 +1,12 @@
 # make demo      build and watch a live query in the terminal (Ctrl-C ends it)
 # make test      build and run all tests
 # make nightly   long-running checks; NIGHTLY_MINUTES=60 is shared between them
-# make bench     every table of bench/, beside its peers (release build, takes hours)
 
 SHELL := /bin/bash
 NIGHTLY_MINUTES ?= 60
 WEIR := target/debug/weir
 
-.PHONY: demo test nightly bench lint tools test-servers
+.PHONY: demo test nightly lint tools test-servers
 
 tools:
 	@.ci/tools
@@ -32,7 +31,4 @@ lint:
 	cargo xtask tidy
 
 nightly: tools test-servers
-	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) bench/nightly.sh
-
-bench: tools
-	bench/run.sh all
+	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) .ci/nightly
