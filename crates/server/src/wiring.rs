@@ -9,6 +9,9 @@ use weir_base::{ManualClock, Rng, SystemClock};
 use weir_dataflow::DataflowRuntime;
 use weir_engine::{Engine, EngineConfig, FunctionInfo, FunctionSet, Users, World};
 
+/// Where queries spill, below the data directory.
+const SPILL_DIR: &str = "spill";
+
 /// Opens the engine on the data directory, which must be locked already.
 ///
 /// # Errors
@@ -27,7 +30,10 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
         None => Users::default(),
         Some(password) => Users::with_password(password, &rng).map_err(|e| e.to_string())?,
     };
-    let spill_dir = config.data_dir.join("spill");
+    // What queries of a killed process spilled is of no use to anyone.
+    weir_base::Disk::remove_dir_all(&disk, SPILL_DIR)
+        .map_err(|e| format!("can not empty {}: {e}", config.data_dir.join(SPILL_DIR).display()))?;
+    let spill_dir = config.data_dir.join(SPILL_DIR);
     let engine_config = EngineConfig {
         memory_limit_bytes: config.memory_limit_bytes,
         parts: parts::location(config.parts.as_ref(), compute.clone())?,
