@@ -6,7 +6,10 @@
 //!
 //! Not here: what is promised.
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 use weir_base::disk::{Fault, FaultKind, SimDisk};
+use weir_base::{Clock, SystemClock};
 
 /// Every way an operation goes wrong.
 pub const FAULTS: [FaultKind; 6] = [
@@ -49,26 +52,56 @@ pub fn every_fault_point<M>(seed: u64, run: impl Fn(&SimDisk) -> M, check: impl 
     operations * FAULTS.len() as u64
 }
 
-/// Runs `schedule` for `count` seeds, or as many as `WEIR_SIM_SCHEDULES` says, from
-/// `WEIR_SIM_SEED` (default 0) on, on two threads. A failing seed is printed.
-pub fn schedules(count: u64, schedule: impl Fn(u64) + Sync) {
-    let number = |name: &str, default| match std::env::var(name) {
-        Ok(text) => text.parse().unwrap_or_else(|_| panic!("{name}={text} is not a number")),
-        Err(_) => default,
-    };
-    let (count, first) = (number("WEIR_SIM_SCHEDULES", count), number("WEIR_SIM_SEED", 0));
-    std::thread::scope(|scope| {
-        for lane in 0..2 {
-            let schedule = &schedule;
-            scope.spawn(move || {
-                for seed in (first + lane..first + count).step_by(2) {
-                    let _seen =
-                        OnPanic(|| eprintln!("failing schedule: WEIR_SIM_SEED={seed} WEIR_SIM_SCHEDULES=1"));
-                    schedule(seed);
-                }
-            });
-        }
+/// Runs random schedules (see [`seeds`]) and prints in how many a fault struck; `schedule`
+/// returns the number of faults that did.
+pub fn schedules(kind: &str, count: u64, schedule: impl Fn(u64) -> u64 + Sync) {
+    let struck = AtomicU64::new(0);
+    let done = seeds(kind, count, |seed| {
+        struck.fetch_add(u64::from(schedule(seed) > 0), Ordering::Relaxed);
     });
+    let struck = struck.into_inner();
+    println!("{kind}: a fault struck in {struck} of {done}");
+    assert!(done < 100 || struck * 2 > done, "faults strike in few schedules of {kind}: {struck} of {done}");
+}
+
+/// Runs `run` for `count` seeds from 0 on, on two threads; returns and prints how many those were.
+///
+/// `WEIR_SIM_SEED` is another first seed, `WEIR_SIM_SCHEDULES` another count; with
+/// `WEIR_SIM_SECONDS` they go on until so much time has passed. A failing seed is printed as
+/// what to set so that it is run again.
+pub fn seeds(kind: &str, count: u64, run: impl Fn(u64) + Sync) -> u64 {
+    let number = |name: &str| {
+        let text = std::env::var(name).ok()?;
+        Some(text.parse::<u64>().unwrap_or_else(|_| panic!("{name}={text} is not a number")))
+    };
+    let first = number("WEIR_SIM_SEED").unwrap_or(0);
+    let count = number("WEIR_SIM_SCHEDULES").unwrap_or(count);
+    let seconds = number("WEIR_SIM_SECONDS").map(Duration::from_secs);
+    let clock = SystemClock::new();
+    let (next, done) = (AtomicU64::new(0), AtomicU64::new(0));
+    let failed = AtomicBool::new(false);
+    let lane = || {
+        while !failed.load(Ordering::Relaxed) {
+            let n = next.fetch_add(1, Ordering::Relaxed);
+            if seconds.map_or(n >= count, |limit| clock.monotonic() >= limit) {
+                return;
+            }
+            let seed = first + n;
+            let _seen = OnPanic(|| {
+                failed.store(true, Ordering::Relaxed);
+                eprintln!("failing {kind}: WEIR_SIM_SEED={seed} WEIR_SIM_SCHEDULES=1");
+            });
+            run(seed);
+            done.fetch_add(1, Ordering::Relaxed);
+        }
+    };
+    std::thread::scope(|scope| {
+        scope.spawn(lane);
+        lane();
+    });
+    let done = done.into_inner();
+    println!("schedules of {kind}: {done} from seed {first}");
+    done
 }
 
 /// Says what was being run when a check fails.

@@ -3,12 +3,10 @@
 //!
 //! The model is the list of acknowledged records, and the group whose outcome is unknown.
 
-use crate::crash::OnPanic;
 use bytes::Bytes;
 use fastrand::Rng;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 use weir_base::disk::{Fault, SimDisk};
 use weir_base::{AppendTime, EventTime, ManualClock, SeqNo};
 use weir_log::{
@@ -348,24 +346,24 @@ pub fn check(disk: &SimDisk, (model, config): &mut (Model, LogConfig)) {
     model.check_goes_on(&mut log, &mut rng);
 }
 
-/// One random schedule: runs, faults and restarts in turn on one disk.
-pub fn schedule(seed: u64) {
+/// One random schedule: runs, faults and restarts in turn on one disk. Returns how many faults
+/// struck.
+pub fn schedule(seed: u64) -> u64 {
     let mut rng = Rng::with_seed(seed);
     let config = small_config(&mut rng);
     let mut model = Model::new();
     let mut disk = SimDisk::new(seed);
-    let _seen = OnPanic(|| eprintln!("log schedule {seed}"));
     for _ in 0..rng.u32(1..4) {
         let faults = crate::crash::FAULTS;
         let fault = Fault {
-            at_operation: disk.operations() + rng.u64(..60),
+            at_operation: disk.operations() + rng.u64(..30),
             kind: faults[rng.usize(..faults.len())],
         };
         disk.inject(fault);
         if rng.u8(..4) == 0 {
             disk.fail_read(disk.reads() + rng.u64(..20));
         }
-        let steps = rng.u32(1..25);
+        let steps = rng.u32(1..20);
         run_on(&disk, &mut model, &config, &mut rng, steps);
         disk.clear_faults();
         model.clock_us += rng.i64(-1_000_000..10_000_000);
@@ -375,5 +373,5 @@ pub fn schedule(seed: u64) {
     }
     let mut log = model.reopen(&disk, &config).expect("without faults a log opens");
     model.check_goes_on(&mut log, &mut rng);
-    model.clock_us += Duration::from_secs(1).as_micros() as i64;
+    disk.faults_struck()
 }

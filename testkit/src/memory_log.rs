@@ -6,8 +6,8 @@ use weir_base::disk::{Fault, SimDisk};
 use weir_base::{AppendTime, ErrorKind, EventTime, ManualClock, SeqNo};
 use weir_log::{Append, MemoryLog, MemoryLogConfig, RecordKind, ShardLog};
 
-/// One random schedule of lives, each with a fault, on one disk.
-pub fn schedule(seed: u64) {
+/// One random schedule of lives, each with a fault, on one disk. Returns how many faults struck.
+pub fn schedule(seed: u64) -> u64 {
     let mut rng = Rng::with_seed(seed);
     let mut disk = SimDisk::new(seed);
     let mut clock_us = 1_000_000_000;
@@ -50,4 +50,5 @@ pub fn schedule(seed: u64) {
             disk = disk.restart();
         }
     }
+    disk.faults_struck()
 }

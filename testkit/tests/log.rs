@@ -13,7 +13,7 @@ fn every_fault_point_keeps_what_was_acknowledged() {
 
 #[test]
 fn random_schedules_of_faults_and_restarts_keep_every_promise() {
-    crash::schedules(2_000, log::schedule);
+    crash::schedules("log", 5_000, log::schedule);
 }
 
 #[test]
@@ -28,8 +28,8 @@ fn a_flipped_bit_is_detected_with_its_place_or_harmless() {
 }
 
 #[test]
-fn a_log_in_memory_never_uses_a_number_twice() {
-    crash::schedules(2_000, memory_log::schedule);
+fn random_schedules_of_a_log_in_memory_never_use_a_number_twice() {
+    crash::schedules("memory log", 5_000, memory_log::schedule);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -42,5 +42,5 @@ async fn what_any_of_several_writers_heard_survives() {
 
 #[test]
 fn mangled_files_make_no_panic_and_no_false_record() {
-    crash::schedules(1_000, log_flips::mangle);
+    crash::seeds("mangled log", 1_000, log_flips::mangle);
 }

@@ -45,7 +45,7 @@ impl Snapshot {
     /// have waived that, see [`crate::Dependents`]).
     pub fn after(&self, event: &Event) -> Result<Snapshot, CatalogError> {
         let mut next = self.clone();
-        next.version += 1;
+        next.version = next.version.saturating_add(1);
         match event {
             Event::CreateDatabase { name, comment } => {
                 if next.databases.contains_key(name) {

@@ -3,7 +3,7 @@
 //! One entry for about `index_interval_bytes` of log. Lookups may come out early by up to
 //! one interval, never late, and do no I/O.
 
-use crate::record::Header;
+use crate::record::{ALIGN, Header};
 use weir_base::{AppendTime, EventTime, SeqNo};
 
 /// A run of records: from `offset` to the next entry's.
@@ -63,6 +63,17 @@ impl SparseIndex {
 
     pub fn seek_append(&self, from: AppendTime) -> Option<SeqNo> {
         self.entries.get(self.entries.partition_point(|e| e.append_last < from)).map(|e| e.sn)
+    }
+
+    /// Whether the entries go forward and lie within the records and numbers given.
+    pub fn fits(&self, base: SeqNo, end: SeqNo, from: u64, to: u64) -> bool {
+        let within = |e: &IndexEntry| {
+            e.sn >= base && e.sn <= end && e.offset >= from && e.offset < to && e.offset % ALIGN == 0
+        };
+        let forward = |pair: &[IndexEntry]| pair[0].sn <= pair[1].sn && pair[0].offset < pair[1].offset;
+        self.entries.first().is_none_or(|e| e.sn == base)
+            && self.entries.iter().all(within)
+            && self.entries.windows(2).all(forward)
     }
 
     pub fn encode(&self, out: &mut Vec<u8>) {

@@ -72,7 +72,11 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &str, config: &LogConfig) -> Result<
     for (i, (number, base, path)) in names.into_iter().enumerate() {
         let last = i + 1 == count;
         if let Some(previous) = recovered.segments.back() {
-            if number != previous.header.number + 1 {
+            let before = previous.header.number;
+            if number == before {
+                return Err(corrupt(&path, 0, &format!("segment {number} is there twice")).into());
+            }
+            if number - 1 != before {
                 return Err(corrupt(&path, 0, &format!("segment {} before it is missing", number - 1)).into());
             }
             if base != previous.end {
@@ -156,7 +160,7 @@ impl Opened {
         let Some(at) = decode_trailer(&trailer[..n], self.header.salt) else { return Ok(None) };
         let (header, payload) = self.read_internal(at, trailer_at, KIND_FOOTER)?;
         let footer = Footer::decode(&payload)
-            .filter(|f| f.records_end <= at && f.end >= self.header.base && f.end == header.base)
+            .filter(|f| f.records_end <= at && f.end == header.base && f.fits(&self.header))
             .ok_or_else(|| self.corrupt(at, "the segment's footer contradicts itself"))?;
         Ok(Some(footer))
     }

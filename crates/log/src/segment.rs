@@ -100,6 +100,15 @@ impl Footer {
         out
     }
 
+    /// Whether numbers and places can be those of the segment that begins so.
+    pub fn fits(&self, header: &SegmentHeader) -> bool {
+        let has_records = self.end > header.base || self.ends_in_mark;
+        self.end >= header.base
+            && self.records_end >= SEGMENT_HEADER_BYTES
+            && self.index.fits(header.base, self.end, SEGMENT_HEADER_BYTES, self.records_end)
+            && has_records == self.index.first_offset().is_some()
+    }
+
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (fixed, index) = bytes.split_at_checked(FOOTER_FIXED)?;
         let u64_at = |at: usize| u64::from_le_bytes(fixed[at..at + 8].try_into().expect("eight bytes"));

@@ -211,13 +211,20 @@ impl Shared {
         let grown = |number: u64| state.segments.iter().any(|s| s.header.number == number && s.end > cursor);
         let after = after.filter(|(number, _)| !grown(*number));
         let at = match after {
-            Some((number, _)) => state.segments.partition_point(|s| s.header.number <= number),
+            Some((number, _)) => {
+                // Rows follow, so one of the later segments has them; one before it may be empty.
+                let later = |s: &SegmentState| s.header.number > number && s.index.first_offset().is_some();
+                state.segments.iter().position(later).unwrap_or(state.segments.len())
+            }
             // Marks at the end of a segment go with the row after them, in the next one.
             None => {
                 state.segments.partition_point(|s| s.end < cursor || (s.end == cursor && !s.ends_in_mark))
             }
         };
-        let segment = &state.segments[at];
+        let Some(segment) = state.segments.get(at) else {
+            let newest = state.segments.back().expect("rows lie in segments");
+            return Err(corrupt(&newest.path, newest.records_end, "the segment ends before its rows"));
+        };
         let known = match after {
             Some(_) => segment.index.first_offset(),
             None => {

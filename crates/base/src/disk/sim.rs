@@ -65,6 +65,7 @@ struct State {
     operations: u64,
     reads: u64,
     faults: Vec<Fault>,
+    faults_struck: u64,
     read_fault: Option<u64>,
     capacity_bytes: u64,
     crashed: bool,
@@ -111,6 +112,7 @@ impl SimDisk {
             operations: 0,
             reads: 0,
             faults: Vec::new(),
+            faults_struck: 0,
             read_fault: None,
             capacity_bytes: u64::MAX,
             crashed: false,
@@ -126,6 +128,11 @@ impl SimDisk {
     /// How many reads of file content were asked for so far.
     pub fn reads(&self) -> u64 {
         self.0.lock().reads
+    }
+
+    /// How many operations a fault made fail so far, reads included, also before a restart.
+    pub fn faults_struck(&self) -> u64 {
+        self.0.lock().faults_struck
     }
 
     pub fn inject(&self, fault: Fault) {
@@ -180,6 +187,7 @@ impl SimDisk {
             operations: 0,
             reads: 0,
             faults: Vec::new(),
+            faults_struck: state.faults_struck,
             read_fault: None,
             capacity_bytes: state.capacity_bytes,
             crashed: false,
@@ -239,6 +247,7 @@ impl State {
             let strikes = match fault.kind {
                 FaultKind::NoSpace => {
                     if now >= fault.at_operation && operation == Operation::TakesSpace {
+                        self.faults_struck += 1;
                         return Ok(Verdict::NoSpace);
                     }
                     false
@@ -247,6 +256,7 @@ impl State {
                 _ => now == fault.at_operation,
             };
             if strikes {
+                self.faults_struck += 1;
                 verdict = match fault.kind {
                     FaultKind::Crash => {
                         self.crash();

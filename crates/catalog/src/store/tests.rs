@@ -1,9 +1,12 @@
+mod schedules;
+
 use super::*;
 use crate::{Relation, RelationKind};
 use std::collections::BTreeMap;
 use uuid::Uuid;
 use weir_base::disk::{Fault, FaultKind, SimDisk};
 use weir_base::{Code, Error, ManualClock};
+use weir_log::AppendError;
 
 fn open(disk: &SimDisk) -> Result<Catalog, CatalogError> {
     let clock = Arc::new(ManualClock::new(1_700_000_000_000_000));

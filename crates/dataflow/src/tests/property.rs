@@ -105,8 +105,15 @@ fn scripts() -> impl Strategy<Value = Vec<Script>> {
     prop::collection::vec(prop::collection::vec(prop::collection::vec(row, 0..5), 0..6), 12)
 }
 
+/// So many cases, or as `PROPTEST_CASES` says.
+fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { usual };
+    ProptestConfig { cases, ..config }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(cases(400))]
     #[test]
     fn any_plan_gives_what_the_model_gives(shape in shape(), scripts in scripts()) {
         let root = plan_of(&shape, &mut 0);

@@ -204,8 +204,15 @@ fn parts<'a>(bytes: &'a [u8], cuts: &[prop::sample::Index]) -> Vec<&'a [u8]> {
     parts
 }
 
+/// So many cases, or as `PROPTEST_CASES` says.
+fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { usual };
+    ProptestConfig { cases, ..config }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(150))]
+    #![proptest_config(cases(150))]
 
     #[test]
     fn what_goes_out_comes_back(batch in any_batch(), cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..6), camel_case in any::<bool>(), quote in any::<bool>(), rows_max in 1usize..30) {

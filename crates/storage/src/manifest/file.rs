@@ -252,7 +252,7 @@ fn recover(path: &str, bytes: &[u8]) -> Result<Recovered> {
             (None, Change::Whole { .. }) => State::default().apply(&entry.change),
             (None, _) => Err("the file does not begin with a whole state".into()),
             (Some(_), Change::Whole { .. }) => Err("a second whole state".into()),
-            (Some(r), _) if entry.version != r.version + 1 => {
+            (Some(r), _) if Some(entry.version) != r.version.checked_add(1) => {
                 Err(format!("entry {} follows entry {}", entry.version, r.version))
             }
             (Some(r), change) => r.state.apply(change),

@@ -46,11 +46,11 @@ impl State {
                 check(*from == self.committed_end, "a commit does not begin where the last one ended")?;
                 check(to > from, "a commit of no rows")?;
                 check(to.0 - from.0 >= *rows, "a commit of more rows than sequence numbers")?;
-                check(parts.iter().map(|p| p.rows).sum::<u64>() == *rows, "a commit's parts lack rows")?;
+                check(rows_of(parts)? == *rows, "a commit's parts lack rows")?;
                 let within = |p: &PartMeta| p.sn_min >= *from && p.sn_end <= *to;
                 check(parts.iter().all(within), "a commit's part holds rows outside its range")?;
                 next.committed_end = *to;
-                next.rows_committed += rows;
+                next.rows_committed = plus(next.rows_committed, *rows)?;
                 parts.iter().try_for_each(|p| next.add(p))?;
             }
             Change::Merge { removed, parts, rows_expired } => {
@@ -59,21 +59,20 @@ impl State {
                 for id in removed {
                     let part =
                         next.parts.remove(id).ok_or(format!("a merge of part {id}, which is not live"))?;
-                    rows_in += part.rows;
+                    rows_in = plus(rows_in, part.rows)?;
                     (low, high) = (low.min(part.sn_min), high.max(part.sn_end));
                 }
-                let rows_out = parts.iter().map(|p| p.rows).sum::<u64>();
-                check(rows_in == rows_out + rows_expired, "a merge's rows do not add up")?;
+                check(rows_in == plus(rows_of(parts)?, *rows_expired)?, "a merge's rows do not add up")?;
                 let within = |p: &PartMeta| p.sn_min >= low && p.sn_end <= high;
                 check(parts.iter().all(within), "a merge's part holds rows outside its range")?;
-                next.rows_removed += rows_expired;
+                next.rows_removed = plus(next.rows_removed, *rows_expired)?;
                 parts.iter().try_for_each(|p| next.add(p))?;
             }
             Change::Truncate { to, rows } => {
                 check(*to >= self.committed_end, "a truncation below the committed end")?;
                 next.committed_end = *to;
                 next.floor = *to;
-                next.rows_committed += rows;
+                next.rows_committed = plus(next.rows_committed, *rows)?;
                 next.rows_removed = next.rows_committed;
                 next.parts.clear();
             }
@@ -93,14 +92,14 @@ impl State {
         if part.id < self.next_part_id || self.parts.contains_key(&part.id) {
             return Err(format!("part id {} is used twice", part.id));
         }
-        self.next_part_id = part.id + 1;
+        self.next_part_id = plus(part.id, 1)?;
         self.parts.insert(part.id, part.clone());
         Ok(())
     }
 
     fn verify(&self) -> Result<(), String> {
-        let live: u64 = self.parts.values().map(|p| p.rows).sum();
-        if live + self.rows_removed != self.rows_committed {
+        let live = rows_of(self.parts.values())?;
+        if plus(live, self.rows_removed)? != self.rows_committed {
             return Err(format!(
                 "{live} rows in live parts and {} removed are not the {} committed",
                 self.rows_removed, self.rows_committed
@@ -113,6 +112,15 @@ impl State {
             None => Ok(()),
         }
     }
+}
+
+/// Sums of a damaged file may be anything.
+fn plus(a: u64, b: u64) -> Result<u64, String> {
+    a.checked_add(b).ok_or_else(|| format!("{a} and {b} are more than can be counted"))
+}
+
+fn rows_of<'a>(parts: impl IntoIterator<Item = &'a PartMeta>) -> Result<u64, String> {
+    parts.into_iter().try_fold(0, |sum, part| plus(sum, part.rows))
 }
 
 /// A state that readers hold: its parts stay readable until it is dropped.

@@ -29,6 +29,7 @@ impl DiskFile for SimFile {
         state.reads += 1;
         if state.read_fault == Some(now) {
             state.read_fault = None;
+            state.faults_struck += 1;
             return Err(injected());
         }
         let live = &state.files[&self.id].live;

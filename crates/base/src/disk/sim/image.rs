@@ -2,7 +2,7 @@
 
 use super::super::parent;
 use fastrand::Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// The unit in which unsynced bytes are tracked.
 const SECTOR: u64 = 512;
@@ -13,8 +13,70 @@ pub(super) struct FileImage {
     pub live: Vec<u8>,
     pub durable: Vec<u8>,
     /// Sectors that the next sync must make durable.
-    dirty: BTreeSet<u64>,
+    dirty: Sectors,
     len_dirty: bool,
+}
+
+/// A set of sectors, as bits: files are short and whole stretches become dirty at once.
+#[derive(Debug, Default)]
+struct Sectors {
+    words: Vec<u64>,
+}
+
+impl Sectors {
+    /// Adds `from..to`.
+    fn add(&mut self, from: u64, to: u64) {
+        if self.words.len() as u64 * 64 < to {
+            self.words.resize(to.div_ceil(64) as usize, 0);
+        }
+        self.each_word(from, to, |word, bits| *word |= bits);
+    }
+
+    /// Removes `from..to`.
+    fn remove(&mut self, from: u64, to: u64) {
+        let to = to.min(self.words.len() as u64 * 64);
+        self.each_word(from.min(to), to, |word, bits| *word &= !bits);
+    }
+
+    fn each_word(&mut self, mut from: u64, to: u64, change: impl Fn(&mut u64, u64)) {
+        while from < to {
+            let (at, low) = ((from / 64) as usize, from % 64);
+            let high = (to - from + low).min(64);
+            change(&mut self.words[at], (u64::MAX << low) & (u64::MAX >> (64 - high)));
+            from += high - low;
+        }
+    }
+
+    fn contains(&self, sector: u64) -> bool {
+        self.words.get((sector / 64) as usize).is_some_and(|word| word >> (sector % 64) & 1 == 1)
+    }
+
+    fn is_empty(&self) -> bool {
+        self.words.iter().all(|word| *word == 0)
+    }
+
+    fn iter(&self) -> impl Iterator<Item = u64> {
+        self.words.iter().enumerate().flat_map(|(at, word)| {
+            let mut rest = *word;
+            std::iter::from_fn(move || {
+                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+                rest &= rest - 1;
+                Some(at as u64 * 64 + u64::from(bit))
+            })
+        })
+    }
+
+    /// Stretches of neighbours as `from..to`.
+    fn runs(&self) -> Vec<(u64, u64)> {
+        let mut runs: Vec<(u64, u64)> = Vec::new();
+        for sector in self.iter() {
+            match runs.last_mut() {
+                Some((_, to)) if *to == sector => *to += 1,
+                _ => runs.push((sector, sector + 1)),
+            }
+        }
+        runs
+    }
 }
 
 impl FileImage {
@@ -37,7 +99,6 @@ impl FileImage {
     /// Writes so that a random choice of sectors is on the platter and the others are lost.
     pub fn write_torn(&mut self, rng: &mut Rng, offset: u64, bytes: &[u8], sector_bytes: u64) {
         let end = offset + bytes.len() as u64;
-        let before = self.durable.clone();
         self.write(offset, bytes);
         // The length is on the platter or not, as the crash that follows decides.
         let mut sector = offset / sector_bytes;
@@ -55,10 +116,7 @@ impl FileImage {
         }
         // Nothing of this write is left for the crash to choose again; earlier unsynced bytes
         // outside it still are.
-        let keep = before.len().max(self.durable.len());
-        self.durable.resize(keep, 0);
-        let covered = offset / SECTOR..=(end.max(1) - 1) / SECTOR;
-        self.dirty.retain(|s| !covered.contains(s));
+        self.dirty.remove(offset / SECTOR, end.max(1).div_ceil(SECTOR));
         self.len_dirty = false;
     }
 
@@ -74,8 +132,8 @@ impl FileImage {
 
     pub fn sync(&mut self) {
         self.durable.resize(self.live.len(), 0);
-        for sector in std::mem::take(&mut self.dirty) {
-            self.settle(sector * SECTOR, SECTOR);
+        for (from, to) in std::mem::take(&mut self.dirty).runs() {
+            self.settle(from * SECTOR, (to - from) * SECTOR);
         }
         self.len_dirty = false;
     }
@@ -87,12 +145,12 @@ impl FileImage {
             self.durable.resize(self.live.len(), 0);
             self.len_dirty = false;
         }
-        for sector in std::mem::take(&mut self.dirty) {
+        for sector in std::mem::take(&mut self.dirty).iter() {
             match all_alike.unwrap_or_else(|| rng.u8(..4)) {
                 // Written out after all.
                 0 => self.settle(sector * SECTOR, SECTOR),
                 // Still dirty: a later sync would write it.
-                1 => drop(self.dirty.insert(sector)),
+                1 => self.dirty.add(sector, sector + 1),
                 // Marked clean in the cache though never written: readable until the crash.
                 2 => {}
                 // Dropped from the cache.
@@ -116,7 +174,8 @@ impl FileImage {
         if self.len_dirty && mode != 0 && (mode == 1 || rng.bool()) {
             self.durable.resize(self.live.len(), 0);
         }
-        let units: BTreeSet<u64> = self.dirty.iter().map(|s| s * SECTOR / sector_bytes).collect();
+        let mut units: Vec<u64> = self.dirty.iter().map(|s| s * SECTOR / sector_bytes).collect();
+        units.dedup();
         let prefix = rng.usize(..=units.len());
         for (i, unit) in units.into_iter().enumerate() {
             let survives = match mode {
@@ -127,13 +186,13 @@ impl FileImage {
             };
             if survives {
                 for s in unit * sector_bytes / SECTOR..(unit + 1) * sector_bytes / SECTOR {
-                    if self.dirty.contains(&s) {
+                    if self.dirty.contains(s) {
                         self.settle(s * SECTOR, SECTOR);
                     }
                 }
             }
         }
-        self.dirty.clear();
+        self.dirty = Sectors::default();
     }
 
     /// Copies live bytes onto the platter, as far as the durable length goes.
@@ -148,7 +207,7 @@ impl FileImage {
 
     fn mark(&mut self, from: u64, to: u64) {
         if from < to {
-            self.dirty.extend(from / SECTOR..=(to - 1) / SECTOR);
+            self.dirty.add(from / SECTOR, to.div_ceil(SECTOR));
         }
     }
 }

@@ -122,6 +122,7 @@ fn a_removed_file_stays_readable_through_open_handles_and_flips_are_seen_at_once
     let reader = put(&disk, "g", b"abc");
     disk.fail_read(disk.reads());
     reader.read_at(0, &mut buf).unwrap_err();
+    assert_eq!(disk.faults_struck(), 1);
     assert_eq!(reader.read_at(2, &mut buf).unwrap(), 1);
 }
 

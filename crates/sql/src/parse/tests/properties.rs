@@ -110,8 +110,15 @@ const WORDS: &[&str] = &[
     "\\",
 ];
 
+/// So many cases, or as `PROPTEST_CASES` says.
+fn cases(usual: u32) -> ProptestConfig {
+    let config = ProptestConfig::default();
+    let cases = if std::env::var_os("PROPTEST_CASES").is_some() { config.cases } else { usual };
+    ProptestConfig { cases, failure_persistence: None, ..config }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 1000, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(cases(1000))]
 
     #[test]
     fn token_soup_never_panics(picks in prop::collection::vec((0..WORDS.len(), any::<bool>()), 0..40), start in 0usize..4) {

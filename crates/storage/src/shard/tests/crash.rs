@@ -45,31 +45,40 @@ fn run(mut sim: Sim, ops: &[Op], fault: Option<Fault>) -> u64 {
         sim.disk.inject(fault);
     }
     for op in ops {
-        match sim.step(*op) {
-            Ok(()) => {}
-            Err(e @ StorageError::Corrupt { .. }) => panic!("{op:?}: {e}"),
-            Err(_) if sim.disk.crashed() => break,
-            // The fault struck: the process goes on, or is restarted and goes on.
-            Err(_) => {
-                sim.disk.clear_faults();
-                if matches!(sim.step(*op), Err(StorageError::Append(_) | StorageError::Closed)) {
-                    sim.drop_store();
-                }
-            }
-        }
-        if sim.disk.crashed() {
+        if !go_on(&mut sim, *op) {
             break;
         }
     }
     let operations = sim.disk.operations();
     sim.power_cut();
+    finish(&mut sim);
+    operations
+}
+
+/// Runs one step; `false` if the machine crashed.
+fn go_on(sim: &mut Sim, op: Op) -> bool {
+    match sim.step(op) {
+        Ok(()) => {}
+        Err(e @ StorageError::Corrupt { .. }) => panic!("{op:?}: {e}"),
+        Err(_) if sim.disk.crashed() => return false,
+        // The fault struck: the process goes on, or is restarted and goes on.
+        Err(_) => {
+            sim.disk.clear_faults();
+            if matches!(sim.step(op), Err(StorageError::Append(_) | StorageError::Closed)) {
+                sim.drop_store();
+            }
+        }
+    }
+    !sim.disk.crashed()
+}
+
+fn finish(sim: &mut Sim) {
     sim.check().expect("after the fault everything opens and reads");
     for op in [Op::Append { rows: 3 }, Op::Commit, Op::Rest, Op::Retain] {
         sim.step(op).expect("and goes on");
     }
     sim.check().expect("and reads again");
     sim.check_cursor().expect("and nothing was left out");
-    operations
 }
 
 fn crash_points(seed: u64, storage_type: StorageType, kinds: &[FaultKind]) {
@@ -103,26 +112,37 @@ fn every_disk_operation_may_fail_without_parts() {
     crash_points(0, StorageType::Streaming, KINDS);
 }
 
-/// One random schedule of steps with one random fault.
-fn schedule(seed: u64) {
+/// One random schedule: several lives of a few steps, each with a fault somewhere; then all is
+/// checked, used and checked again. Returns how many faults struck.
+fn schedule(seed: u64) -> u64 {
     let rng = Rng::seeded(seed);
     let storage_type = if rng.below(5) == 0 { StorageType::Streaming } else { StorageType::Hybrid };
-    let ops: Vec<Op> = (0..10 + rng.below(40)).map(|_| random_op(&rng, true)).collect();
-    let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
-    let fault = Fault { at_operation: rng.below(400), kind };
-    run(Sim::new(seed, storage_type), &ops, Some(fault));
-}
-
-/// How many is set by `WEIR_SIM_SCHEDULES`; the first by `WEIR_SIM_SEED`.
-#[test]
-fn random_schedules() {
-    let number = |name, default| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
-    let first: u64 = number("WEIR_SIM_SEED", 1);
-    for seed in first..first + number("WEIR_SIM_SCHEDULES", 150) {
-        let outcome = std::panic::catch_unwind(|| schedule(seed));
-        if let Err(panic) = outcome {
-            eprintln!("schedule failed: WEIR_SIM_SEED={seed} WEIR_SIM_SCHEDULES=1");
-            std::panic::resume_unwind(panic);
+    let mut sim = Sim::dense(seed, storage_type, &rng);
+    for _ in 0..1 + rng.below(3) {
+        let kind = KINDS[rng.below(KINDS.len() as u64) as usize];
+        let at_operation = sim.disk.operations() + rng.below(60);
+        sim.disk.inject(Fault { at_operation, kind });
+        if rng.below(4) == 0 {
+            sim.disk.fail_read(sim.disk.reads() + rng.below(20));
+        }
+        for _ in 0..2 + rng.below(10) {
+            let op = random_op(&rng, 12, true);
+            if !go_on(&mut sim, op) {
+                break;
+            }
+        }
+        sim.disk.clear_faults();
+        if sim.disk.crashed() || rng.below(2) == 0 {
+            sim.power_cut();
         }
     }
+    sim.disk.clear_faults();
+    sim.power_cut();
+    finish(&mut sim);
+    sim.disk.faults_struck()
+}
+
+#[test]
+fn random_schedules() {
+    weir_testkit::crash::schedules("storage", 5_000, schedule);
 }

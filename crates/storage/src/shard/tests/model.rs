@@ -9,7 +9,7 @@ fn runs(storage_type: StorageType, seeds: std::ops::Range<u64>) {
         let rng = Rng::seeded(seed);
         let mut sim = Sim::new(seed, storage_type);
         for _ in 0..60 {
-            let op = random_op(&rng, storage_type != StorageType::Memory);
+            let op = random_op(&rng, 60, storage_type != StorageType::Memory);
             sim.step(op).unwrap_or_else(|e| panic!("seed {seed}, {op:?}: {e}"));
         }
         sim.check().unwrap_or_else(|e| panic!("seed {seed}: {e}"));

@@ -2,6 +2,8 @@
 //!
 //! The model knows which rows must be readable, and which may be: those of appends whose
 //! outcome is unknown, those TTL may have removed, those of a truncation that failed midway.
+//! Inserts with an id may be repeated at any time: what is there is answered, what is missing
+//! is completed, nothing is there twice.
 
 use crate::shard::{MergeMode, Shard, ShardSnapshot, TailCursor};
 use crate::store::StreamStore;
@@ -12,11 +14,20 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir_base::disk::SimDisk;
 use weir_base::{Clock, ManualClock, Rng, SeqNo};
+use weir_log::{Ack, Idempotency};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Op {
     Append {
         rows: i64,
+    },
+    /// An append with an insert id of its own.
+    Insert {
+        rows: i64,
+    },
+    /// One of the last inserts once more, as a client that did not hear does.
+    Repeat {
+        back: usize,
     },
     Commit,
     Merge,
@@ -52,6 +63,8 @@ pub struct Sim {
     acked: BTreeMap<u64, i64>,
     /// First row number and length of each append without an answer.
     unknown: Vec<(i64, i64)>,
+    /// First row number and length of each insert with an id, and where it is known to lie.
+    inserts: Vec<(i64, i64, Option<SeqNo>)>,
     /// All rows below may be gone, or none of them.
     maybe_floor: u64,
     floor: u64,
@@ -80,7 +93,25 @@ fn ttl_layout() -> Arc<dyn PartLayout> {
     Arc::new(ByKey { ttl_ms: Some(TTL_MS) })
 }
 
+/// Everything small, so that few rows meet many borders.
+fn dense_options(storage_type: StorageType, rng: &Rng) -> StreamOptions {
+    StreamOptions {
+        segment_size_bytes_max: 4 << 10,
+        index_interval_bytes: 1 << 10,
+        log_retention_bytes: (rng.below(3) > 0).then_some(6 << 10),
+        log_retention_ms: (rng.below(3) == 0).then_some(DAY_MS as u64),
+        tail_ring_bytes_max: 1 << 10,
+        row_group_rows_max: 8,
+        ..sim_options(storage_type)
+    }
+}
+
 impl Sim {
+    /// For random schedules: see [`dense_options`].
+    pub fn dense(seed: u64, storage_type: StorageType, rng: &Rng) -> Sim {
+        Sim { options: dense_options(storage_type, rng), ..Sim::new(seed, storage_type) }
+    }
+
     pub fn new(seed: u64, storage_type: StorageType) -> Sim {
         let (layout, ttl): (fn() -> Arc<dyn PartLayout>, bool) = match seed % 3 {
             0 => (arrival, false),
@@ -98,6 +129,7 @@ impl Sim {
             next: 0,
             acked: BTreeMap::new(),
             unknown: Vec::new(),
+            inserts: Vec::new(),
             maybe_floor: 0,
             floor: 0,
             held: Vec::new(),
@@ -158,14 +190,18 @@ impl Sim {
             Op::Append { rows: n } => {
                 let first = self.next;
                 self.next += n;
-                match append(&shard, rows(first, n, DAYS)) {
-                    Ok(done) => {
-                        self.acked.extend((0..n).map(|i| (done.base.0 + i as u64, first + i)));
-                    }
-                    Err(e) => {
-                        self.unknown.push((first, n));
-                        return Err(e);
-                    }
+                self.append(&shard, first, n, false)?;
+            }
+            Op::Insert { rows: n } => {
+                let first = self.next;
+                self.next += n;
+                self.inserts.push((first, n, None));
+                self.append(&shard, first, n, true)?;
+            }
+            Op::Repeat { back } => {
+                if let Some(at) = self.inserts.len().checked_sub(1 + back) {
+                    let (first, n, _) = self.inserts[at];
+                    self.append(&shard, first, n, true)?;
                 }
             }
             Op::Commit => {
@@ -200,6 +236,36 @@ impl Sim {
             Op::Crash | Op::Reopen | Op::AdvanceClock { .. } => unreachable!("handled above"),
         }
         Ok(())
+    }
+
+    fn append(&mut self, shard: &Shard, first: i64, n: i64, with_id: bool) -> Result<(), StorageError> {
+        let key =
+            Idempotency { id: format!("insert-{first}").into(), record_no: 0, content_hash: first as u64 };
+        let batch = rows(first, n, DAYS);
+        match block_on(shard.append(batch, with_id.then_some(key), Ack::Durable)) {
+            Ok(done) => {
+                let insert = self.inserts.iter_mut().find(|i| with_id && i.0 == first);
+                let known = insert.and_then(|i| i.2.replace(done.base));
+                assert!(
+                    known.is_none_or(|at| done.repeated && at == done.base),
+                    "the insert at {known:?}: {done:?}"
+                );
+                let sns = done.base.0..done.base.0 + n as u64;
+                // A repeat adds nothing, also where the rows are gone by now.
+                if known.is_none() && done.base.0 >= self.floor {
+                    self.acked.extend(sns.zip(first..));
+                }
+                self.unknown.retain(|(f, _)| *f != first);
+                Ok(())
+            }
+            Err(e) => {
+                let known = self.inserts.iter().any(|i| i.0 == first && i.2.is_some());
+                if !known && !self.unknown.iter().any(|(f, _)| *f == first) {
+                    self.unknown.push((first, n));
+                }
+                Err(e)
+            }
+        }
     }
 
     fn read_on(&mut self, shard: &Arc<Shard>, batches: usize) -> Result<(), StorageError> {
@@ -254,6 +320,8 @@ impl Sim {
                 None => assert!(gone, "acknowledged row {n} at {sn} is lost"),
             }
         }
+        let numbers: BTreeSet<i64> = seen.values().copied().collect();
+        assert_eq!(numbers.len(), seen.len(), "a row is there twice");
         // Each record whole or absent, and nothing nobody wrote.
         let mut others: BTreeMap<usize, Vec<i64>> = BTreeMap::new();
         for (sn, n) in &seen {
@@ -317,10 +385,12 @@ impl Sim {
     }
 }
 
-/// A random step; appends are the most frequent.
-pub fn random_op(rng: &Rng, crashes: bool) -> Op {
+/// A random step of up to so many rows; appends are the most frequent.
+pub fn random_op(rng: &Rng, rows_max: u64, crashes: bool) -> Op {
     match rng.below(if crashes { 20 } else { 19 }) {
-        0..6 => Op::Append { rows: 1 + rng.below(60) as i64 },
+        0..3 => Op::Append { rows: 1 + rng.below(rows_max) as i64 },
+        3 | 4 => Op::Insert { rows: 1 + rng.below(rows_max) as i64 },
+        5 => Op::Repeat { back: rng.below(3) as usize },
         6..9 => Op::Commit,
         9 => Op::Merge,
         10 => Op::Rest,
