@@ -152,9 +152,16 @@ impl Snapshot {
     /// `UnknownDatabase` (81) or `UnknownRelation` (60), each with the nearest name there is.
     pub fn expect_relation(&self, database: &str, name: &str) -> Result<&Arc<Relation>, CatalogError> {
         let relations = &self.expect_database(database)?.relations;
-        relations.get(name).ok_or_else(|| CatalogError::UnknownRelation {
-            name: RelationName::new(database, name),
-            hint: did_you_mean(name, relations.keys().map(String::as_str)),
+        relations.get(name).ok_or_else(|| {
+            // The same name in another database is nearer than another name in this one.
+            let elsewhere = self.databases.iter().find(|(_, d)| d.relations.contains_key(name));
+            CatalogError::UnknownRelation {
+                name: RelationName::new(database, name),
+                hint: match elsewhere {
+                    Some((other, _)) => format!("; did you mean {other}.{name}?"),
+                    None => did_you_mean(name, relations.keys().map(String::as_str)),
+                },
+            }
         })
     }
 

@@ -7,13 +7,13 @@ use crate::execute;
 use crate::expr::Compiler;
 use crate::ingest::WriterOptions;
 use crate::outcome::{Done, Outcome, QueryHandle};
-use crate::query::{QueryEntry, QueryRegistry, QuerySpec};
+use crate::query::{QueryAbout, QueryEntry, QueryHistory, QueryRecord, QueryRegistry, QuerySpec};
 use crate::scan::FooterCache;
 use crate::scope::EngineScope;
 use crate::session::{QueryMode, Session};
 use crate::session_functions;
 use crate::session_state::States;
-use crate::settings::{QuerySettings, check_all};
+use crate::settings::{QuerySettings, check_server, history_bounds};
 use crate::streams::Streams;
 use crate::system::Columns;
 use arrow::array::RecordBatch;
@@ -21,8 +21,9 @@ use datafusion::execution::SessionState;
 use futures::StreamExt;
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 use weir_base::metrics::{Metric, Registry};
@@ -54,11 +55,13 @@ pub(crate) struct Shared {
     pub states: States,
     pub runtime: Arc<dyn Runtime>,
     pub queries: Arc<QueryRegistry>,
+    pub history: Arc<QueryHistory>,
     pub metrics: Arc<Registry>,
     pub counters: Counters,
     /// Removal of dropped streams and the like.
     tasks: TaskTracker,
-    stopping: AtomicBool,
+    /// Set by the shutdown.
+    stopping: CancellationToken,
 }
 
 pub(crate) struct Counters {
@@ -75,7 +78,7 @@ impl Engine {
     /// # Errors
     /// A catalog that can not be read, a bad default setting, a function registered twice.
     pub fn open(config: EngineConfig, world: World, runtime: Arc<dyn Runtime>) -> Result<Arc<Engine>> {
-        check_all(&config.settings)?;
+        check_server(&config.settings)?;
         let metrics = Arc::new(Registry::default());
         let memory = MemoryBudget::root("the server", config.memory_limit_bytes);
         let catalog = Arc::new(Catalog::open(world.disk.clone(), world.clock.clone(), CATALOG_DIR)?);
@@ -95,6 +98,7 @@ impl Engine {
             inserted_rows: metrics.counter("weir_inserted_rows_total", "rows acknowledged to inserts"),
         };
         let queries = QueryRegistry::new(config.queries_max, memory, world.clock.clone());
+        let history = QueryHistory::new(history_bounds(&config.settings), world.clock.clone());
         let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
         let shared = Arc::new(Shared {
             config,
@@ -104,10 +108,11 @@ impl Engine {
             states,
             runtime,
             queries,
+            history,
             metrics,
             counters,
             tasks: TaskTracker::new(),
-            stopping: AtomicBool::new(false),
+            stopping: CancellationToken::new(),
         });
         // Recovery starts background work of its own, which wants a runtime around it.
         let entered = shared.config.compute.clone();
@@ -141,10 +146,19 @@ impl Engine {
         let shared = self.shared.clone();
         shared.counters.statements.add(1);
         let query_id = query_id.filter(|id| !id.is_empty()).unwrap_or_else(|| shared.new_id().to_string());
+        let record = shared.history.begin(QueryAbout {
+            query_id: query_id.clone(),
+            user: session.user.clone(),
+            database: session.database.clone(),
+            text: execute::shown(text),
+            kind: "",
+            streaming: false,
+        });
+        let task_record = record.clone();
         let (task_shared, task_session, text) = (shared.clone(), session.clone(), text.to_vec());
         let task = shared.config.compute.spawn(async move {
             let mut session = task_session;
-            let outcome = execute::statement(task_shared, &mut session, &text, query_id).await;
+            let outcome = execute::statement(task_shared, &mut session, &text, query_id, task_record).await;
             outcome.map(|outcome| (outcome, session))
         });
         // A client that goes away ends its statement.
@@ -158,6 +172,7 @@ impl Engine {
             }
             Err(e) => {
                 shared.counters.statement_errors.add(1);
+                record.fail(&e);
                 Err(e)
             }
         }
@@ -182,7 +197,7 @@ impl Engine {
 
     /// Asks a query to stop; `false` if none of that id runs.
     pub fn kill(&self, query_id: &str) -> bool {
-        self.shared.queries.kill(query_id)
+        self.shared.queries.kill(query_id).is_some()
     }
 
     pub fn queries(&self) -> &Arc<QueryRegistry> {
@@ -214,7 +229,7 @@ impl Engine {
     /// seconds, whatever hangs.
     pub async fn shutdown(&self) {
         let shared = &self.shared;
-        shared.stopping.store(true, Ordering::SeqCst);
+        shared.stopping.cancel();
         shared.queries.kill_all();
         shared.tasks.close();
         let closing = async {
@@ -246,7 +261,7 @@ impl Shared {
     }
 
     pub fn is_stopping(&self) -> bool {
-        self.stopping.load(Ordering::SeqCst)
+        self.stopping.is_cancelled()
     }
 
     /// Changes the catalog; goes through whether or not who asked waits for it.
@@ -256,12 +271,13 @@ impl Shared {
         task.await.unwrap_or(Err(CatalogError::Append(weir_log::AppendError::Closed)))
     }
 
-    /// Removes a stream's files in the background; no event names it any more.
+    /// Removes a stream's files in the background, after its last reader; no event names it any
+    /// more. What reads it as a tail ends with an error.
     pub fn forget(self: &Arc<Self>, id: Uuid) {
         let shared = self.clone();
         self.tasks.spawn_on(
             async move {
-                if let Err(e) = shared.streams.remove(id).await {
+                if let Err(e) = shared.streams.remove(id, &shared.stopping).await {
                     tracing::warn!(%id, error = %e, "could not remove a dropped stream; the next start will");
                 }
             },
@@ -278,6 +294,7 @@ pub(crate) struct Statement {
     pub query_id: String,
     pub text: String,
     pub format: Option<String>,
+    pub record: Arc<QueryRecord>,
 }
 
 impl Statement {
@@ -317,6 +334,7 @@ impl Statement {
             now_us: self.shared.world.clock.now_us(),
             seek_to: self.settings.seek_to.clone().unwrap_or_default(),
             replay_order: self.settings.replay_order_text.clone(),
+            time_zone: self.settings.time_zone.clone(),
         }
     }
 
@@ -349,11 +367,13 @@ impl Statement {
             memory_bytes_max: Some(self.settings.memory_bytes_max).filter(|b| *b > 0),
             execution_max: self.settings.execution_time_max,
             output_buffer_bytes_max: self.settings.output_buffer_bytes_max as u64,
+            record: Some(self.record.clone()),
         })
     }
 
-    pub fn writer_options(&self, memory: Arc<MemoryBudget>) -> WriterOptions {
+    pub fn writer_options(&self, target: &RelationName, memory: Arc<MemoryBudget>) -> WriterOptions {
         WriterOptions {
+            stream: target.to_string(),
             query_id: self.query_id.clone(),
             block_rows_max: self.settings.insert_block_rows_max,
             ack: self.settings.ack,
@@ -366,7 +386,7 @@ impl Statement {
 
     /// Runs a query into a stream.
     pub async fn fill(&self, target: &RelationName, query: sqlparser::ast::Query) -> Result<Done> {
-        execute::insert_select(self, target, None, &query).await
+        crate::insert_select::insert_select(self, target, None, &query, true).await
     }
 
     /// A small result that is there already.
@@ -375,7 +395,7 @@ impl Statement {
     }
 
     pub fn batch(&self, batch: RecordBatch) -> Result<Outcome> {
-        let progress = Arc::new(crate::Progress::default());
+        let progress = self.record.progress.clone();
         progress.result_rows.store(batch.num_rows() as u64, Ordering::Relaxed);
         Ok(Outcome::Rows(QueryHandle {
             query_id: self.query_id.clone(),

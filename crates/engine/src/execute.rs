@@ -3,11 +3,13 @@
 use crate::ddl;
 use crate::engine::{Shared, Statement};
 use crate::explain;
-use crate::expr::convert_column;
 use crate::ingest::{StreamWriter, rows_of_values};
+use crate::insert_select::insert_select;
 use crate::outcome::{Done, InsertHandle, InsertWriter, Outcome, QueryHandle};
-use crate::query::{Event, QueryEntry, start_bounded, start_streaming};
-use crate::scan::StreamLookup;
+use crate::query::{
+    Event, QueryAbout, QueryEntry, QueryRecord, SELECT, StreamingQuery, start_bounded, start_streaming,
+};
+use crate::scope::EngineScope;
 use crate::session::{QueryMode, Session};
 use crate::settings::{QuerySettings, check_all};
 use crate::source::StreamSources;
@@ -15,7 +17,7 @@ use crate::steer;
 use crate::streams::OpenStream;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
-use datafusion::execution::TaskContext;
+use datafusion::execution::{SessionState, TaskContext};
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use std::collections::BTreeMap;
@@ -27,7 +29,7 @@ use weir_catalog::{RelationName, SYSTEM_DATABASE};
 use weir_format::types::Type;
 use weir_format::{DecodedBatch, Decoder};
 use weir_sql::ast::{DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
-use weir_sql::bind::BoundQuery;
+use weir_sql::bind::{BoundQuery, zoned};
 use weir_sql::{parse, stream};
 
 /// Threads a query gets where `max_threads` is 0.
@@ -50,22 +52,30 @@ fn context(
     text: &[u8],
     query_id: String,
     format: Option<String>,
+    record: Arc<QueryRecord>,
 ) -> Result<Statement> {
     let settings = QuerySettings::new(session, settings, &shared.config.settings, cores())?;
-    // Data behind an INSERT is not part of what is shown.
-    let shown = &text[..text.len().min(TEXT_SHOWN_BYTES_MAX)];
-    let text = String::from_utf8_lossy(shown).trim().to_owned();
-    Ok(Statement { shared, session: session.clone(), settings, query_id, text, format })
+    if !settings.log_queries {
+        record.forget();
+    }
+    let text = shown(text);
+    Ok(Statement { shared, session: session.clone(), settings, query_id, text, format, record })
 }
 
-/// Of a statement's text in `system.queries`.
+/// Of a statement's text in `system.queries` and `system.query_log`.
 const TEXT_SHOWN_BYTES_MAX: usize = 16 << 10;
+
+/// Much data behind an INSERT is not part of what is shown.
+pub(crate) fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(&text[..text.len().min(TEXT_SHOWN_BYTES_MAX)]).trim().to_owned()
+}
 
 pub(crate) async fn statement(
     shared: Arc<Shared>,
     session: &mut Session,
     text: &[u8],
     query_id: String,
+    record: Arc<QueryRecord>,
 ) -> Result<Outcome> {
     if shared.is_stopping() {
         return Err(err!(QueryWasCancelled, "the server is shutting down"));
@@ -76,7 +86,8 @@ pub(crate) async fn statement(
         Ast::CreateStream(_) => (BTreeMap::new(), settings),
         _ => (settings, BTreeMap::new()),
     };
-    let cx = context(shared, session, &query_settings, text, query_id, format)?;
+    record.is(kind_of(&statement));
+    let cx = context(shared, session, &query_settings, text, query_id, format, record)?;
     if cx.settings.read_only && changes_something(&statement) {
         return Err(err!(
             ReadOnly,
@@ -121,6 +132,27 @@ pub(crate) async fn statement(
     Ok(Outcome::Done(done))
 }
 
+/// For `system.query_log`.
+fn kind_of(statement: &Ast) -> &'static str {
+    match statement {
+        Ast::Query(_) => SELECT,
+        Ast::Explain { .. } => "Explain",
+        Ast::Insert(_) => "Insert",
+        Ast::Show(_) => "Show",
+        Ast::Describe(_) => "Describe",
+        Ast::Exists { .. } => "Exists",
+        Ast::KillQuery { .. } => "KillQuery",
+        Ast::CreateDatabase { .. } | Ast::CreateStream(_) | Ast::CreateView { .. } => "Create",
+        Ast::DropDatabase { .. } | Ast::Drop { .. } => "Drop",
+        Ast::Truncate { .. } => "Truncate",
+        Ast::Rename { .. } => "Rename",
+        Ast::Use { .. } => "Use",
+        Ast::Set(_) => "Set",
+        Ast::System(_) => "System",
+        Ast::Optimize { .. } => "Optimize",
+    }
+}
+
 fn changes_something(statement: &Ast) -> bool {
     match statement {
         Ast::Query(_)
@@ -147,7 +179,16 @@ fn changes_something(statement: &Ast) -> bool {
 pub(crate) fn is_streaming(shared: Arc<Shared>, session: &Session, text: &str) -> Result<bool> {
     let Parsed { statement, settings, format } = one_statement(text.as_bytes())?;
     let Ast::Query(query) = statement else { return Ok(false) };
-    let cx = context(shared, session, &settings, text.as_bytes(), String::new(), format)?;
+    let record = shared.history.begin(QueryAbout {
+        query_id: String::new(),
+        user: String::new(),
+        database: String::new(),
+        text: String::new(),
+        kind: "",
+        streaming: false,
+    });
+    record.forget();
+    let cx = context(shared, session, &settings, text.as_bytes(), String::new(), format, record)?;
     Ok(cx.bind(&query, false)?.unbounded)
 }
 
@@ -160,13 +201,7 @@ async fn select(cx: &Statement, query: &sqlparser::ast::Query) -> Result<Outcome
     let (schema, streaming) = (bound.schema.clone(), bound.unbounded);
     let progress = entry.progress.clone();
     let (batches, warnings) = if bound.unbounded {
-        let replay_order = bound.replay_order;
-        let plan = stream::lower(bound, &state)?;
-        let task = Arc::new(TaskContext::from(&state));
-        let lookup: Arc<dyn StreamLookup> = scope;
-        let sources = StreamSources::new(lookup, replay_order, task, entry.memory.clone(), progress.clone());
-        let clock = cx.shared.world.clock.clone();
-        let started = start_streaming(entry, plan, sources, &*cx.shared.runtime, clock).await?;
+        let started = run_streaming(cx, entry, bound, &state, scope).await?;
         (started.batches, started.warnings)
     } else {
         (run_bounded(cx, entry, bound, &state).await?, Vec::new())
@@ -183,12 +218,29 @@ async fn select(cx: &Statement, query: &sqlparser::ast::Query) -> Result<Outcome
     }))
 }
 
+/// Starts a query without end.
+pub(crate) async fn run_streaming(
+    cx: &Statement,
+    entry: Arc<QueryEntry>,
+    bound: BoundQuery,
+    state: &SessionState,
+    scope: Arc<EngineScope>,
+) -> Result<StreamingQuery> {
+    let replay_order = bound.replay_order;
+    let plan = stream::lower(bound, state)?;
+    let task = Arc::new(TaskContext::from(state));
+    let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
+    let sources = StreamSources::new(scope, replay_order, task, memory, progress).telling(cx.record.clone());
+    let clock = cx.shared.world.clock.clone();
+    start_streaming(entry, plan, sources, &*cx.shared.runtime, clock).await
+}
+
 /// Starts a bounded query; too many rows end it.
 async fn run_bounded(
     cx: &Statement,
     entry: Arc<QueryEntry>,
     bound: BoundQuery,
-    state: &datafusion::execution::SessionState,
+    state: &SessionState,
 ) -> Result<BoxStream<'static, Result<RecordBatch>>> {
     let batches = start_bounded(entry, bound.plan, state, &cx.shared.config.compute).await?;
     let limit = cx.settings.result_rows_max;
@@ -220,13 +272,14 @@ fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 }
 
 /// A stream that can be inserted into, and the columns an insert names.
-struct Target {
+pub(crate) struct Target {
+    pub name: RelationName,
     open: Arc<OpenStream>,
-    columns: Vec<(String, Type)>,
-    schema: SchemaRef,
+    pub columns: Vec<(String, Type)>,
+    pub schema: SchemaRef,
 }
 
-fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Result<Target> {
+pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Result<Target> {
     if name.database == SYSTEM_DATABASE {
         return Err(err!(AccessDenied, "system.{} can not be inserted into", name.name));
     }
@@ -245,8 +298,14 @@ fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Re
             let mut named: Vec<(String, Type)> = Vec::with_capacity(names.len());
             for n in names {
                 let Some(column) = plan.insertable().find(|c| c.name == *n) else {
+                    let computed = |what: &str, when: &str| {
+                        err!(BadArguments, "column {n} is {what}: computed {when}, it can not be inserted")
+                    };
                     if plan.column(n).is_some() {
-                        return Err(err!(BadArguments, "column {n} is MATERIALIZED and can not be inserted"));
+                        return Err(computed("MATERIALIZED", "from the other columns"));
+                    }
+                    if open.aliases.iter().any(|a| a.name == *n) {
+                        return Err(computed("ALIAS", "when it is read"));
                     }
                     let hint = did_you_mean(n, plan.insertable().map(|c| c.name.as_str()));
                     return Err(err!(UnknownIdentifier, "stream {name} has no column {n}{hint}"));
@@ -259,8 +318,13 @@ fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Re
             named
         }
     };
+    // Text of times without a zone is read in the session's; what is kept is the instant.
+    let named: Vec<(String, Type)> = match &cx.settings.time_zone {
+        Some(zone) => named.into_iter().map(|(n, t)| (n, zoned(&t, zone))).collect(),
+        None => named,
+    };
     let schema = Arc::new(Schema::new(named.iter().map(|(n, t)| t.field(n)).collect::<Vec<_>>()));
-    Ok(Target { open, columns: named, schema })
+    Ok(Target { name: name.clone(), open, columns: named, schema })
 }
 
 /// Without a column list an insert gives the declared columns, in order; `_tp_time` among them
@@ -269,8 +333,8 @@ fn time_is_declared(relation: &weir_catalog::Relation) -> bool {
     relation.columns.last().is_none_or(|last| last.name != weir_storage::TIME_COLUMN)
 }
 
-fn writer(cx: &Statement, open: &OpenStream, entry: &Arc<QueryEntry>) -> Result<StreamWriter> {
-    let options = cx.writer_options(entry.memory.clone());
+pub(crate) fn writer(cx: &Statement, target: &Target, entry: &Arc<QueryEntry>) -> Result<StreamWriter> {
+    let (open, options) = (&target.open, cx.writer_options(&target.name, entry.memory.clone()));
     StreamWriter::new(open.ingest.clone(), open.store.clone(), open.turn.clone(), options)
 }
 
@@ -279,7 +343,7 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
     let columns = insert.columns.as_deref();
     let (format, inline, in_text) = match insert.source {
         InsertSource::Select(query) => {
-            return insert_select(cx, &name, columns, &query).await.map(Outcome::Done);
+            return insert_select(cx, &name, columns, &query, false).await.map(Outcome::Done);
         }
         InsertSource::Values { text } if text.trim().is_empty() => ("Values".to_owned(), Vec::new(), false),
         InsertSource::Values { text } => ("Values".to_owned(), text.into_bytes(), true),
@@ -294,14 +358,14 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
     let entry = cx.register(false)?;
     entry.on(Event::Start);
     entry.on(Event::Run);
-    let mut writer = writer(cx, &target.open, &entry)?;
+    let mut writer = writer(cx, &target, &entry)?;
     if in_text {
         let rows = values(cx, &target, &inline)?;
         for batch in rows {
             writer.write(batch).await?;
         }
         let done = Box::new(writer).finish().await?;
-        entry.progress.written_rows.store(done.written_rows, Ordering::Relaxed);
+        note_written(&entry, &done);
         return Ok(Outcome::Done(done));
     }
     Ok(Outcome::Insert(Box::new(InsertHandle {
@@ -311,7 +375,7 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
         schema: target.schema,
         inline,
         batch_rows_max: cx.settings.insert_block_rows_max,
-        writer: Box::new(Registered { writer: Box::new(writer), entry }),
+        writer: Box::new(Registered { writer: Some(Box::new(writer)), entry }),
     })))
 }
 
@@ -325,27 +389,52 @@ fn names_columns(format: &str) -> bool {
 
 /// Keeps the insert listed, and able to be killed, while its client sends rows.
 struct Registered {
-    writer: Box<StreamWriter>,
+    writer: Option<Box<StreamWriter>>,
     entry: Arc<QueryEntry>,
+}
+
+impl Registered {
+    /// For `system.query_log`.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        result.inspect_err(|e| self.entry.failed(e))
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        if self.writer.is_some() {
+            // Its client left, or gave up after an error, which was noted first.
+            self.entry.failed(&self.entry.killed_error());
+        }
+    }
 }
 
 #[async_trait::async_trait]
 impl InsertWriter for Registered {
     async fn write(&mut self, batch: DecodedBatch) -> Result<()> {
         if self.entry.killed.is_cancelled() {
-            return Err(err!(QueryWasCancelled, "insert {} was cancelled", self.entry.spec.query_id));
+            return self.noted(Err(self.entry.killed_error()));
         }
         let (rows, bytes) = (batch.batch.num_rows() as u64, batch.batch.get_array_memory_size() as u64);
-        self.writer.write(batch).await?;
+        let writer = self.writer.as_mut().expect("there until it is finished");
+        let written = writer.write(batch).await;
+        self.noted(written)?;
         self.entry.progress.add_read(rows, bytes);
         Ok(())
     }
 
-    async fn finish(self: Box<Self>) -> Result<Done> {
-        let done = self.writer.finish().await?;
-        self.entry.progress.written_rows.store(done.written_rows, Ordering::Relaxed);
+    async fn finish(mut self: Box<Self>) -> Result<Done> {
+        let writer = self.writer.take().expect("finished once");
+        let finished = writer.finish().await;
+        let done = self.noted(finished)?;
+        note_written(&self.entry, &done);
         Ok(done)
     }
+}
+
+pub(crate) fn note_written(entry: &QueryEntry, done: &Done) {
+    entry.progress.written_rows.store(done.written_rows, Ordering::Relaxed);
+    entry.progress.written_bytes.store(done.written_bytes, Ordering::Relaxed);
 }
 
 /// The rows of VALUES in the statement's text: literals by the format, anything else as
@@ -377,56 +466,6 @@ fn literals(cx: &Statement, target: &Target, text: &[u8]) -> Result<Vec<DecodedB
         out.push(batch);
     }
     Ok(out)
-}
-
-/// `INSERT … SELECT`: a bounded query into a stream, columns by position.
-pub(crate) async fn insert_select(
-    cx: &Statement,
-    name: &RelationName,
-    columns: Option<&[String]>,
-    query: &sqlparser::ast::Query,
-) -> Result<Done> {
-    let target = target(cx, name, columns)?;
-    let state = cx.state()?;
-    let bound = cx.bind(query, false)?;
-    if bound.unbounded {
-        return Err(err!(
-            NotImplemented,
-            "INSERT … SELECT from a streaming query is not supported yet; read table(stream) or set query_mode='table'"
-        ));
-    }
-    let given = bound.schema.fields().len();
-    if given != target.columns.len() {
-        return Err(err!(
-            IncorrectQuery,
-            "the SELECT gives {given} columns, the insert into {name} takes {}: {}",
-            target.columns.len(),
-            target.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
-        ));
-    }
-    let entry = cx.register(false)?;
-    let source = bound.schema.clone();
-    let mut writer = writer(cx, &target.open, &entry)?;
-    let progress = entry.progress.clone();
-    let mut batches = start_bounded(entry, bound.plan, &state, &cx.shared.config.compute).await?;
-    while let Some(batch) = batches.next().await {
-        let batch = batch?;
-        let arrays = batch
-            .columns()
-            .iter()
-            .zip(source.fields())
-            .zip(&target.columns)
-            .map(|((array, from), (_, to))| convert_column(array, from, to, cx.settings.cast_overflow_wrap))
-            .collect::<Result<Vec<_>>>()?;
-        let options = arrow::array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let batch = RecordBatch::try_new_with_options(target.schema.clone(), arrays, &options)
-            .map_err(|e| err!(TypeMismatch, "the rows do not fit {name}: {e}"))?;
-        let absent = vec![None; batch.num_columns()];
-        writer.write(DecodedBatch { batch, absent }).await?;
-    }
-    let done = Box::new(writer).finish().await?;
-    progress.written_rows.store(done.written_rows, Ordering::Relaxed);
-    Ok(done)
 }
 
 /// Input in the statement's own text that does not parse.

@@ -15,6 +15,7 @@ mod execute;
 mod explain;
 mod expr;
 mod ingest;
+mod insert_select;
 mod layout;
 pub mod outcome;
 pub mod query;

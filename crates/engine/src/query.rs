@@ -12,6 +12,7 @@
 
 mod bounded;
 mod buffer;
+mod history;
 mod memory;
 mod registry;
 mod state;
@@ -20,7 +21,9 @@ mod streaming;
 mod tests;
 
 pub use bounded::start_bounded;
+pub use history::{FinishedQuery, HistoryBounds, QueryAbout, QueryHistory, QueryRecord, QueryWarning};
 pub use memory::BudgetPool;
+pub(crate) use registry::SELECT;
 pub use registry::{QueryEntry, QueryInfo, QueryRegistry, QuerySpec};
 pub use state::{Event, Finish, State};
 pub use streaming::{StreamingQuery, start_streaming};

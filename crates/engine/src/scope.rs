@@ -5,7 +5,7 @@ use crate::engine::Shared;
 use crate::random;
 use crate::scan::{RandomAccess, StreamAccess, StreamLookup, StreamTable, full_schema};
 use crate::source::TypedGenerator;
-use crate::streams::stored_schema;
+use crate::streams::{alias_columns, stored_schema};
 use crate::system;
 use datafusion::catalog::TableProvider;
 use datafusion::common::ScalarValue;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 use weir_base::{Error, Result};
 use weir_catalog::{Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
 use weir_format::Spelling;
-use weir_sql::bind::{Scope, ScopeRelation, UnboundedTable};
+use weir_sql::bind::{AliasColumn, Scope, ScopeRelation, UnboundedTable};
 
 /// One query's view of what exists.
 pub(crate) struct EngineScope {
@@ -108,6 +108,19 @@ impl Scope for EngineScope {
             provider_bounded: Arc::new(StreamTable::new(access)),
             unbounded: Arc::new(unbounded),
         })
+    }
+
+    fn alias_columns(&self, database: Option<&str>, name: &str) -> Result<Vec<AliasColumn>, Error> {
+        let database = database.unwrap_or(&self.database);
+        let Some(relation) = self.snapshot.relation(database, name) else { return Ok(Vec::new()) };
+        match &relation.kind {
+            RelationKind::Stream { .. } => Ok(self.shared.streams.get(relation)?.aliases.clone()),
+            RelationKind::Random { .. } => {
+                let (schema, _, _) = stored_schema(relation)?;
+                alias_columns(relation, &schema, &self.shared.compiler())
+            }
+            RelationKind::View { .. } => Ok(Vec::new()),
+        }
     }
 
     fn table_function(

@@ -47,9 +47,11 @@ impl ScalarUDFImpl for Constant {
 
 pub(crate) fn register(state: &mut SessionState, cx: &Statement) -> Result<()> {
     let text = |t: &str| ScalarValue::Utf8(Some(t.to_owned()));
-    let functions: [(&'static str, &[&str], ScalarValue); 8] = [
+    let zone = cx.settings.time_zone.as_deref().unwrap_or("UTC");
+    let functions: [(&'static str, &[&str], ScalarValue); 9] = [
         ("version", &[], text(&cx.shared.config.version)),
-        ("timezone", &["time_zone", "server_timezone"], text("UTC")),
+        ("timezone", &["time_zone"], text(zone)),
+        ("server_timezone", &["server_time_zone"], text("UTC")),
         ("current_user", &["user"], text(&cx.session.user)),
         ("current_database", &["database", "current_schema"], text(&cx.session.database)),
         ("display_name", &[], text("weir")),

@@ -13,6 +13,7 @@ mod table;
 pub use query::QuerySettings;
 pub use table::{COMPATIBLE, Kind, SETTINGS, Scope, Setting};
 
+use crate::query::HistoryBounds;
 use std::collections::BTreeMap;
 use weir_base::error::did_you_mean;
 use weir_base::{Result, err};
@@ -42,8 +43,34 @@ pub fn check(name: &str, value: &str) -> Result<()> {
         Some(setting) if setting.scope == Scope::Server => {
             Err(err!(BadArguments, "setting {name} belongs to the server's configuration"))
         }
+        Some(setting) if setting.scope == Scope::Start => Err(err!(
+            BadArguments,
+            "setting {name} is read when the server starts; put it under settings: of its configuration"
+        )),
         Some(setting) => setting.kind.check(name, value),
         None => Ok(()),
+    }
+}
+
+/// Checks the defaults that the server's configuration gives.
+pub fn check_server(settings: &BTreeMap<String, String>) -> Result<()> {
+    settings.iter().try_for_each(|(name, value)| match find(name)? {
+        Some(setting) if setting.scope == Scope::Start => setting.kind.check(name, value),
+        _ => check(name, value),
+    })
+}
+
+/// How much is remembered of queries; `settings` are the server's.
+pub(crate) fn history_bounds(settings: &BTreeMap<String, String>) -> HistoryBounds {
+    let number = |name: &str| {
+        let default = find(name).ok().flatten().expect("a setting of the table").default;
+        let text = settings.get(name).map_or(default, String::as_str);
+        text.parse::<usize>().expect("checked when the engine opens")
+    };
+    HistoryBounds {
+        log_rows_max: number("query_log_rows_max"),
+        log_bytes_max: number("query_log_bytes_max"),
+        warnings_rows_max: number("query_warnings_rows_max"),
     }
 }
 

@@ -14,7 +14,6 @@ use weir_sql::ast::{Name, System};
 
 /// `KILL QUERY … SYNC` waits this long for what it killed.
 const KILL_WAIT: Duration = Duration::from_secs(10);
-const KILL_CHECK_EVERY: Duration = Duration::from_millis(5);
 
 fn stream(cx: &Statement, name: &Name) -> Result<Arc<OpenStream>> {
     let name = cx.full_name(name);
@@ -51,8 +50,18 @@ pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {
                 .map_err(|_| err!(BadArguments, "the clock can not be advanced by {micros} microseconds"))?;
             clock.advance(Duration::from_micros(by));
         }
-        System::DrainQuery(_) => {
-            return Err(err!(NotImplemented, "SYSTEM DRAIN comes with windows and is not supported yet"));
+        System::DrainQuery(id) => {
+            if cx.shared.config.test_clock.is_none() {
+                return Err(err!(BadArguments, "SYSTEM DRAIN needs a server started with --test-clock"));
+            }
+            let queries = &cx.shared.queries;
+            if !id.is_empty() {
+                return queries.drain(&id).await.map(|()| cx.done());
+            }
+            for id in queries.streaming_ids() {
+                // One that has ended by itself meanwhile is drained.
+                let _ = queries.drain(&id).await;
+            }
         }
     }
     Ok(cx.done())
@@ -83,19 +92,10 @@ pub(crate) async fn kill_query(cx: &Statement, filter: &sqlparser::ast::Expr, sy
     let chosen: Vec<usize> = (0..all.num_rows())
         .filter(|i| kept.is_valid(*i) && kept.value(*i) && ids.value(*i) != cx.query_id)
         .collect();
-    for i in &chosen {
-        cx.shared.queries.kill(ids.value(*i));
-    }
+    let killed: Vec<_> = chosen.iter().filter_map(|i| cx.shared.queries.kill(ids.value(*i))).collect();
     let mut status = "waiting";
-    if sync {
-        let gone = async {
-            while chosen.iter().any(|i| cx.shared.queries.get(ids.value(*i)).is_some()) {
-                tokio::time::sleep(KILL_CHECK_EVERY).await;
-            }
-        };
-        if tokio::time::timeout(KILL_WAIT, gone).await.is_ok() {
-            status = "finished";
-        }
+    if sync && tokio::time::timeout(KILL_WAIT, cx.shared.queries.gone(&killed)).await.is_ok() {
+        status = "finished";
     }
     cx.rows(
         Columns::default()

@@ -10,21 +10,29 @@
 use crate::expr::Compiler;
 use crate::ingest::fill::{Fill, IngestPlan, ingest_column};
 use crate::layout::ExprLayout;
-use crate::scan::{FooterCache, StoredAccess};
+use crate::scan::{FooterCache, StoredAccess, full_schema};
 use crate::settings::stream::StreamSettings;
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::RwLock;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 use weir_base::{Code, Error, Result, err};
 use weir_catalog::{DefaultKind, Relation, RelationKind, RelationName, Snapshot};
 use weir_format::types::Type;
-use weir_storage::{PartLayout, StorageError, StoreContext, StreamOptions, StreamStore, TIME_COLUMN};
+use weir_sql::bind::{AliasColumn, names_read};
+use weir_storage::{
+    PartLayout, StorageError, StoreContext, StreamOptions, StreamStore, TIME_COLUMN, remove_stream,
+};
 
 /// Below the data directory; one directory a stream, named by its id.
 const STREAMS_DIR: &str = "streams";
+
+fn stream_dir(id: &str) -> String {
+    format!("{STREAMS_DIR}/{id}")
+}
 
 /// A stream with its store and all that reading and writing it needs.
 #[derive(Debug)]
@@ -32,6 +40,8 @@ pub struct OpenStream {
     /// Stored columns; the first `visible` are what `*` shows, MATERIALIZED ones follow.
     pub schema: SchemaRef,
     pub visible: usize,
+    /// Columns computed when it is read.
+    pub aliases: Vec<AliasColumn>,
     pub store: Arc<StreamStore>,
     pub ingest: Arc<IngestPlan>,
     pub turn: Arc<AtomicU64>,
@@ -58,6 +68,7 @@ impl OpenStream {
 pub(crate) struct Prepared {
     pub schema: SchemaRef,
     pub visible: usize,
+    aliases: Vec<AliasColumn>,
     options: StreamOptions,
     ingest: Arc<IngestPlan>,
     layout: Arc<ExprLayout>,
@@ -65,10 +76,11 @@ pub(crate) struct Prepared {
 
 /// Stored columns of a relation, what `*` shows first, with the number of those.
 pub(crate) fn stored_schema(relation: &Relation) -> Result<(SchemaRef, usize, Vec<usize>)> {
-    let hidden = |i: &usize| {
-        relation.columns[*i].default.as_ref().is_some_and(|d| d.kind == DefaultKind::Materialized)
-    };
-    let (last, mut order): (Vec<usize>, Vec<usize>) = (0..relation.columns.len()).partition(hidden);
+    let is =
+        |i: &usize, kind: DefaultKind| relation.columns[*i].default.as_ref().is_some_and(|d| d.kind == kind);
+    let (last, mut order): (Vec<usize>, Vec<usize>) = (0..relation.columns.len())
+        .filter(|i| !is(i, DefaultKind::Alias))
+        .partition(|i| is(i, DefaultKind::Materialized));
     let visible = order.len();
     order.extend(last);
     let fields = order
@@ -76,6 +88,51 @@ pub(crate) fn stored_schema(relation: &Relation) -> Result<(SchemaRef, usize, Ve
         .map(|i| Ok(column_type(&relation.columns[*i].type_name)?.field(&relation.columns[*i].name)))
         .collect::<Result<Vec<Field>>>()?;
     Ok((Arc::new(Schema::new(fields)), visible, order))
+}
+
+/// The columns of a relation that are computed when it is read, each after those it refers to.
+///
+/// # Errors
+/// Code 36 where they refer to each other in a circle; what does not compile, naming the column.
+pub(crate) fn alias_columns(
+    relation: &Relation,
+    stored: &SchemaRef,
+    compiler: &Compiler,
+) -> Result<Vec<AliasColumn>> {
+    let mut waiting = Vec::new();
+    for column in &relation.columns {
+        if let Some(default) = column.default.as_ref().filter(|d| d.kind == DefaultKind::Alias) {
+            let alias = AliasColumn {
+                name: column.name.clone(),
+                expression: default.expression.clone(),
+                column_type: column_type(&column.type_name)?,
+            };
+            waiting.push((names_read(&alias.expression)?, alias));
+        }
+    }
+    if waiting.is_empty() {
+        return Ok(Vec::new());
+    }
+    let mut fields: Vec<Arc<Field>> = full_schema(stored).fields().iter().cloned().collect();
+    let mut ordered: Vec<AliasColumn> = Vec::with_capacity(waiting.len());
+    while !waiting.is_empty() {
+        let open: Vec<String> = waiting.iter().map(|(_, a)| a.name.clone()).collect();
+        let (ready, rest): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|(reads, _)| !open.iter().any(|name| reads.contains(name)));
+        if ready.is_empty() {
+            return Err(err!(BadArguments, "ALIAS columns {} refer to each other", open.join(", ")));
+        }
+        for (_, alias) in ready {
+            let schema = Arc::new(Schema::new(fields.clone()));
+            compiler
+                .compile_as(&alias.expression, &schema, &alias.column_type)
+                .map_err(|e| Error { message: format!("column {}: {}", alias.name, e.message), ..e })?;
+            fields.push(Arc::new(alias.column_type.field(&alias.name)));
+            ordered.push(alias);
+        }
+        waiting = rest;
+    }
+    Ok(ordered)
 }
 
 pub(crate) fn column_type(text: &str) -> Result<Type> {
@@ -132,6 +189,7 @@ impl Prepared {
             ExprLayout::new(compiler, &schema, order_by.as_deref(), partition_by.as_deref(), ttl.as_deref())?;
         Ok(Prepared {
             ingest: Arc::new(IngestPlan::new(schema.clone(), columns, sharding, shards)?),
+            aliases: alias_columns(relation, &schema, compiler)?,
             schema,
             visible,
             options,
@@ -169,9 +227,13 @@ impl Streams {
             snapshot.relations().filter(|r| r.is_stored()).map(|r| r.id.to_string()).collect();
         for entry in self.ctx.disk.list(STREAMS_DIR).map_err(failed)? {
             if entry.is_dir && !known.contains(&entry.name) {
-                let dir = format!("{STREAMS_DIR}/{}", entry.name);
+                let dir = stream_dir(&entry.name);
                 tracing::info!(dir, "removing the files of a stream that was dropped or never finished");
-                self.ctx.disk.remove_dir_all(&dir).map_err(failed)?;
+                // What can not be removed now, such as parts on a store that is away, waits for
+                // the next start.
+                if let Err(e) = remove_stream(&self.ctx, &dir) {
+                    tracing::warn!(dir, error = %e, "could not remove them; the next start will");
+                }
             }
         }
         for relation in snapshot.relations().filter(|r| r.is_stored()) {
@@ -189,11 +251,11 @@ impl Streams {
     }
 
     fn open(&self, id: Uuid, prepared: Prepared, create: bool) -> Result<Arc<OpenStream>> {
-        let Prepared { schema, visible, options, ingest, layout } = prepared;
-        let dir = format!("{STREAMS_DIR}/{id}");
+        let Prepared { schema, visible, aliases, options, ingest, layout } = prepared;
+        let dir = stream_dir(&id.to_string());
         let make = if create { StreamStore::create } else { StreamStore::open };
         let store = make(&self.ctx, &dir, schema.clone(), options, layout.clone()).map_err(Error::from)?;
-        Ok(Arc::new(OpenStream { schema, visible, store, ingest, turn: Arc::default(), layout }))
+        Ok(Arc::new(OpenStream { schema, visible, aliases, store, ingest, turn: Arc::default(), layout }))
     }
 
     /// Makes a new stream's files and keeps it, not yet visible to anyone. Blocks.
@@ -224,20 +286,26 @@ impl Streams {
         }
     }
 
-    /// Forgets a stream and removes its files. Whoever still reads it may get errors.
-    pub async fn remove(&self, id: Uuid) -> Result<(), StorageError> {
+    /// Forgets a stream and removes its files once the last reader has let go. What a stop
+    /// interrupts the next start removes.
+    pub async fn remove(&self, id: Uuid, stop: &CancellationToken) -> Result<(), StorageError> {
         let slot = self.slots.write().remove(&id);
-        let Some(Slot::Open(open)) = slot else {
-            let (disk, dir) = (self.ctx.disk.clone(), format!("{STREAMS_DIR}/{id}"));
-            let removed = tokio::task::spawn_blocking(move || disk.remove_dir_all(&dir)).await;
-            if let Ok(Err(e)) = removed {
-                tracing::warn!(%id, error = %e, "could not remove a dropped stream; the next start will");
+        let remove: Box<dyn FnOnce() -> Result<(), StorageError> + Send> = match slot {
+            Some(Slot::Open(open)) => {
+                let mut removal = open.store.retire().await;
+                drop(open);
+                tokio::select! {
+                    () = removal.unused() => {}
+                    () = stop.cancelled() => return Ok(()),
+                }
+                Box::new(move || removal.remove_files())
             }
-            return Ok(());
+            _ => {
+                let ctx = self.ctx.clone();
+                Box::new(move || remove_stream(&ctx, &stream_dir(&id.to_string())))
+            }
         };
-        open.store.close().await;
-        let store = open.store.clone();
-        tokio::task::spawn_blocking(move || store.drop_files())
+        tokio::task::spawn_blocking(remove)
             .await
             .map_err(|e| StorageError::Worker { doing: "remove files", reason: e.to_string() })?
     }

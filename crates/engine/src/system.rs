@@ -48,6 +48,8 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("parts", storage::parts),
     ("processes", running::processes),
     ("queries", running::processes),
+    ("query_log", running::query_log),
+    ("query_warnings", running::query_warnings),
     ("settings", fixed::settings),
     ("stream_settings", fixed::stream_settings),
     ("streams", catalog::tables),

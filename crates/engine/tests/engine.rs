@@ -6,33 +6,65 @@ use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
 use weir_base::disk::RealDisk;
-use weir_base::{Error, Rng, SystemClock};
+use weir_base::{Clock, Error, ManualClock, Rng, SystemClock};
 use weir_engine::{
     Engine, EngineConfig, FunctionInfo, FunctionSet, Outcome, QueryHandle, QueryMode, Session, Users, World,
 };
 use weir_storage::PartsLocation;
 
+#[path = "engine/lasting.rs"]
+mod lasting;
+#[path = "engine/memory.rs"]
+mod memory;
+#[path = "engine/readers.rs"]
+mod readers;
+
 struct Server {
     runtime: tokio::runtime::Runtime,
     dir: tempfile::TempDir,
     engine: Option<Arc<Engine>>,
+    options: Options,
+}
+
+/// What tests start a server with.
+#[derive(Clone)]
+struct Options {
+    memory_limit_bytes: u64,
+    /// The time stands still until SYSTEM CLOCK ADVANCE.
+    test_clock: bool,
+    settings: Vec<(&'static str, &'static str)>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options { memory_limit_bytes: 1 << 30, test_clock: false, settings: Vec::new() }
+    }
 }
 
 impl Server {
     fn new() -> Self {
+        Self::with(Options::default())
+    }
+
+    fn with(options: Options) -> Self {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_stack_size(64 << 20)
             .enable_all()
             .build()
             .unwrap();
-        let mut server = Server { runtime, dir: tempfile::tempdir().unwrap(), engine: None };
+        let mut server = Server { runtime, dir: tempfile::tempdir().unwrap(), engine: None, options };
         server.start();
         server
     }
 
     fn start(&mut self) {
-        let clock: Arc<dyn weir_base::Clock> = Arc::new(SystemClock::new());
+        let system = SystemClock::new();
+        let test_clock = self.options.test_clock.then(|| Arc::new(ManualClock::new(system.now_us())));
+        let clock: Arc<dyn Clock> = match &test_clock {
+            Some(clock) => clock.clone(),
+            None => Arc::new(system),
+        };
         let rng = Arc::new(Rng::seeded(1));
         let all = weir_function::functions(&weir_function::World { clock: clock.clone(), rng: rng.clone() });
         let infos = all.infos.into_iter().map(|f| FunctionInfo {
@@ -43,12 +75,12 @@ impl Server {
             docs: f.docs,
         });
         let config = EngineConfig {
-            memory_limit_bytes: 1 << 30,
+            memory_limit_bytes: self.options.memory_limit_bytes,
             parts: PartsLocation::Local,
             users: Users::default(),
-            settings: Default::default(),
+            settings: self.options.settings.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
             compute: self.runtime.handle().clone(),
-            test_clock: None,
+            test_clock,
             functions: FunctionSet {
                 scalars: all.scalars,
                 aggregates: all.aggregates,

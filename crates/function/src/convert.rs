@@ -1,10 +1,11 @@
 //! `to_<type>(x)`: text is parsed as the formats parse it, numbers are checked for overflow.
 
 use crate::scalar::{Args, Call, Scalar, Want, args, bad_value, opt};
-use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, Int64Array, StringArray};
 use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, FieldRef};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
+use chrono::{Offset, TimeZone};
 use datafusion::common::{Result, ScalarValue, plan_err};
 use std::sync::Arc;
 use weir_format::types::Type;
@@ -133,16 +134,52 @@ fn convert(call: &Call, target: &Type, on_bad: OnBad) -> Result<ArrayRef> {
     let source = match (source.data_type(), storage) {
         // Numbers are seconds for datetime and days for date.
         (t, DataType::Timestamp(unit, _)) if t.is_numeric() => {
+            // Since the epoch, whatever zone the result is shown in.
+            let utc: Option<Arc<str>> = Some("UTC".into());
             let n = arrow::compute::cast(&source, &DataType::Int64)?;
-            let seconds =
-                arrow::compute::cast(&n, &DataType::Timestamp(arrow::datatypes::TimeUnit::Second, None))?;
-            arrow::compute::cast(&seconds, &DataType::Timestamp(*unit, None))?
+            let seconds = DataType::Timestamp(arrow::datatypes::TimeUnit::Second, utc.clone());
+            let seconds = arrow::compute::cast(&n, &seconds)?;
+            arrow::compute::cast(&seconds, &DataType::Timestamp(*unit, utc))?
         }
         (t, DataType::Date32) if t.is_integer() => arrow::compute::cast(&source, &DataType::Int32)?,
         _ => source,
     };
-    let out = cast_with_options(&source, storage, &options)?;
+    let mut out = cast_with_options(&source, storage, &options)?;
+    if is_text
+        && out.null_count() > from.null_count()
+        && let DataType::Timestamp(unit, Some(zone)) = storage
+        && let Ok(zone) = zone.parse::<chrono_tz::Tz>()
+    {
+        let local = cast_with_options(&source, &DataType::Timestamp(*unit, None), &options)?;
+        out = with_clock_changes(&out, &local, zone)?;
+    }
     finish(call, out, target, on_bad)
+}
+
+/// Fills in the local times that a clock change repeats, as the first of the two, and those that
+/// it skips, with the offset after it: arrow has no instant for either.
+fn with_clock_changes(found: &ArrayRef, local: &ArrayRef, zone: chrono_tz::Tz) -> Result<ArrayRef> {
+    let per = super::datetime::ticks(found.data_type());
+    let (instants, locals) =
+        (arrow::compute::cast(found, &DataType::Int64)?, arrow::compute::cast(local, &DataType::Int64)?);
+    let (instants, locals): (&Int64Array, &Int64Array) = (instants.as_primitive(), locals.as_primitive());
+    let offset = |local_s: i64| -> Option<i64> {
+        let naive = chrono::DateTime::from_timestamp(local_s, 0)?.naive_utc();
+        let of = |naive: &chrono::NaiveDateTime| zone.offset_from_local_datetime(naive).earliest();
+        let day_after = naive.checked_add_signed(chrono::TimeDelta::days(1))?;
+        Some(i64::from(of(&naive).or_else(|| of(&day_after))?.fix().local_minus_utc()))
+    };
+    let filled: Int64Array = instants
+        .iter()
+        .zip(locals)
+        .map(|(instant, local)| {
+            instant.or_else(|| {
+                let local = local?;
+                Some(local - offset(local.div_euclid(per))?.checked_mul(per)?)
+            })
+        })
+        .collect();
+    Ok(arrow::compute::cast(&filled, found.data_type())?)
 }
 
 /// Makes arrow's parser see what ClickHouse accepts.

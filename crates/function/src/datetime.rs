@@ -18,7 +18,7 @@ use weir_format::types::Type;
 const TIME_ZONE: Args = opt(&[Want::Time, Want::Str], 1);
 
 /// Ticks a second of a time type, 0 for `date`.
-fn ticks(t: &DataType) -> i64 {
+pub(crate) fn ticks(t: &DataType) -> i64 {
     match t {
         DataType::Timestamp(TimeUnit::Second, _) => 1,
         DataType::Timestamp(TimeUnit::Millisecond, _) => 1_000,

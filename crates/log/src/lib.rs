@@ -130,6 +130,9 @@ pub enum AppendError {
     DiskFull { free_bytes: u64, needed_bytes: u64 },
     #[error("the log refuses appends after an earlier failed write: {reason}")]
     Poisoned { reason: String },
+    /// Only of a log in memory: what it keeps would pass the process's limit.
+    #[error(transparent)]
+    Memory(weir_base::memory::OverBudget),
     #[error("the log is closed")]
     Closed,
     #[error("could not write {path}")]
@@ -143,9 +146,11 @@ impl AppendError {
             | Self::IdempotencyConflict { .. }
             | Self::IdTooLong { .. }
             | Self::IdTooManyRecords { .. } => ErrorKind::Invalid,
-            Self::DiskFull { .. } | Self::Poisoned { .. } | Self::Closed | Self::Io { .. } => {
-                ErrorKind::Unavailable
-            }
+            Self::DiskFull { .. }
+            | Self::Poisoned { .. }
+            | Self::Memory(_)
+            | Self::Closed
+            | Self::Io { .. } => ErrorKind::Unavailable,
         }
     }
 }

@@ -15,7 +15,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
 use tokio::sync::watch;
-use weir_base::{AppendTime, Clock, Disk, EventTime, SeqNo};
+use weir_base::{AppendTime, Clock, Disk, EventTime, MemoryBudget, Reservation, SeqNo};
 
 /// Numbers reserved at a time; those not used are skipped after a crash.
 const NUMBERS_AHEAD: u64 = 1 << 24;
@@ -25,13 +25,15 @@ const TIME_AHEAD_US: i64 = 10_000_000;
 const RECORD_BYTES: u64 = 256;
 
 /// Bounds of one log in memory.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct MemoryLogConfig {
     /// The oldest records are dropped beyond this; the newest one always stays.
     pub retention_bytes_max: u64,
     pub record_bytes_max: u64,
     /// Insert ids remembered for deduplication, until the restart.
     pub idempotent_ids_max: u32,
+    /// What the records are counted against; `None` = against nothing.
+    pub memory: Option<Arc<MemoryBudget>>,
 }
 
 impl Default for MemoryLogConfig {
@@ -40,6 +42,7 @@ impl Default for MemoryLogConfig {
             retention_bytes_max: 256 << 20,
             record_bytes_max: 256 << 20,
             idempotent_ids_max: 1_000,
+            memory: None,
         }
     }
 }
@@ -64,6 +67,7 @@ struct Inner {
 struct State {
     records: VecDeque<Record>,
     bytes: u64,
+    held: Option<Reservation>,
     next: SeqNo,
     ids: IdempotencyIndex,
     closed: bool,
@@ -108,6 +112,7 @@ impl MemoryLog {
         let state = State {
             records: VecDeque::new(),
             bytes: 0,
+            held: config.memory.as_ref().map(|m| m.reserve(0).expect("nothing fits any limit")),
             next: promise.sn,
             ids: IdempotencyIndex::new(config.idempotent_ids_max as usize),
             closed: false,
@@ -152,11 +157,16 @@ impl MemoryLog {
                 return Err(AppendError::IdTooManyRecords { id: key.id.to_string(), limit });
             }
         }
+        // Before anything is decided: a refusal changes nothing.
+        if let Some(held) = &mut state.held {
+            held.grow(size_bytes + RECORD_BYTES).map_err(AppendError::Memory)?;
+        }
         let append_time = inner.frontier.start_group(inner.clock.now_us());
         let (base, end) = (state.next, state.next.plus(u64::from(append.rows)));
         assert!(end <= SeqNo::MAX, "sequence numbers are used up");
         if let Err(e) = inner.reserve(append_time, end) {
             inner.frontier.group_refused();
+            state.give_back(size_bytes + RECORD_BYTES);
             return Err(e);
         }
         if let Some(key) = &append.idempotency {
@@ -193,6 +203,13 @@ impl State {
     fn drop_oldest(&mut self) {
         if let Some(record) = self.records.pop_front() {
             self.bytes -= cost(&record);
+            self.give_back(cost(&record));
+        }
+    }
+
+    fn give_back(&mut self, bytes: u64) {
+        if let Some(held) = &mut self.held {
+            held.shrink(bytes);
         }
     }
 

@@ -7,6 +7,11 @@ use arrow_array::{Int64Array, RecordBatch};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatermarkTime(pub i64);
 
+impl WatermarkTime {
+    /// All there will ever be has been seen: what a source that ends gives before its end.
+    pub const INFINITY: WatermarkTime = WatermarkTime(i64::MAX);
+}
+
 /// A checkpoint's number, from 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Epoch(pub u64);

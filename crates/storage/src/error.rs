@@ -5,6 +5,7 @@ use arrow_schema::ArrowError;
 use parquet::errors::ParquetError;
 use std::io;
 use std::sync::Arc;
+use weir_base::memory::OverBudget;
 use weir_base::{Code, Error, ErrorKind, SeqNo};
 use weir_log::{AppendError, ReadError};
 
@@ -39,8 +40,12 @@ pub enum StorageError {
     CommitStalled { uncommitted_bytes: u64, limit_bytes: u64, reason: String },
     #[error("a stream of storage type {storage_type} has no parts; {what} needs them")]
     NoParts { storage_type: &'static str, what: &'static str },
+    #[error("{0}; insert less at once or raise --memory-limit")]
+    Memory(#[from] OverBudget),
     #[error("the shard is closed")]
     Closed,
+    #[error("the stream was dropped")]
+    Dropped,
     /// A worker thread ended without an answer.
     #[error("{doing} ended without an answer: {reason}")]
     Worker { doing: &'static str, reason: String },
@@ -72,7 +77,9 @@ impl StorageError {
             Self::Schema { .. } => Code::TypeMismatch,
             Self::CommitStalled { .. } => Code::NotEnoughSpace,
             Self::NoParts { .. } => Code::BadArguments,
+            Self::Memory(_) => Code::MemoryLimitExceeded,
             Self::Closed => Code::QueryWasCancelled,
+            Self::Dropped => Code::UnknownStream,
         }
     }
 
@@ -144,6 +151,7 @@ impl From<AppendError> for StorageError {
     fn from(e: AppendError) -> Self {
         match e {
             AppendError::Closed => Self::Closed,
+            AppendError::Memory(over) => Self::Memory(over),
             e => Self::Append(e),
         }
     }

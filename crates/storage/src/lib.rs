@@ -36,5 +36,5 @@ pub use parts::{BLOCK_BYTES, PartFile, PartInfo, PartMeta};
 pub use payload::content_hash;
 pub use s3::S3Config;
 pub use shard::{LogPin, LogRows, MergeMode, Shard, ShardSnapshot, ShardStats, TailCursor};
-pub use store::StreamStore;
+pub use store::{Removal, StreamStore, remove_stream};
 pub use weir_log::{Ack, Appended, Idempotency, SegmentInfo};

@@ -23,6 +23,7 @@ pub(crate) fn open_log(
         let config = MemoryLogConfig {
             retention_bytes_max: options.log_retention_bytes.unwrap_or(MEMORY_BYTES_DEFAULT),
             idempotent_ids_max: options.idempotent_ids_max,
+            memory: Some(ctx.memory.clone()),
             ..Default::default()
         };
         return Ok(MemoryLog::open(disk, clock, &dir, config, Some(observer)).map_err(failed)?);

@@ -2,7 +2,8 @@
 //! to be committed.
 //!
 //! Filled by the log's writer after a record is durable, in sequence order, so what is here
-//! may be read. A reader that finds its position gone reads the log instead.
+//! may be read. A reader that finds its position gone reads the log instead, so the ring is
+//! the first to give way where the process is short of memory.
 
 use crate::batch::{Sns, TailBatch, Times};
 use crate::payload;
@@ -11,11 +12,12 @@ use arrow_array::RecordBatch;
 use parking_lot::Mutex;
 use std::any::Any;
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 use tokio::sync::Notify;
-use weir_base::{Clock, SeqNo};
+use weir_base::memory::Reclaim;
+use weir_base::{Clock, MemoryBudget, Reservation, SeqNo};
 use weir_log::{CommitObserver, Record, RecordKind};
 
 #[derive(Debug)]
@@ -24,15 +26,31 @@ pub(crate) struct Ring {
     entries: Mutex<Entries>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Entries {
     queue: VecDeque<(TailBatch, u64)>,
-    bytes: u64,
+    /// As many bytes as the batches of the queue.
+    held: Reservation,
+}
+
+impl Entries {
+    /// Lets go of the oldest batch; `None` if there is none.
+    fn pop(&mut self) -> Option<u64> {
+        let (_, bytes) = self.queue.pop_front()?;
+        self.held.shrink(bytes);
+        Some(bytes)
+    }
 }
 
 impl Ring {
-    pub fn new(bytes_max: u64) -> Self {
-        Ring { bytes_max: AtomicU64::new(bytes_max), entries: Mutex::default() }
+    /// Counted against `memory`, which may take the oldest batches back at any time.
+    pub fn new(bytes_max: u64, memory: &Arc<MemoryBudget>) -> Arc<Self> {
+        let held = memory.reserve(0).expect("nothing fits any limit");
+        let entries = Mutex::new(Entries { queue: VecDeque::new(), held });
+        let ring = Arc::new(Ring { bytes_max: AtomicU64::new(bytes_max), entries });
+        let holder: Weak<Ring> = Arc::downgrade(&ring);
+        memory.add_reclaimer(holder);
+        ring
     }
 
     pub fn set_bytes_max(&self, bytes_max: u64) {
@@ -43,17 +61,29 @@ impl Ring {
         let bytes = batch.batch.get_array_memory_size() as u64;
         let limit = self.bytes_max.load(Ordering::Relaxed);
         let mut entries = self.entries.lock();
-        entries.bytes += bytes;
-        entries.queue.push_back((batch, bytes));
-        while entries.bytes > limit {
-            let Some((_, bytes)) = entries.queue.pop_front() else { break };
-            entries.bytes -= bytes;
+        while entries.held.bytes() + bytes > limit {
+            if entries.pop().is_none() {
+                return;
+            }
         }
+        // Only into what is free: nobody goes short for the sake of the ring.
+        while entries.held.grow_gently(bytes).is_err() {
+            if entries.pop().is_none() {
+                return;
+            }
+        }
+        entries.queue.push_back((batch, bytes));
     }
 
     /// Forgets everything: what follows does not join on to what is here.
     pub fn clear(&self) {
-        *self.entries.lock() = Entries::default();
+        let mut entries = self.entries.lock();
+        while entries.pop().is_some() {}
+    }
+
+    #[cfg(test)]
+    pub fn bytes(&self) -> u64 {
+        self.entries.lock().held.bytes()
     }
 
     /// The rows of the record that holds `from`, from there on; `None` if they are not here.
@@ -62,6 +92,20 @@ impl Ring {
         let i = entries.queue.partition_point(|(b, _)| b.end().expect("no empty batches") <= from);
         let (batch, _) = entries.queue.get(i)?;
         (batch.sn(0) <= from).then(|| batch.starting_at(from))
+    }
+}
+
+impl Reclaim for Ring {
+    fn reclaim(&self, bytes: u64) -> u64 {
+        let Some(mut entries) = self.entries.try_lock() else { return 0 };
+        let mut given = 0;
+        while given < bytes {
+            match entries.pop() {
+                Some(n) => given += n,
+                None => break,
+            }
+        }
+        given
     }
 }
 
@@ -119,6 +163,19 @@ impl Backlog {
     }
 }
 
+/// What goes through the log with a record: its rows, and the memory that both take while they
+/// are queued or being written.
+pub(crate) struct Attached {
+    pub batch: RecordBatch,
+    _held: Reservation,
+}
+
+impl Attached {
+    pub fn new(batch: RecordBatch, held: Reservation) -> Arc<Self> {
+        Arc::new(Attached { batch, _held: held })
+    }
+}
+
 /// What the log tells of each durable record.
 pub(crate) struct Observer {
     pub ring: Arc<Ring>,
@@ -134,12 +191,16 @@ impl CommitObserver for Observer {
         let end = record.base.plus(u64::from(record.rows));
         self.backlog.add(end, record.payload.len() as u64, self.clock.monotonic());
         self.backlog.grown.notify_one();
-        match attachment.and_then(|a| a.downcast::<RecordBatch>().ok()) {
-            Some(batch) => self.ring.push(TailBatch {
-                batch: (*batch).clone(),
-                sns: Sns::Dense(record.base),
-                append_times: Times::One(record.append_time),
-            }),
+        match attachment.and_then(|a| a.downcast::<Attached>().ok()) {
+            Some(attached) => {
+                let batch = attached.batch.clone();
+                drop(attached);
+                self.ring.push(TailBatch {
+                    batch,
+                    sns: Sns::Dense(record.base),
+                    append_times: Times::One(record.append_time),
+                });
+            }
             // Readers fetch it from the log.
             None => self.ring.clear(),
         }

@@ -37,6 +37,7 @@ use crate::options::{StorageType, StreamOptions};
 use crate::parts::{Garbage, PartInfo};
 use crate::ring::{Backlog, Ring};
 use crate::schema::SchemaBook;
+use crate::store::FilesUser;
 use arc_swap::ArcSwap;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
@@ -75,6 +76,11 @@ pub struct Shard {
     /// Set once, ends the background.
     closing: watch::Sender<bool>,
     closed: AtomicBool,
+    log_closed: tokio::sync::OnceCell<()>,
+    /// Set once, before `closing`: the stream is no longer there for anyone new.
+    dropped: AtomicBool,
+    /// Whoever holds the shard may read its files.
+    _user: FilesUser,
     metrics: ShardMetrics,
 }
 
@@ -251,12 +257,23 @@ impl Shard {
     pub async fn close(&self) {
         self.closed.store(true, Ordering::SeqCst);
         self.closing.send_replace(true);
-        self.log.close().await;
+        self.log_closed.get_or_init(|| self.log.close()).await;
         self.backlog.shrunk.notify_waiters();
     }
 
-    pub(crate) fn part_dir(&self) -> &str {
-        &self.part_dir
+    /// Whether the stream was dropped. Snapshots go on reading what they hold; cursors end with
+    /// [`StorageError::Dropped`].
+    pub fn is_dropped(&self) -> bool {
+        self.dropped.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn mark_dropped(&self) {
+        self.dropped.store(true, Ordering::SeqCst);
+    }
+
+    /// What a call that found the log closed says.
+    fn closed_error(&self) -> StorageError {
+        if self.is_dropped() { StorageError::Dropped } else { StorageError::Closed }
     }
 
     fn has_parts(&self) -> bool {

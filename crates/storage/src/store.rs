@@ -8,8 +8,65 @@ use crate::schema::SchemaBook;
 use crate::shard::{Shard, ShardSpec};
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
+use std::convert::Infallible;
+use std::io;
 use std::sync::Arc;
+use tokio::sync::mpsc;
 use weir_base::ShardId;
+
+/// Held by everything that may read or write a stream's files; nothing is ever sent.
+pub(crate) type FilesUser = mpsc::Sender<Infallible>;
+
+/// A dropped stream whose files wait for their last user.
+#[derive(Debug)]
+pub struct Removal {
+    ctx: StoreContext,
+    dir: String,
+    users: Option<mpsc::Receiver<Infallible>>,
+}
+
+impl Removal {
+    /// Returns once nobody holds the store, one of its shards, a snapshot or a cursor any more.
+    pub async fn unused(&mut self) {
+        if let Some(users) = &mut self.users {
+            // Ends when the last sender is gone.
+            let _ = users.recv().await;
+        }
+    }
+
+    /// Removes everything the stream has stored. Blocks.
+    ///
+    /// # Errors
+    /// As [`remove_stream`].
+    pub fn remove_files(self) -> Result<()> {
+        remove_stream(&self.ctx, &self.dir)
+    }
+}
+
+/// Removes what a stream has stored that is not open: its parts, wherever they lie, then its
+/// directory, so that an interrupted removal is found and repeated. Blocks.
+///
+/// # Errors
+/// What the disk or the object store says; some files may be gone then.
+pub fn remove_stream(ctx: &StoreContext, dir: &str) -> Result<()> {
+    let failed = |e| StorageError::io("remove", dir, e);
+    let entries = match ctx.disk.list(dir) {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(failed)?,
+    };
+    for shard in entries.iter().filter(|e| e.is_dir && e.name.starts_with(SHARD_PREFIX)) {
+        ctx.parts().delete_dir(&part_dir(&format!("{dir}/{}", shard.name)))?;
+    }
+    ctx.disk.remove_dir_all(dir).map_err(failed)
+}
+
+/// Names of shards' directories begin with it.
+const SHARD_PREFIX: &str = "shard-";
+
+/// Where a shard's parts lie.
+pub(crate) fn part_dir(shard_dir: &str) -> String {
+    format!("{shard_dir}/parts")
+}
 
 /// Shared by all sessions. Background work ends with [`StreamStore::close`] or when the last
 /// holder is gone.
@@ -20,6 +77,9 @@ pub struct StreamStore {
     schema: SchemaRef,
     options: Mutex<StreamOptions>,
     shards: Vec<Arc<Shard>>,
+    _user: FilesUser,
+    /// Taken by the first [`StreamStore::retire`].
+    users: Mutex<Option<mpsc::Receiver<Infallible>>>,
 }
 
 impl StreamStore {
@@ -58,9 +118,10 @@ impl StreamStore {
             StorageType::Memory => SchemaBook::in_memory(&schema)?,
             _ => SchemaBook::open(&*ctx.disk, &format!("{dir}/schemas"), &schema)?,
         });
+        let (user, users) = mpsc::channel(1);
         let mut shards = Vec::with_capacity(options.shards as usize);
         for id in 0..options.shards {
-            let shard_dir = format!("{dir}/shard-{id:04}");
+            let shard_dir = format!("{dir}/{SHARD_PREFIX}{id:04}");
             ctx.disk.create_dir_all(&shard_dir).map_err(|e| StorageError::io("create", &shard_dir, e))?;
             shards.push(Shard::open(ShardSpec {
                 ctx,
@@ -70,6 +131,7 @@ impl StreamStore {
                 book: book.clone(),
                 options: &options,
                 layout: layout.clone(),
+                user: user.clone(),
             })?);
         }
         // Names of what was made on the way here, up to the root.
@@ -87,6 +149,8 @@ impl StreamStore {
             schema,
             options: Mutex::new(options),
             shards,
+            _user: user,
+            users: Mutex::new(Some(users)),
         }))
     }
 
@@ -130,12 +194,12 @@ impl StreamStore {
         futures::future::join_all(self.shards.iter().map(|s| s.close())).await;
     }
 
-    /// Removes everything the stream has stored. Call it after [`StreamStore::close`]; readers
-    /// that still hold it get errors. Blocks.
-    pub fn drop_files(&self) -> Result<()> {
-        for shard in &self.shards {
-            self.ctx.parts().delete_dir(shard.part_dir())?;
-        }
-        self.ctx.disk.remove_dir_all(&self.dir).map_err(|e| StorageError::io("remove", &self.dir, e))
+    /// Ends the stream for everyone who looks for it from now on: appends and cursors fail with
+    /// [`StorageError::Dropped`], snapshots taken before go on. The files stay until
+    /// [`Removal::unused`].
+    pub async fn retire(&self) -> Removal {
+        self.shards.iter().for_each(|s| s.mark_dropped());
+        self.close().await;
+        Removal { ctx: self.ctx.clone(), dir: self.dir.clone(), users: self.users.lock().take() }
     }
 }

@@ -3,7 +3,7 @@
 use crate::engine::{Shared, Statement};
 use crate::outcome::Done;
 use crate::random;
-use crate::streams::{Prepared, column_type, stored_schema};
+use crate::streams::{Prepared, alias_columns, column_type, stored_schema};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -244,6 +244,7 @@ fn check(cx: &Statement, relation: &Relation) -> Result<()> {
         RelationKind::Random { settings } => {
             random::Pace::parse(settings)?;
             let (schema, _, order) = stored_schema(relation)?;
+            alias_columns(relation, &schema, &compiler)?;
             random::defaults(relation, &order, &schema, &compiler).map(drop)
         }
         RelationKind::View { .. } => Ok(()),
@@ -320,6 +321,9 @@ fn complete_columns(stream: &RelationName, columns: &mut Vec<ColumnDef>) -> Resu
     let now = || ColumnDefault { kind: DefaultKind::Default, expression: "now64(3, 'UTC')".into() };
     match columns.iter_mut().find(|c| c.name == TIME_COLUMN) {
         Some(time) => {
+            if time.default.as_ref().is_some_and(|d| d.kind == DefaultKind::Alias) {
+                return Err(err!(BadArguments, "{TIME_COLUMN} is kept with each row and can not be ALIAS"));
+            }
             let declared = column_type(&time.type_name)?;
             let utc_ms = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
             if declared.is_nullable() || declared.storage() != utc_ms {

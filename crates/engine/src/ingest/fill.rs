@@ -92,10 +92,10 @@ impl IngestPlan {
             .columns
             .iter()
             .map(|c| match given.column_by_name(&c.name) {
-                Some(array) => array.clone(),
-                None => default_array(&c.column_type, rows),
+                Some(array) => in_storage(array, c),
+                None => Ok(default_array(&c.column_type, rows)),
             })
-            .collect();
+            .collect::<Result<_>>()?;
         for &i in &self.fill_order {
             let column = &self.columns[i];
             let position = given.schema_ref().index_of(&column.name).ok();
@@ -142,6 +142,24 @@ impl IngestPlan {
             let values: &Int64Array = values.as_primitive::<Int64Type>();
             values.iter().map(|v| v.unwrap_or(0).rem_euclid(shards as i64) as u32).collect()
         }))
+    }
+}
+
+/// Times that were read in a session's zone, as the column keeps them: the same instants.
+fn in_storage(array: &ArrayRef, column: &IngestColumn) -> Result<ArrayRef> {
+    let storage = column.column_type.storage();
+    if *array.data_type() == storage || !holds_times(&storage) {
+        return Ok(array.clone());
+    }
+    cast(array, &storage).map_err(internal)
+}
+
+fn holds_times(t: &DataType) -> bool {
+    match t {
+        DataType::Timestamp(..) => true,
+        DataType::List(f) | DataType::Map(f, _) => holds_times(f.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|f| holds_times(f.data_type())),
+        _ => false,
     }
 }
 
@@ -216,11 +234,7 @@ pub fn ingest_column(
             DefaultKind::Default => Fill::Default(compile(&d.expression)?),
             DefaultKind::Materialized => Fill::Materialized(compile(&d.expression)?),
             DefaultKind::Alias => {
-                return Err(err!(
-                    NotImplemented,
-                    "column {}: ALIAS columns are not supported yet; use a view",
-                    column.name
-                ));
+                return Err(err!(LogicalError, "column {} is ALIAS and is not stored", column.name));
             }
         },
     };

@@ -23,6 +23,8 @@ const ID_BYTES_MAX: usize = 255;
 
 #[derive(Debug, Clone)]
 pub(crate) struct WriterOptions {
+    /// `database.name` of the target, for messages.
+    pub stream: String,
     pub query_id: String,
     pub block_rows_max: usize,
     pub ack: Ack,
@@ -178,7 +180,10 @@ impl StreamWriter {
         let appended = task
             .await
             .map_err(|e| err!(LogicalError, "an append ended without an answer: {e}"))?
-            .map_err(|e| append_error(&e))?;
+            .map_err(|e| match e {
+                StorageError::Dropped => err!(UnknownStream, "stream {} was dropped", self.options.stream),
+                e => append_error(&e),
+            })?;
         self.rows_kept += u64::from(appended.rows);
         if !appended.repeated {
             self.options.written_rows_total.add(i64::from(appended.rows));
@@ -194,6 +199,35 @@ impl StreamWriter {
             }
         }
         first.map_or(Ok(()), Err)
+    }
+
+    /// Sends what is pending on its way and waits until all of it is acknowledged.
+    ///
+    /// # Errors
+    /// As [`InsertWriter::write`].
+    pub async fn commit(&mut self) -> Result<()> {
+        let result = match self.flush().await {
+            Ok(()) => self.wait_for_all().await,
+            Err(e) => Err(e),
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(e) => Err(self.fail(e).await),
+        }
+    }
+
+    /// Rows and bytes that are acknowledged.
+    pub fn kept(&self) -> (u64, u64) {
+        (self.rows_kept, self.bytes_kept)
+    }
+
+    /// Ends the insert with another's error, which then says how much is kept.
+    pub async fn abandon(mut self, e: Error) -> Error {
+        match self.commit().await {
+            Ok(()) => self.fail(e).await,
+            // The first error is why it ends.
+            Err(_) => e,
+        }
     }
 
     /// Waits for what is on its way, then says how much of the insert is there.
@@ -227,19 +261,13 @@ impl InsertWriter for StreamWriter {
         if self.failed {
             return Err(err!(BadArguments, "the insert has failed already"));
         }
-        let result = match self.flush().await {
-            Ok(()) => self.wait_for_all().await,
-            Err(e) => Err(e),
-        };
-        match result {
-            Ok(()) => Ok(Done {
-                query_id: self.options.query_id.clone(),
-                written_rows: self.rows_kept,
-                written_bytes: self.bytes_kept,
-                warnings: Vec::new(),
-            }),
-            Err(e) => Err(self.fail(e).await),
-        }
+        self.commit().await?;
+        Ok(Done {
+            query_id: self.options.query_id.clone(),
+            written_rows: self.rows_kept,
+            written_bytes: self.bytes_kept,
+            warnings: Vec::new(),
+        })
     }
 }
 

@@ -57,11 +57,12 @@ pub async fn start_bounded(
     let (plan, task) = match planned {
         Ok(Ok(planned)) => planned,
         Ok(Err(e)) => {
-            entry.end(Finish::Failed);
-            return Err(StreamError::from(e).into());
+            let e = Error::from(StreamError::from(e));
+            entry.end(Finish::Failed, Some(&e));
+            return Err(e);
         }
         Err((finish, e)) => {
-            entry.end(finish);
+            entry.end(finish, Some(&e));
             return Err(e);
         }
     };
@@ -202,7 +203,7 @@ impl Output {
         };
         self.ended = true;
         self.driver.0.abort();
-        self.entry.end(finish);
+        self.entry.end(finish, error.as_ref());
         error.map(Err)
     }
 }
@@ -210,7 +211,7 @@ impl Output {
 impl Drop for Output {
     fn drop(&mut self) {
         if !self.ended {
-            self.entry.end(Finish::Cancelled);
+            self.entry.end(Finish::Cancelled, None);
         }
     }
 }

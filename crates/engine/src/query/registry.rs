@@ -4,17 +4,24 @@
 //! - at most `concurrent_max` entries; an id is there once;
 //! - an entry is there from `register` until its last holder is gone.
 
+use super::history::QueryRecord;
 use super::state::{Event, Finish, State};
 use crate::Progress;
 use crate::source::QuerySources;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
+use weir_base::error::did_you_mean;
 use weir_base::{Clock, Error, MemoryBudget, Result, err};
-use weir_plan::{NodeId, QueryCounters};
+use weir_plan::{NodeId, QueryCounters, Running};
+
+/// The kind of statements whose end is the end of their result.
+pub(crate) const SELECT: &str = "Select";
 
 /// What is known of a query before it starts.
 #[derive(Debug, Clone)]
@@ -30,6 +37,8 @@ pub struct QuerySpec {
     pub execution_max: Option<Duration>,
     /// `output_buffer_bytes_max`: results kept for a slow reader.
     pub output_buffer_bytes_max: u64,
+    /// Takes down what becomes of it.
+    pub record: Option<Arc<QueryRecord>>,
 }
 
 /// A row of `system.queries`.
@@ -47,6 +56,8 @@ pub struct QueryInfo {
     pub read_rows: u64,
     pub read_bytes: u64,
     pub result_rows: u64,
+    pub written_rows: u64,
+    pub written_bytes: u64,
     pub memory_bytes: u64,
     pub memory_peak_bytes: u64,
     /// Of a streaming query, per operator.
@@ -65,11 +76,27 @@ pub struct QueryEntry {
     /// Cancelled by `KILL QUERY` and shutdown.
     pub killed: CancellationToken,
     state: Mutex<State>,
-    streaming: Mutex<Option<(Arc<QuerySources>, Vec<OperatorInfo>)>>,
+    streaming: Mutex<Option<Streaming>>,
+    /// Of `INSERT … SELECT`: how many of the rows that have left are durable in the target.
+    written: Mutex<Option<watch::Receiver<u64>>>,
     clock: Arc<dyn Clock>,
     started_us: i64,
     started: Duration,
     registry: Weak<QueryRegistry>,
+}
+
+/// What runs of a streaming query.
+#[derive(Clone)]
+struct Streaming {
+    sources: Arc<QuerySources>,
+    running: Arc<dyn Running>,
+    operators: Vec<OperatorInfo>,
+}
+
+impl fmt::Debug for Streaming {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Streaming").field("sources", &self.sources).finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -78,13 +105,16 @@ pub struct QueryRegistry {
     concurrent_max: AtomicUsize,
     memory: Arc<MemoryBudget>,
     clock: Arc<dyn Clock>,
+    /// An entry is no longer there.
+    gone: Notify,
 }
 
 impl QueryRegistry {
     /// `memory`: the server's budget, which every query's is a child of.
     pub fn new(concurrent_max: usize, memory: Arc<MemoryBudget>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let concurrent_max = AtomicUsize::new(concurrent_max);
-        Arc::new(QueryRegistry { entries: Mutex::default(), concurrent_max, memory, clock })
+        let gone = Notify::new();
+        Arc::new(QueryRegistry { entries: Mutex::default(), concurrent_max, memory, clock, gone })
     }
 
     pub fn set_concurrent_max(&self, max: usize) {
@@ -109,11 +139,12 @@ impl QueryRegistry {
             ));
         }
         let entry = Arc::new(QueryEntry {
-            progress: Arc::default(),
+            progress: spec.record.as_ref().map_or_else(Arc::default, |r| r.progress.clone()),
             memory,
             killed: CancellationToken::new(),
             state: Mutex::new(State::Planned),
             streaming: Mutex::new(None),
+            written: Mutex::new(None),
             started_us: self.clock.now_us(),
             started: self.clock.monotonic(),
             clock: self.clock.clone(),
@@ -121,6 +152,9 @@ impl QueryRegistry {
             spec,
         });
         entries.insert(entry.spec.query_id.clone(), Arc::downgrade(&entry));
+        if let Some(record) = &entry.spec.record {
+            record.begin(entry.spec.streaming);
+        }
         Ok(entry)
     }
 
@@ -133,13 +167,25 @@ impl QueryRegistry {
         entries.iter().map(|e| e.info()).collect()
     }
 
-    /// Asks a query to stop; `false` = there is none of that id. It is gone once `get` says so.
-    pub fn kill(&self, query_id: &str) -> bool {
-        let entry = self.get(query_id);
-        if let Some(entry) = &entry {
-            entry.killed.cancel();
+    /// Asks a query to stop; `None` = there is none of that id. See [`QueryRegistry::gone`].
+    pub fn kill(&self, query_id: &str) -> Option<Weak<QueryEntry>> {
+        let entry = self.get(query_id)?;
+        entry.killed.cancel();
+        Some(Arc::downgrade(&entry))
+    }
+
+    /// Returns once the last holder of each of these has let go.
+    pub async fn gone(&self, queries: &[Weak<QueryEntry>]) {
+        loop {
+            let gone = self.gone.notified();
+            tokio::pin!(gone);
+            // Counted from here on, so that nothing between the look and the wait is missed.
+            gone.as_mut().enable();
+            if queries.iter().all(|q| q.strong_count() == 0) {
+                return;
+            }
+            gone.await;
         }
-        entry.is_some()
     }
 
     pub fn kill_all(&self) {
@@ -148,23 +194,68 @@ impl QueryRegistry {
     }
 
     /// `SYSTEM SYNC QUERY`: returns when all that was durable at the call has been handed to
-    /// the query's sink.
+    /// the query's sink; of an `INSERT … SELECT`, when it is durable in the target.
     ///
     /// # Errors
     /// Code 36 for an id that does not run or does not stream.
     pub async fn sync(&self, query_id: &str) -> Result<()> {
-        let entry =
-            self.get(query_id).ok_or_else(|| err!(BadArguments, "no query with id {query_id} is running"))?;
-        let sources = entry.streaming.lock().as_ref().map(|(sources, _)| sources.clone());
-        let sources =
-            sources.ok_or_else(|| err!(BadArguments, "query {query_id} is not a running streaming query"))?;
-        let killed = entry.killed.clone();
+        let (entry, streaming) = self.streaming(query_id)?;
+        let (killed, progress, written) =
+            (entry.killed.clone(), entry.progress.clone(), entry.written.lock().clone());
         drop(entry);
         tokio::select! {
-            () = sources.sync() => {}
-            () = killed.cancelled() => {}
+            () = streaming.sources.sync() => {}
+            () = killed.cancelled() => return Ok(()),
         }
+        drop(streaming);
+        all_written(written, &progress).await;
         Ok(())
+    }
+
+    /// `SYSTEM DRAIN QUERY`: the query takes all that is durable now, sets its watermarks to
+    /// infinity, emits and ends. Returns when its rows have left, whether or not they were read.
+    ///
+    /// # Errors
+    /// As [`QueryRegistry::sync`].
+    pub async fn drain(&self, query_id: &str) -> Result<()> {
+        let (entry, streaming) = self.streaming(query_id)?;
+        let (progress, written) = (entry.progress.clone(), entry.written.lock().clone());
+        drop(entry);
+        streaming.sources.drain();
+        // How it ended its own client hears.
+        let _ = streaming.running.join().await;
+        drop(streaming);
+        all_written(written, &progress).await;
+        Ok(())
+    }
+
+    /// Ids of the streaming queries that run.
+    pub fn streaming_ids(&self) -> Vec<String> {
+        let entries: Vec<_> = self.entries.lock().values().filter_map(Weak::upgrade).collect();
+        let streams = entries.iter().filter(|e| e.streaming.lock().is_some());
+        streams.map(|e| e.spec.query_id.clone()).collect()
+    }
+
+    fn streaming(&self, query_id: &str) -> Result<(Arc<QueryEntry>, Streaming)> {
+        let Some(entry) = self.get(query_id) else {
+            let running: Vec<String> = self.entries.lock().keys().cloned().collect();
+            let hint = did_you_mean(query_id, running.iter().map(String::as_str));
+            return Err(err!(BadArguments, "no query with id {query_id} is running{hint}"));
+        };
+        let streaming = entry.streaming.lock().clone();
+        match streaming {
+            Some(streaming) => Ok((entry, streaming)),
+            None => Err(err!(BadArguments, "query {query_id} is not a running streaming query")),
+        }
+    }
+}
+
+/// Waits until the rows that have left so far are durable in the target, if there is one.
+async fn all_written(written: Option<watch::Receiver<u64>>, progress: &Progress) {
+    if let Some(mut written) = written {
+        let left = progress.result_rows.load(Ordering::Relaxed);
+        // An error means that the insert has ended.
+        let _ = written.wait_for(|rows| *rows >= left).await;
     }
 }
 
@@ -186,21 +277,49 @@ impl QueryEntry {
     }
 
     /// Ends the life cycle whatever it was.
-    pub(super) fn end(&self, finish: Finish) {
+    pub(super) fn end(&self, finish: Finish, error: Option<&Error>) {
+        if let Some(record) = &self.spec.record {
+            match error {
+                Some(e) => record.fail(e),
+                None if finish == Finish::Cancelled => record.fail(&self.killed_error()),
+                None => {}
+            }
+            // An insert goes on after the query it reads from.
+            if record.kind() == SELECT {
+                record.end(self.memory.peak_bytes());
+            }
+        }
         self.on(match finish {
             Finish::Finished => Event::Drained,
             Finish::Cancelled => Event::Cancel,
             Finish::Failed => Event::Fail,
         });
         self.on(Event::Released);
+        // They hold the shards that were read, and with them the files of dropped streams.
+        *self.streaming.lock() = None;
     }
 
-    pub(super) fn attach(&self, sources: Arc<QuerySources>, operators: Vec<OperatorInfo>) {
-        *self.streaming.lock() = Some((sources, operators));
+    pub(super) fn attach(&self, sources: Arc<QuerySources>, running: Arc<dyn Running>) {
+        let operators = running.counters();
+        *self.streaming.lock() = Some(Streaming { sources, running, operators });
+    }
+
+    /// For whoever writes the query's rows down: to be told how many of them are durable.
+    pub(crate) fn writing(&self) -> watch::Sender<u64> {
+        let (to, from) = watch::channel(0);
+        *self.written.lock() = Some(from);
+        to
+    }
+
+    /// For the record of what became of it.
+    pub(crate) fn failed(&self, e: &Error) {
+        if let Some(record) = &self.spec.record {
+            record.fail(e);
+        }
     }
 
     /// What `KILL QUERY` makes of it.
-    pub(super) fn killed_error(&self) -> Error {
+    pub(crate) fn killed_error(&self) -> Error {
         err!(QueryWasCancelled, "query {} was cancelled", self.spec.query_id)
     }
 
@@ -228,21 +347,28 @@ impl QueryEntry {
             read_rows: load(&self.progress.read_rows),
             read_bytes: load(&self.progress.read_bytes),
             result_rows: load(&self.progress.result_rows),
+            written_rows: load(&self.progress.written_rows),
+            written_bytes: load(&self.progress.written_bytes),
             memory_bytes: self.memory.used_bytes(),
             memory_peak_bytes: self.memory.peak_bytes(),
-            operators: self.streaming.lock().as_ref().map_or_else(Vec::new, |(_, ops)| ops.clone()),
+            operators: self.streaming.lock().as_ref().map_or_else(Vec::new, |s| s.operators.clone()),
         }
     }
 }
 
 impl Drop for QueryEntry {
     fn drop(&mut self) {
+        if let Some(record) = &self.spec.record {
+            record.note_memory(self.memory.peak_bytes());
+        }
         if let Some(registry) = self.registry.upgrade() {
             let mut entries = registry.entries.lock();
             // Another query may have taken the id after the last holder let go.
             if entries.get(&self.spec.query_id).is_some_and(|e| e.strong_count() == 0) {
                 entries.remove(&self.spec.query_id);
             }
+            drop(entries);
+            registry.gone.notify_waiters();
         }
     }
 }

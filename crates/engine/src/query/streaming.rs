@@ -9,7 +9,7 @@ use futures::StreamExt;
 use futures::stream::{BoxStream, unfold};
 use std::sync::Arc;
 use tokio::sync::mpsc;
-use weir_base::{Clock, Result};
+use weir_base::{Clock, Error, Result};
 use weir_plan::{Running, Runtime, SourceFactory, StreamPlan};
 
 pub struct StreamingQuery {
@@ -37,18 +37,19 @@ pub async fn start_streaming(
     let started = tokio::select! {
         started = runtime.start(plan, factory, Box::new(sink), clock, entry.memory.clone()) => started,
         () = entry.killed.cancelled() => {
-            entry.end(Finish::Cancelled);
+            entry.end(Finish::Cancelled, None);
             return Err(entry.killed_error());
         }
     };
     let running = match started {
         Ok(running) => running,
         Err(e) => {
-            entry.end(Finish::Failed);
-            return Err(e.into());
+            let e = Error::from(e);
+            entry.end(Finish::Failed, Some(&e));
+            return Err(e);
         }
     };
-    entry.attach(positions, running.counters());
+    entry.attach(positions, running.clone());
     entry.on(Event::Run);
     let deadline = entry.spec.execution_max.map(|limit| tokio::time::Instant::now() + limit);
     let output = Output { entry, running, from, deadline, ended: false };
@@ -94,7 +95,7 @@ impl Output {
         };
         self.ended = true;
         self.running.cancel();
-        self.entry.end(finish);
+        self.entry.end(finish, error.as_ref());
         error.map(Err)
     }
 }
@@ -103,7 +104,7 @@ impl Drop for Output {
     fn drop(&mut self) {
         if !self.ended {
             self.running.cancel();
-            self.entry.end(Finish::Cancelled);
+            self.entry.end(Finish::Cancelled, None);
         }
     }
 }

@@ -27,6 +27,7 @@ fn spec(id: &str) -> QuerySpec {
         memory_bytes_max: None,
         execution_max: None,
         output_buffer_bytes_max: 1 << 20,
+        record: None,
     }
 }
 
@@ -87,7 +88,7 @@ async fn a_killed_query_ends_with_its_code() {
     let entry = registry.register(spec("q")).unwrap();
     let mut batches = bounded(entry.clone(), &w.session(), ENDLESS).await.unwrap();
     batches.next().await.unwrap().unwrap();
-    assert!(registry.kill("q") && !registry.kill("other"));
+    assert!(registry.kill("q").is_some() && registry.kill("other").is_none());
     let end = loop {
         match batches.next().await {
             Some(Ok(_)) => {}
@@ -214,10 +215,19 @@ async fn a_waiting_streaming_query_can_be_killed_or_dropped() {
     let mut query = streaming(&w, entry.clone()).await;
     let killer = registry.clone();
     let (end, ()) = tokio::join!(query.batches.next(), async move {
-        assert!(killer.kill("q"));
+        assert!(killer.kill("q").is_some());
     });
     assert_eq!(end.unwrap().unwrap_err().code, Code::QueryWasCancelled);
     assert_eq!(entry.state(), State::Ended(Finish::Cancelled));
+
+    // Gone is who has no holder left, whoever has taken the id since.
+    let killed = registry.kill("q").unwrap();
+    let waiting = registry.clone();
+    let weak = killed.clone();
+    let gone = tokio::spawn(async move { waiting.gone(&[weak]).await });
+    drop((query, entry));
+    gone.await.unwrap();
+    assert_eq!(killed.strong_count(), 0);
 
     let entry = registry.register(QuerySpec { streaming: true, ..spec("q2") }).unwrap();
     drop(streaming(&w, entry.clone()).await);

@@ -3,8 +3,9 @@
 use super::{check_all, find, parse_bool};
 use crate::session::{QueryMode, Session};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
-use weir_base::{Result, err};
+use weir_base::Result;
 use weir_format::{FormatSettings, Spelling};
 use weir_plan::ReplayOrder;
 use weir_storage::Ack;
@@ -32,6 +33,9 @@ pub struct QuerySettings {
     pub join_use_nulls: bool,
     pub check_dependents: bool,
     pub read_only: bool,
+    /// Of times that have none of their own; `None` = UTC.
+    pub time_zone: Option<Arc<str>>,
+    pub log_queries: bool,
     pub format: FormatSettings,
 }
 
@@ -73,8 +77,9 @@ impl QuerySettings {
             _ => session.spelling,
         };
         let zone = at.text("session_timezone");
-        if !(zone.is_empty() || zone.eq_ignore_ascii_case("UTC")) {
-            return Err(err!(NotImplemented, "session_timezone '{zone}' is not supported yet; use UTC"));
+        let utc = zone.is_empty() || zone.eq_ignore_ascii_case("UTC");
+        if !utc {
+            weir_sql::bind::check_zone(zone)?;
         }
         let seconds: f64 = at.text("max_execution_time").parse().expect("checked when set");
         let positive = |name: &str, limit: u64| (at.number(name).clamp(1, limit)) as usize;
@@ -110,6 +115,8 @@ impl QuerySettings {
             join_use_nulls: at.flag("join_use_nulls"),
             check_dependents: at.flag("enable_dependency_check"),
             read_only: session.read_only || at.text("readonly") != "0",
+            time_zone: (!utc).then(|| zone.into()),
+            log_queries: at.flag("log_queries"),
             format: FormatSettings {
                 spelling,
                 json_quote_64bit_integers: at.flag("output_format_json_quote_64bit_integers"),

@@ -20,6 +20,8 @@ pub enum Scope {
     Query,
     /// The server's configuration; shown, not set.
     Server,
+    /// `settings:` of the server's configuration, read when it starts.
+    Start,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -44,6 +46,10 @@ const fn q(name: &'static str, kind: Kind, default: &'static str, docs: &'static
 
 const fn server(name: &'static str, kind: Kind, default: &'static str, docs: &'static str) -> Setting {
     Setting { name, kind, default, scope: Scope::Server, docs }
+}
+
+const fn start(name: &'static str, kind: Kind, default: &'static str, docs: &'static str) -> Setting {
+    Setting { name, kind, default, scope: Scope::Start, docs }
 }
 
 use Kind::{Bool, Char, OneOf, Seconds, Text, UInt};
@@ -85,6 +91,7 @@ pub const SETTINGS: &[Setting] = &[
         "input that is not UTF-8 is refused, or replaced by U+FFFD",
     ),
     q("join_use_nulls", Bool, "0", "a join without match gives NULL, not the type's default"),
+    q("log_queries", Bool, "1", "remember the statement in system.query_log once it has ended"),
     q("max_block_size", UInt, "8192", "rows a batch of a bounded query has at most"),
     server("max_concurrent_queries", UInt, "1000", "queries that may run at once; more get error 202"),
     q("max_execution_time", Seconds, "0", "seconds after which a query ends with error 159; 0 = no limit"),
@@ -107,12 +114,15 @@ pub const SETTINGS: &[Setting] = &[
     q("output_format_json_quote_64bit_integers", Bool, "0", "64-bit integers as strings in JSON"),
     q("output_format_json_quote_denormals", Bool, "0", "inf and nan as strings in JSON, else null"),
     q("output_format_pretty_max_rows", UInt, "10000", "rows the Pretty formats print"),
+    start("query_log_bytes_max", UInt, "4194304", "bytes of ended queries that system.query_log remembers"),
+    start("query_log_rows_max", UInt, "1000", "ended queries that system.query_log remembers"),
     q(
         "query_mode",
         OneOf(&["streaming", "table"]),
         "streaming",
         "what FROM s means: without end, or a snapshot",
     ),
+    start("query_warnings_rows_max", UInt, "1000", "warnings that system.query_warnings remembers"),
     q("readonly", OneOf(&["0", "1", "2"]), "0", "refuse statements that change anything"),
     q("replay_order", OneOf(&["arrival", "event_time"]), "arrival", "order in which history is replayed"),
     q(
@@ -121,7 +131,7 @@ pub const SETTINGS: &[Setting] = &[
         "",
         "where a streaming query begins: earliest, latest, a time, -2h, or sequence numbers",
     ),
-    q("session_timezone", Text, "", "time zone of times that have none; only UTC so far"),
+    q("session_timezone", Text, "", "time zone of times that have none of their own; empty = UTC"),
     q("type_names", OneOf(&["timeplus", "clickhouse", ""]), "", "spelling of type names in results"),
 ];
 
@@ -147,7 +157,6 @@ compatible! {
     "wait_end_of_query" = "0",
     "buffer_size" = "0",
     "use_server_time_zone_for_dates" = "1",
-    "log_queries" = "1",
     "log_comment" = "",
     "log_profile_events" = "1",
     "log_query_threads" = "0",

@@ -9,6 +9,7 @@ use super::shard::ShardReader;
 use super::start::resolve;
 use super::tail::{Phase, ShardState, StreamSource};
 use crate::Progress;
+use crate::query::QueryRecord;
 use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup};
 use datafusion::execution::TaskContext;
 use parking_lot::Mutex;
@@ -21,17 +22,24 @@ const WARNINGS_MAX: usize = 100;
 
 /// What a query's owner should know and that is no error.
 #[derive(Debug, Default)]
-pub struct Warnings(Mutex<Vec<String>>);
+pub struct Warnings {
+    all: Mutex<Vec<String>>,
+    /// For `system.query_warnings`.
+    record: Option<Arc<QueryRecord>>,
+}
 
 impl Warnings {
     pub fn add(&self, warning: String) {
-        let mut all = self.0.lock();
+        let mut all = self.all.lock();
         if all.len() < WARNINGS_MAX {
+            if let Some(record) = &self.record {
+                record.warn(&warning);
+            }
             all.push(warning);
         }
     }
     pub fn all(&self) -> Vec<String> {
-        self.0.lock().clone()
+        self.all.lock().clone()
     }
 }
 
@@ -67,6 +75,13 @@ impl StreamSources {
             warnings: Arc::default(),
             sources: Arc::default(),
         }
+    }
+
+    /// What is to be said of the query is said in its record, too.
+    #[must_use]
+    pub fn telling(mut self, record: Arc<QueryRecord>) -> Self {
+        self.warnings = Arc::new(Warnings { record: Some(record), ..Warnings::default() });
+        self
     }
 
     pub fn warnings(&self) -> Arc<Warnings> {
@@ -120,6 +135,7 @@ impl StreamSources {
             delivered: progress,
             read: self.progress.clone(),
             warnings: self.warnings.clone(),
+            drain: Box::pin(self.sources.draining().cancelled_owned()),
             turn: 0,
         }))
     }
@@ -131,7 +147,7 @@ impl SourceFactory for StreamSources {
         match self.lookup.store(&spec.database, &spec.relation)? {
             StreamAccess::Stored(access) => self.open_stored(access, spec).await,
             StreamAccess::Random(access) => {
-                Ok(Box::new(RandomSource::new(access, spec, self.progress.clone())?))
+                Ok(Box::new(RandomSource::new(access, spec, self.progress.clone(), self.sources.draining())?))
             }
         }
     }

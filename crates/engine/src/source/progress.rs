@@ -4,6 +4,7 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use weir_base::SeqNo;
 use weir_storage::Shard;
 
@@ -52,21 +53,34 @@ impl SourceProgress {
 
 /// All sources of one query.
 #[derive(Debug, Default)]
-pub struct QuerySources(Mutex<Vec<Arc<SourceProgress>>>);
+pub struct QuerySources {
+    all: Mutex<Vec<Arc<SourceProgress>>>,
+    drain: CancellationToken,
+}
 
 impl QuerySources {
     pub(super) fn add(&self, source: Arc<SourceProgress>) {
-        self.0.lock().push(source);
+        self.all.lock().push(source);
     }
 
     /// Returns when everything durable at the call has been handed to the query's sink, or the
     /// sources have ended.
     pub async fn sync(&self) {
-        let sources = self.0.lock().clone();
+        let sources = self.all.lock().clone();
         let targets: Vec<Vec<SeqNo>> =
             sources.iter().map(|s| s.shards.iter().map(|(shard, _)| shard.durable_end()).collect()).collect();
         for (source, targets) in sources.iter().zip(&targets) {
             source.reach(targets).await;
         }
+    }
+
+    /// Asks every source to give what is durable now, then its last watermark, then its end.
+    pub fn drain(&self) {
+        self.drain.cancel();
+    }
+
+    /// Cancelled once the query is drained.
+    pub(super) fn draining(&self) -> CancellationToken {
+        self.drain.clone()
     }
 }

@@ -8,8 +8,9 @@ use arrow::array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicro
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::{Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 use weir_base::{AppendTime, Result, SeqNo, ShardId};
-use weir_plan::{Element, Rows, Source, SourceSpec, StreamError};
+use weir_plan::{Element, Rows, Source, SourceSpec, StreamError, WatermarkTime};
 use weir_storage::{Sns, TailBatch, Times};
 
 /// Rows of one bounded read.
@@ -47,10 +48,19 @@ pub(super) struct RandomSource {
     due: u64,
     next: SeqNo,
     greeted: bool,
+    /// The query is drained: what was made so far is all.
+    drain: CancellationToken,
+    /// The last watermark was given.
+    closed: bool,
 }
 
 impl RandomSource {
-    pub fn new(access: RandomAccess, spec: &SourceSpec, read: Arc<Progress>) -> Result<Self, StreamError> {
+    pub fn new(
+        access: RandomAccess,
+        spec: &SourceSpec,
+        read: Arc<Progress>,
+        drain: CancellationToken,
+    ) -> Result<Self, StreamError> {
         let picker = Picker::by_name(&access.schema, &spec.columns, spec.schema.clone())?;
         let rate = access.rows_per_second;
         // A tick that would give less than a row only wastes a wake-up.
@@ -65,12 +75,14 @@ impl RandomSource {
             due: 0,
             next: SeqNo::ZERO,
             greeted: false,
+            drain,
+            closed: false,
             access,
         })
     }
 
     fn finished(&self) -> bool {
-        self.access.rows_max > 0 && self.next.0 >= self.access.rows_max
+        self.drain.is_cancelled() || self.access.rows_max > 0 && self.next.0 >= self.access.rows_max
     }
 
     /// Rows that are due, at most one batch of them.
@@ -102,7 +114,10 @@ impl RandomSource {
             self.greeted = true;
             return Ok(Some(Element::EndOfBackfill));
         }
-        if self.finished() {
+        if self.finished() && !std::mem::replace(&mut self.closed, true) {
+            return Ok(Some(Element::Watermark(WatermarkTime::INFINITY)));
+        }
+        if self.closed {
             return Ok(Some(Element::End));
         }
         if self.pace.is_none() || self.due > 0 { self.give().map(Some) } else { Ok(None) }
@@ -122,7 +137,10 @@ impl Source for RandomSource {
                 timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
                 timer
             });
-            timer.tick().await;
+            tokio::select! {
+                _ = timer.tick() => {}
+                () = self.drain.cancelled() => continue,
+            }
             let due = self.rows_per_tick + self.owed;
             self.due += due as u64;
             self.owed = due.fract();

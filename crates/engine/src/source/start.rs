@@ -4,7 +4,7 @@ use super::factory::Warnings;
 use std::sync::Arc;
 use weir_base::{Code, Error, Result, SeqNo, err};
 use weir_plan::StartPosition;
-use weir_storage::Shard;
+use weir_storage::{Shard, StorageError};
 
 /// Where each shard begins. Reads time indexes: may block on the disk, so it runs aside.
 ///
@@ -20,12 +20,26 @@ pub(super) async fn resolve(
         StartPosition::Latest => Ok(shards.iter().map(|s| s.durable_end()).collect()),
         StartPosition::Earliest => Ok(shards.iter().map(|s| s.oldest()).collect()),
         StartPosition::EventTime(at) => {
-            let (shards, at) = (shards.to_vec(), *at);
-            let seek = move || shards.iter().map(|s| s.seek_event_time(at)).collect::<Result<Vec<_>, _>>();
-            tokio::task::spawn_blocking(seek)
+            let (all, at) = (shards.to_vec(), *at);
+            let seek = move || {
+                all.iter().map(|s| Ok((s.oldest(), s.seek_event_time(at)?))).collect::<Result<Vec<_>, _>>()
+            };
+            let found: Vec<(SeqNo, SeqNo)> = tokio::task::spawn_blocking(seek)
                 .await
                 .map_err(|e| Error::new(Code::LogicalError, format!("seeking in {name} stopped: {e}")))?
-                .map_err(Error::from)
+                .map_err(|e: StorageError| Error::from(e))?;
+            let asked = chrono::DateTime::from_timestamp_millis(at.0)
+                .map_or_else(|| at.0.to_string(), |t| t.format("%F %T%.3f UTC").to_string());
+            for (shard, (oldest, start)) in shards.iter().zip(&found) {
+                if *oldest > SeqNo::ZERO && start <= oldest {
+                    warnings.add(format!(
+                        "{name} shard {} holds no row before sequence number {oldest}; the query asked for \
+                         event times from {asked} and starts there",
+                        shard.id()
+                    ));
+                }
+            }
+            Ok(found.into_iter().map(|(_, start)| start).collect())
         }
         StartPosition::SeqNo(list) => {
             let ends: Vec<_> = shards.iter().map(|s| (s.oldest(), s.durable_end())).collect();

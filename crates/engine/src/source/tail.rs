@@ -9,11 +9,13 @@ use super::shard::{Mode, ShardReader};
 use crate::Progress;
 use crate::scan::Picker;
 use arrow::array::RecordBatch;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 use weir_base::{Code, Error, SeqNo};
-use weir_plan::{Element, Rows, Source, StreamError};
+use weir_plan::{Element, Rows, Source, StreamError, WatermarkTime};
 use weir_storage::{StorageError, TailBatch};
 
 pub(super) struct StreamSource {
@@ -25,6 +27,8 @@ pub(super) struct StreamSource {
     pub delivered: Arc<SourceProgress>,
     pub read: Arc<Progress>,
     pub warnings: Arc<Warnings>,
+    /// Ready once the query is drained.
+    pub drain: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The shard asked first for live rows.
     pub turn: usize,
 }
@@ -35,6 +39,10 @@ pub(super) enum Phase {
     /// Past its own history, waiting for the other sources.
     Seam,
     Live,
+    /// The rows that were durable when the query was told to drain.
+    Draining,
+    /// The last watermark was given.
+    Drained,
 }
 
 pub(super) struct ShardState {
@@ -105,15 +113,28 @@ impl ShardState {
         Poll::Ready(Ok(()))
     }
 
+    /// From here on what is durable now is all there is.
+    fn drain(&mut self) {
+        (self.head, self.carry) = (None, None);
+        // A live read under way is let go; the rows it would have given are read again.
+        self.reader.reset(self.next);
+        self.history_end = self.reader.shard().durable_end();
+        self.history_done = self.next >= self.history_end;
+    }
+
     fn end_history(&mut self) {
         self.history_done = true;
         // Removed rows at the end of history count as given.
         self.next = self.next.max(self.history_end);
     }
 
-    /// Retention was faster: at the start the query begins later and says so.
+    /// Retention was faster, or the stream is gone: at the start the query begins later and says so.
     fn overtaken(&mut self, name: &str, e: StorageError, warnings: &Warnings) -> Result<(), StreamError> {
-        let StorageError::Truncated { asked, oldest } = e else { return Err(Error::from(e).into()) };
+        let (asked, oldest) = match e {
+            StorageError::Truncated { asked, oldest } => (asked, oldest),
+            StorageError::Dropped => return Err(dropped(name)),
+            e => return Err(Error::from(e).into()),
+        };
         let shard = self.origin.shard;
         if self.begun {
             return Err(StreamError {
@@ -134,11 +155,19 @@ impl ShardState {
     }
 }
 
+fn dropped(name: &str) -> StreamError {
+    StreamError { code: Code::UnknownStream, message: format!("stream {name} was dropped") }
+}
+
 impl StreamSource {
     fn poll_element(&mut self, cx: &mut Context<'_>) -> Poll<Result<Element, StreamError>> {
         // Being asked again means that all given so far has passed the sink.
         for (i, shard) in self.shards.iter().enumerate() {
             self.delivered.delivered(i, shard.next);
+        }
+        // Also where rows were read ahead: who reads a dropped stream holds its files.
+        if self.shards.iter().any(|s| s.reader.shard().is_dropped()) {
+            return Poll::Ready(Err(dropped(&self.name)));
         }
         loop {
             match &mut self.phase {
@@ -173,9 +202,22 @@ impl StreamSource {
                     return Poll::Ready(Ok(Element::EndOfBackfill));
                 }
                 Phase::Live => {
+                    if self.drain.as_mut().poll(cx).is_ready() {
+                        self.shards.iter_mut().for_each(ShardState::drain);
+                        self.phase = Phase::Draining;
+                        continue;
+                    }
                     let batch = ready!(self.poll_live(cx))?;
                     return Poll::Ready(Ok(self.rows(batch)));
                 }
+                Phase::Draining => match ready!(self.poll_drained(cx))? {
+                    Some(batch) => return Poll::Ready(Ok(self.rows(batch))),
+                    None => {
+                        self.phase = Phase::Drained;
+                        return Poll::Ready(Ok(Element::Watermark(WatermarkTime::INFINITY)));
+                    }
+                },
+                Phase::Drained => return Poll::Ready(Ok(Element::End)),
             }
         }
     }
@@ -226,6 +268,17 @@ impl StreamSource {
         self.give(least, rows.slice(0, n))
             .map(|b| Poll::Ready(Ok(Some(b))))
             .unwrap_or_else(|e| Poll::Ready(Err(e)))
+    }
+
+    /// Whatever any shard still has of what was durable; `None` = nothing.
+    fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>, StreamError>> {
+        for i in 0..self.shards.len() {
+            ready!(self.shards[i].poll_head(&self.name, &self.warnings, cx))?;
+            if let Some(rows) = self.shards[i].head.take() {
+                return Poll::Ready(self.give(i, rows).map(Some));
+            }
+        }
+        Poll::Ready(Ok(None))
     }
 
     fn cut_event_time(&mut self, bound: Option<Key>) -> RecordBatch {

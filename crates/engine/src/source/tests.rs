@@ -11,7 +11,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use weir_base::{Code, Error, EventTime, MemoryBudget, Rng, SeqNo, SystemClock};
 use weir_dataflow::DataflowRuntime;
-use weir_plan::{NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan};
+use weir_plan::{
+    Element, NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan, WatermarkTime,
+};
 use weir_storage::StreamOptions;
 
 fn columns(names: &[&str]) -> SchemaRef {
@@ -48,6 +50,7 @@ fn entry(registry: &Arc<QueryRegistry>, id: &str) -> Arc<QueryEntry> {
             memory_bytes_max: None,
             execution_max: None,
             output_buffer_bytes_max: 1 << 20,
+            record: None,
         })
         .unwrap()
 }
@@ -333,4 +336,49 @@ async fn sync_returns_when_all_has_been_handed_over() {
     got.sort_unstable();
     assert_eq!(got, (0..20).collect::<Vec<_>>());
     assert_eq!(registry.sync("other").await.unwrap_err().code, Code::BadArguments);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drained_source_gives_what_is_durable_then_its_last_watermark_then_its_end() {
+    for order in [ReplayOrder::Arrival, ReplayOrder::EventTime] {
+        let w = World::new(StreamOptions { shards: 2, ..quiet() }, arrival());
+        w.append(0, rows(0, 10, 0)).await;
+        w.flush().await;
+        let lookup = Lookup::of([("s", StreamAccess::Stored(w.access()))]);
+        let entry = entry(&registry(), "q");
+        let (task, memory) = (w.session().task_ctx(), entry.memory.clone());
+        let sources = StreamSources::new(lookup, order, task, memory, entry.progress.clone());
+        let StreamNode::Source { id, spec } = source(0, "s", StartPosition::Earliest) else { unreachable!() };
+        let mut tail = weir_plan::SourceFactory::open(&sources, id, &spec).await.unwrap();
+        let mut seen = Vec::new();
+        let mut given = 0;
+        loop {
+            let element = tail.next().await.unwrap();
+            seen.push(match &element {
+                Element::Rows(rows) => {
+                    given += rows.batch.num_rows();
+                    "rows"
+                }
+                Element::EndOfBackfill => "live",
+                Element::Watermark(WatermarkTime::INFINITY) => "infinity",
+                Element::End => break,
+                other => panic!("{other:?}"),
+            });
+            if seen.last() == Some(&"live") {
+                w.append(1, rows(10, 5, 0)).await;
+                w.append(0, rows(15, 5, 0)).await;
+                // A live read is under way when the query is drained.
+                let first = tail.next().await.unwrap();
+                assert!(matches!(&first, Element::Rows(rows) if rows.batch.num_rows() == 5));
+                given += 5;
+                if let std::task::Poll::Ready(Ok(Element::Rows(rows))) = futures::poll!(tail.next()) {
+                    given += rows.batch.num_rows();
+                }
+                w.append(1, rows(20, 5, 0)).await;
+                sources.sources().drain();
+            }
+        }
+        assert_eq!(seen.last(), Some(&"infinity"), "{seen:?}");
+        assert_eq!(given, 25, "each row once");
+    }
 }

@@ -78,7 +78,7 @@ pub(super) fn settings(cx: &Context) -> Result<Columns> {
             default: s.default,
             kind: s.kind.name(),
             docs: s.docs,
-            readonly: s.scope == Scope::Server,
+            readonly: s.scope != Scope::Query,
             works: true,
         })
         .chain(COMPATIBLE.iter().map(|c| Row {

@@ -1,6 +1,7 @@
 //! What runs: queries and metrics.
 
 use super::{Columns, Context};
+use crate::query::FinishedQuery;
 use weir_base::Result;
 use weir_base::metrics::MetricKind;
 
@@ -25,9 +26,53 @@ pub(crate) fn processes(cx: &Context) -> Result<Columns> {
         .uint("read_rows", all.iter().map(|q| q.read_rows))
         .uint("read_bytes", all.iter().map(|q| q.read_bytes))
         .uint("result_rows", all.iter().map(|q| q.result_rows))
+        .uint("written_rows", all.iter().map(|q| q.written_rows))
+        .uint("written_bytes", all.iter().map(|q| q.written_bytes))
         .int("memory_usage", all.iter().map(|q| q.memory_bytes as i64))
         .int("peak_memory_usage", all.iter().map(|q| q.memory_peak_bytes as i64))
         .texts("operators", all.iter().map(operators)))
+}
+
+/// Statements that ended, the newest last.
+pub(super) fn query_log(cx: &Context) -> Result<Columns> {
+    let all = cx.shared.history.finished();
+    let outcome = |q: &FinishedQuery| match (&q.error, q.began) {
+        (None, _) => "QueryFinish",
+        (Some(_), true) => "ExceptionWhileProcessing",
+        (Some(_), false) => "ExceptionBeforeStart",
+    };
+    let ended_us = |q: &FinishedQuery| q.started_us.saturating_add(q.duration.as_micros() as i64);
+    let code = |q: &FinishedQuery| q.error.as_ref().map_or(0, |(code, _)| i64::from(code.number()));
+    let error = |q: &FinishedQuery| q.error.as_ref().map_or_else(String::new, |(_, text)| text.clone());
+    Ok(Columns::default()
+        .text("type", all.iter().map(outcome))
+        .time_ms("event_time", all.iter().map(|q| ended_us(q) / 1_000))
+        .time_ms("query_start_time", all.iter().map(|q| q.started_us / 1_000))
+        .uint("query_duration_ms", all.iter().map(|q| q.duration.as_millis() as u64))
+        .text("query_id", all.iter().map(|q| &q.about.query_id))
+        .text("query_kind", all.iter().map(|q| q.about.kind))
+        .text("query", all.iter().map(|q| &q.about.text))
+        .text("user", all.iter().map(|q| &q.about.user))
+        .text("current_database", all.iter().map(|q| &q.about.database))
+        .flag("is_streaming", all.iter().map(|q| q.about.streaming))
+        .uint("read_rows", all.iter().map(|q| q.read_rows))
+        .uint("read_bytes", all.iter().map(|q| q.read_bytes))
+        .uint("written_rows", all.iter().map(|q| q.written_rows))
+        .uint("written_bytes", all.iter().map(|q| q.written_bytes))
+        .uint("result_rows", all.iter().map(|q| q.result_rows))
+        .uint("memory_usage", all.iter().map(|q| q.memory_peak_bytes))
+        .int("exception_code", all.iter().map(code))
+        .text("exception", all.iter().map(error)))
+}
+
+/// What was to be said of queries that is no error, the newest last.
+pub(super) fn query_warnings(cx: &Context) -> Result<Columns> {
+    let all = cx.shared.history.warnings();
+    Ok(Columns::default()
+        .time_ms("event_time", all.iter().map(|w| w.at_us / 1_000))
+        .text("query_id", all.iter().map(|w| &w.query_id))
+        .text("query", all.iter().map(|w| &w.query))
+        .text("warning", all.iter().map(|w| &w.warning)))
 }
 
 pub(super) fn metrics(cx: &Context) -> Result<Columns> {

@@ -1,7 +1,7 @@
 //! Dates and times to text and back.
 //!
 //! Instants are ticks since 1970 in UTC; a zone only shapes the text. Local times that a clock
-//! change repeats are read as the first of the two, those it skips as the same offset as before.
+//! change repeats are read as the first of the two, those it skips with the offset after it.
 
 use super::number::write_int;
 use crate::kind::TimeKind;
@@ -99,7 +99,7 @@ fn instant_s(local: i64, zone: Option<chrono_tz::Tz>) -> i64 {
         chrono::LocalResult::Single(o) | chrono::LocalResult::Ambiguous(o, _) => {
             local - i64::from(o.fix().local_minus_utc())
         }
-        chrono::LocalResult::None => local - offset_s(local - DAY_S, Some(zone)),
+        chrono::LocalResult::None => local - offset_s(local + DAY_S, Some(zone)),
     }
 }
 

@@ -9,6 +9,7 @@ mod client;
 mod data;
 mod http;
 mod kill;
+mod lasting;
 mod life;
 mod process;
 mod slt;

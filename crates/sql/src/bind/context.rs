@@ -3,8 +3,9 @@
 use super::compare;
 use super::errors::external;
 use super::functions::{Functions, snake};
-use super::scope::{Scope, ScopeRelation, UnboundedTable};
-use super::{BindOptions, select, spell};
+use super::scope::{Scope, ScopeRelation};
+use super::shape::{self, Shape};
+use super::{BindOptions, select, spell, zone};
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::common::config::ConfigOptions;
@@ -51,6 +52,8 @@ pub(crate) struct Binder<'a> {
     /// The views we are in, outermost first.
     views: Vec<(String, String)>,
     named: RefCell<HashSet<String>>,
+    /// Hidden columns of the streams that are read: what an unknown name may have meant.
+    hidden: RefCell<Vec<String>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
@@ -86,6 +89,7 @@ impl<'a> Binder<'a> {
             table_mode,
             views,
             named: RefCell::new(HashSet::new()),
+            hidden: RefCell::default(),
             planners,
         }
     }
@@ -96,15 +100,21 @@ impl<'a> Binder<'a> {
         *self.named.borrow_mut() = select::columns_named(&query);
         select::rewrite(&mut query, self)?;
         spell::rewrite(&mut query, &self.functions, self.scope)?;
+        if let Some(zone) = &self.options.time_zone {
+            zone::rewrite(&mut query, zone);
+        }
         let planner = SqlToRel::new_with_options(self, parser_options());
         planner
             .sql_statement_to_plan(Statement::Query(Box::new(query)))
-            .map_err(super::errors::from_datafusion)
+            .map_err(|e| super::errors::or_hidden(super::errors::from_datafusion(e), &self.hidden.borrow()))
     }
 
     /// One expression over a schema.
     pub(crate) fn expr(&self, mut e: Ast, schema: &DFSchema) -> Result<Expr, Error> {
         spell::rewrite(&mut e, &self.functions, self.scope)?;
+        if let Some(zone) = &self.options.time_zone {
+            zone::rewrite(&mut e, zone);
+        }
         let planner = SqlToRel::new_with_options(self, parser_options());
         planner.sql_to_expr(e, schema, &mut PlannerContext::new()).map_err(super::errors::from_datafusion)
     }
@@ -140,12 +150,17 @@ impl<'a> Binder<'a> {
         let bounded = bounded || self.table_mode;
         let self_database = database.unwrap_or(&self.database);
         let plan = match self.relation(database, name)? {
-            ScopeRelation::Table(t) => scan(name, t, None)?,
+            ScopeRelation::Table(t) => shape::in_zone(scan(name, t, None)?, self)?,
             ScopeRelation::Stream { provider_bounded, unbounded } => {
                 let provider: Arc<dyn TableProvider> =
                     if bounded { provider_bounded } else { unbounded.clone() };
-                let columns = self.columns(&unbounded);
-                scan(name, provider, Some(columns))?
+                let aliases = self.scope.alias_columns(Some(self_database), name)?;
+                let named = self.named.borrow().clone();
+                let hidden = unbounded.schema.fields()[unbounded.visible..].iter().map(|f| f.name().clone());
+                self.hidden.borrow_mut().extend(hidden.chain(aliases.iter().map(|a| a.name.clone())));
+                let shape = Shape::of(&unbounded, &aliases, &named)?;
+                let plan = scan(name, provider, Some(shape.scanned.clone()))?;
+                shape.over(plan, self)?
             }
             ScopeRelation::View { select, database } => {
                 let mut views = self.views.clone();
@@ -176,14 +191,6 @@ impl<'a> Binder<'a> {
         };
         Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
-
-    /// Which columns a scan offers: what `*` shows, and hidden ones that the query names.
-    fn columns(&self, t: &UnboundedTable) -> Vec<usize> {
-        let named = self.named.borrow();
-        let hidden = (t.visible..t.schema.fields().len())
-            .filter(|i| named.contains(t.schema.field(*i).name().as_str()));
-        (0..t.visible).chain(hidden).collect()
-    }
 }
 
 fn scan(
@@ -200,15 +207,17 @@ impl select::Relations for Binder<'_> {
     fn hidden_of(&self, factor: &TableFactor) -> Vec<String> {
         let TableFactor::Table { name, args: None, .. } = factor else { return Vec::new() };
         let parts: Vec<&str> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
-        let found = match parts.as_slice() {
-            [name] => self.relation(None, name),
-            [.., database, name] => self.relation(Some(database), name),
+        let (database, name) = match parts.as_slice() {
+            [name] => (self.database.as_str(), *name),
+            [.., database, name] => (*database, *name),
             [] => return Vec::new(),
         };
-        match found {
+        match self.relation(Some(database), name) {
             Ok(ScopeRelation::Stream { unbounded, .. }) => {
                 let hidden = &unbounded.schema.fields()[unbounded.visible..];
-                hidden.iter().map(|f| f.name().clone()).collect()
+                let aliases = self.scope.alias_columns(Some(database), name).unwrap_or_default();
+                let hidden = hidden.iter().map(|f| f.name().clone());
+                hidden.chain(aliases.into_iter().map(|a| a.name)).collect()
             }
             _ => Vec::new(),
         }
@@ -358,7 +367,7 @@ impl ContextProvider for Binder<'_> {
     }
 
     fn get_type_planner(&self) -> Option<Arc<dyn TypePlanner>> {
-        Some(Arc::new(WeirTypes))
+        Some(Arc::new(WeirTypes { time_zone: self.options.time_zone.clone() }))
     }
 
     fn get_function_meta(&self, name: &str) -> Option<Arc<ScalarUDF>> {
@@ -406,12 +415,19 @@ impl ContextProvider for Binder<'_> {
 
 /// Names of types: the field tells the Weir type always, so that casts can be recognised.
 #[derive(Debug)]
-struct WeirTypes;
+struct WeirTypes {
+    /// Of times without one.
+    time_zone: Option<Arc<str>>,
+}
 
 impl TypePlanner for WeirTypes {
     fn plan_type_field(&self, sql: &sqlparser::ast::DataType) -> DfResult<Option<FieldRef>> {
         let text = type_text(sql);
         let t = Type::parse(&text).map_err(|e| external(err!(UnknownType, "{e}")))?;
+        let t = match &self.time_zone {
+            Some(name) => zone::zoned(&t, name),
+            None => t,
+        };
         let mut metadata = t.field("").metadata().clone();
         metadata.insert(TYPE_KEY.to_owned(), t.to_string());
         Ok(Some(Arc::new(t.field("cast").with_metadata(metadata))))

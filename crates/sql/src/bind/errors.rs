@@ -17,6 +17,18 @@ pub fn from_datafusion(e: DataFusionError) -> Error {
     convert(e, None)
 }
 
+/// Offers columns that are there only when they are named, where nothing nearer was found.
+pub(crate) fn or_hidden(mut e: Error, hidden: &[String]) -> Error {
+    if e.code == Code::UnknownIdentifier
+        && !e.message.contains("did you mean")
+        && let Some(name) = e.message.strip_prefix("unknown column ")
+    {
+        let name = name.rsplit('.').next().unwrap_or(name).to_owned();
+        e.message += &did_you_mean(&name, hidden.iter().map(String::as_str));
+    }
+    e
+}
+
 fn place(e: Error, at: Option<(u64, u64)>) -> Error {
     match (e.position, at) {
         (None, Some((line, column))) if line > 0 => e.at(line, column),

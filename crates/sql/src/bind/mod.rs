@@ -19,8 +19,10 @@ mod infer;
 mod scope;
 mod seek;
 mod select;
+mod shape;
 mod spell;
 mod widths;
+mod zone;
 
 #[cfg(test)]
 mod tests;
@@ -28,6 +30,8 @@ mod tests;
 pub use cast::convert;
 pub use scope::{Scope, ScopeRelation, UnboundedTable, VIRTUAL_COLUMNS};
 pub use seek::{replay_order, seek_to};
+pub use shape::{AliasColumn, names_read};
+pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
 pub(crate) use seek::from_predicate;
@@ -62,6 +66,8 @@ pub struct BindOptions {
     pub seek_to: String,
     /// The setting `replay_order`, empty for the default.
     pub replay_order: String,
+    /// The zone of times that have none of their own; `None` = UTC.
+    pub time_zone: Option<Arc<str>>,
 }
 
 /// A query that is understood.
@@ -88,7 +94,7 @@ pub fn bind_query(
     state: &SessionState,
     options: &BindOptions,
 ) -> Result<BoundQuery, Error> {
-    let seek_to = seek::seek_to(&options.seek_to, options.now_us)?;
+    let seek_to = seek::seek_to(&options.seek_to, options.now_us, options.time_zone.clone())?;
     let replay_order = seek::replay_order(&options.replay_order)?;
     let plan = Binder::new(scope, state, options).plan(query.clone())?;
     let unbounded = bounds::is_unbounded(&plan);

@@ -1,5 +1,6 @@
 //! What names mean: answered by whoever holds the catalog.
 
+use super::shape::AliasColumn;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{Result as DfResult, ScalarValue};
@@ -21,6 +22,14 @@ pub trait Scope: Send + Sync {
     /// # Errors
     /// Code 60 for an unknown relation, 81 for an unknown database, with a suggestion.
     fn relation(&self, database: Option<&str>, name: &str) -> Result<ScopeRelation, Error>;
+
+    /// Columns of a stream that are computed when it is read, each after those it refers to.
+    ///
+    /// # Errors
+    /// As [`Scope::relation`].
+    fn alias_columns(&self, _database: Option<&str>, _name: &str) -> Result<Vec<AliasColumn>, Error> {
+        Ok(Vec::new())
+    }
 
     /// A table function such as `numbers(n)`; `None` = there is none of that name. The name
     /// comes in snake_case.

@@ -10,6 +10,7 @@ use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::ScalarValue;
 use datafusion::logical_expr::utils::split_conjunction;
 use datafusion::logical_expr::{Expr, Operator};
+use std::sync::Arc;
 use weir_base::{Error, EventTime, SeqNo, err};
 use weir_format::types::Type;
 use weir_plan::{ReplayOrder, StartPosition};
@@ -21,7 +22,7 @@ pub(crate) const SEQ_NO: &str = "_tp_sn";
 ///
 /// # Errors
 /// Code 36: neither a word, a time, a relative time nor sequence numbers.
-pub fn seek_to(text: &str, now_us: i64) -> Result<Option<StartPosition>, Error> {
+pub fn seek_to(text: &str, now_us: i64, time_zone: Option<Arc<str>>) -> Result<Option<StartPosition>, Error> {
     let text = text.trim();
     let bad = |why: &str| {
         err!(
@@ -69,7 +70,7 @@ pub fn seek_to(text: &str, now_us: i64) -> Result<Option<StartPosition>, Error> 
             .map(|n| Some(StartPosition::SeqNo(n)))
             .ok_or_else(|| bad("is no list of sequence numbers"));
     }
-    match super::cast::literal(text, &Type::DateTime64(3, None)) {
+    match super::cast::literal(text, &Type::DateTime64(3, time_zone)) {
         Ok(ScalarValue::TimestampMillisecond(Some(ms), _)) => {
             Ok(Some(StartPosition::EventTime(EventTime(ms))))
         }
@@ -291,10 +292,18 @@ mod tests {
             ("2024-01-01", time(now)),
         ];
         for (text, expected) in cases {
-            assert_eq!(seek_to(text, NOW).unwrap_or_else(|e| panic!("{text}: {e}")), expected, "{text}");
+            assert_eq!(
+                seek_to(text, NOW, None).unwrap_or_else(|e| panic!("{text}: {e}")),
+                expected,
+                "{text}"
+            );
         }
         for bad in ["-2x", "-h", "yesterday", "1,x", "-99999999999999999y", "9223372036854775808"] {
-            assert_eq!(seek_to(bad, NOW).unwrap_err().code, weir_base::error::Code::BadArguments, "{bad}");
+            assert_eq!(
+                seek_to(bad, NOW, None).unwrap_err().code,
+                weir_base::error::Code::BadArguments,
+                "{bad}"
+            );
         }
     }
 

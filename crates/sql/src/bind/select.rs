@@ -28,28 +28,13 @@ const EXPANSIONS_MAX: usize = 10_000;
 
 /// Every column a query names anywhere: those that `*` does not show are there only if named.
 pub(crate) fn columns_named(query: &Query) -> HashSet<String> {
-    struct Find(HashSet<String>);
-    impl sqlparser::ast::Visitor for Find {
-        type Break = ();
-        fn pre_visit_expr(&mut self, e: &Expr) -> ControlFlow<()> {
-            let name = match e {
-                Expr::Identifier(i) => Some(&i.value),
-                Expr::CompoundIdentifier(parts) => parts.last().map(|i| &i.value),
-                _ => None,
-            };
-            self.0.extend(name.cloned());
-            ControlFlow::Continue(())
-        }
-    }
-    let mut find = Find(HashSet::new());
-    let _ = sqlparser::ast::Visit::visit(query, &mut find);
-    find.0
+    super::shape::names_in(query)
 }
 
 /// Answers what the pass must know of relations.
 pub(crate) trait Relations {
     /// The columns that `*` does not show of a stream read directly (or through `table()`):
-    /// virtual and MATERIALIZED ones; none of others.
+    /// virtual, MATERIALIZED and ALIAS ones; none of others.
     fn hidden_of(&self, factor: &TableFactor) -> Vec<String>;
 }
 

@@ -446,7 +446,7 @@ pub(crate) fn literal_text(e: &Expr) -> Option<String> {
 }
 
 /// `cast(e AS type)`, the type as text for `weir_format`.
-fn cast(e: Expr, type_text: &str) -> Expr {
+pub(crate) fn cast(e: Expr, type_text: &str) -> Expr {
     Expr::Cast {
         kind: CastKind::Cast,
         expr: Box::new(e),

@@ -146,7 +146,7 @@ fn parts_live_in_s3_and_are_verified_there() {
         StorageError::Corrupt { path, offset, .. } => assert_eq!((path, offset), (part.path, 0)),
         other => panic!("{other}"),
     }
-    store.drop_files().unwrap();
+    block_on(store.retire()).remove_files().unwrap();
     let left = {
         use futures::TryStreamExt;
         block_on(raw.list(None).try_collect::<Vec<_>>()).unwrap()

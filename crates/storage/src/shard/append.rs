@@ -4,19 +4,20 @@ use super::Shard;
 use crate::batch::event_range;
 use crate::error::{Result, StorageError};
 use crate::payload;
+use crate::ring::Attached;
 use arrow_array::{RecordBatch, RecordBatchOptions};
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use weir_base::SeqNo;
-use weir_log::{Ack, Append, Appended, Idempotency, RecordKind};
+use weir_log::{Ack, Append, AppendError, Appended, Idempotency, RecordKind};
 
 impl Shard {
     /// Appends one record, whole or not at all, and returns as `ack` asks. The batch has the
     /// stream's columns in order. Waits while `uncommitted_bytes_max` of log wait for parts.
     ///
     /// # Errors
-    /// [`StorageError::CommitStalled`] instead of waiting where commits fail; errors of the
-    /// log as it gives them.
+    /// [`StorageError::CommitStalled`] instead of waiting where commits fail,
+    /// [`StorageError::Memory`] where the process has none left; errors of the log as it gives
+    /// them.
     pub async fn append(
         &self,
         batch: RecordBatch,
@@ -26,6 +27,8 @@ impl Shard {
         let batch = self.conform(batch)?;
         self.wait_for_room().await?;
         let payload = payload::encode(&batch, self.book.current(), self.options().log_codec)?;
+        // Until the record is durable, or refused; see `ring`.
+        let held = self.ctx.memory.reserve((batch.get_array_memory_size() + payload.len()) as u64)?;
         let (event_min, event_max) = event_range(&batch);
         let append = Append {
             kind: RecordKind::ROWS,
@@ -34,14 +37,28 @@ impl Shard {
             event_max,
             idempotency,
             payload,
-            attachment: Some(Arc::new(batch)),
+            attachment: Some(Attached::new(batch, held)),
         };
-        Ok(self.log.append(append, ack).await?)
+        self.log.append(append, ack).await.map_err(|e| self.append_error(e))
+    }
+
+    fn append_error(&self, e: AppendError) -> StorageError {
+        match e {
+            AppendError::Closed => self.closed_error(),
+            e => e.into(),
+        }
     }
 
     /// A group commit of all that was accepted before; returns the durable end that covers it.
+    /// Of a dropped stream that is its end: whoever found it while it was there reads it whole.
     pub async fn sync(&self) -> Result<SeqNo> {
-        Ok(self.log.sync().await?)
+        match self.log.sync().await {
+            Err(AppendError::Closed) if self.is_dropped() => {
+                self.close().await;
+                Ok(self.durable_end())
+            }
+            other => Ok(other?),
+        }
     }
 
     /// The batch with exactly the stream's schema, or what does not fit.
@@ -92,7 +109,7 @@ impl Shard {
                 return Ok(());
             }
             if self.closed.load(Ordering::SeqCst) {
-                return Err(StorageError::Closed);
+                return Err(self.closed_error());
             }
             if let Some(reason) = self.commit_error.lock().clone() {
                 return Err(StorageError::CommitStalled { uncommitted_bytes, limit_bytes, reason });

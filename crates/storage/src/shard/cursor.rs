@@ -56,9 +56,11 @@ impl TailCursor {
     ///
     /// # Errors
     /// [`StorageError::Truncated`] if retention has passed the position; it names the oldest
-    /// row held. [`StorageError::Closed`] after the shard was closed.
+    /// row held. [`StorageError::Closed`] after the shard was closed, [`StorageError::Dropped`]
+    /// after its stream was dropped, whatever was still to be read.
     pub async fn next(&mut self) -> Result<TailBatch> {
         loop {
+            self.still_there()?;
             // Marks the value seen, so that a later one ends the wait below.
             let durable = *self.durable.borrow_and_update();
             if let Some(batch) = self.in_memory() {
@@ -70,15 +72,16 @@ impl TailCursor {
             }
             tokio::select! {
                 moved = self.durable.changed() => if moved.is_err() {
-                    return Err(StorageError::Closed);
+                    return Err(self.shard.closed_error());
                 },
-                _ = self.closing.wait_for(|closing| *closing) => return Err(StorageError::Closed),
+                _ = self.closing.wait_for(|closing| *closing) => return Err(self.shard.closed_error()),
             }
         }
     }
 
     /// The next rows if there are any; reads the disk where they are not in memory.
     pub async fn try_next(&mut self) -> Result<Option<TailBatch>> {
+        self.still_there()?;
         while self.position < self.shard.durable_end() {
             if let Some(batch) = self.in_memory() {
                 return Ok(Some(batch));
@@ -99,6 +102,11 @@ impl TailCursor {
             self.take(fetched);
         }
         Ok(None)
+    }
+
+    /// A dropped stream's files go when its readers let go, so a cursor lets go soon.
+    fn still_there(&self) -> Result<()> {
+        if self.shard.is_dropped() { Err(StorageError::Dropped) } else { Ok(()) }
     }
 
     fn in_memory(&mut self) -> Option<TailBatch> {
@@ -161,6 +169,10 @@ fn fetch(shard: &Arc<Shard>, position: SeqNo, replay: Option<Replay>) -> Result<
             // The log drops rows only after they are in parts.
             assert!(replay.end() > position, "row {position} is neither in the log nor in parts");
             fetch(shard, position, Some(replay))
+        }
+        // TRUNCATE came between the look at the floor and the read.
+        Err(StorageError::Truncated { .. }) if shard.version().floor > position => {
+            fetch(shard, position, None)
         }
         Err(StorageError::Truncated { asked, .. }) => {
             Err(StorageError::Truncated { asked, oldest: shard.oldest() })

@@ -11,6 +11,7 @@ use crate::options::{StorageType, StreamOptions};
 use crate::parts::Garbage;
 use crate::ring::{Backlog, Observer, Ring};
 use crate::schema::SchemaBook;
+use crate::store::FilesUser;
 use arc_swap::ArcSwap;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
@@ -32,6 +33,7 @@ pub(crate) struct ShardSpec<'a> {
     pub book: Arc<SchemaBook>,
     pub options: &'a StreamOptions,
     pub layout: Arc<dyn PartLayout>,
+    pub user: FilesUser,
 }
 
 impl Shard {
@@ -40,12 +42,12 @@ impl Shard {
     /// # Errors
     /// Damage found now names its file; damage inside parts is found when they are read.
     pub(crate) fn open(spec: ShardSpec<'_>) -> Result<Arc<Shard>> {
-        let ShardSpec { ctx, id, dir, schema, book, options, layout } = spec;
+        let ShardSpec { ctx, id, dir, schema, book, options, layout, user } = spec;
         let storage_type = options.storage_type;
-        let ring = Arc::new(Ring::new(options.tail_ring_bytes_max));
+        let ring = Ring::new(options.tail_ring_bytes_max, &ctx.memory);
         let backlog = Arc::new(Backlog::default());
         let garbage = Arc::new(Garbage::default());
-        let part_dir = format!("{dir}/parts");
+        let part_dir = crate::store::part_dir(&dir);
         let manifest = match storage_type {
             StorageType::Memory => None,
             _ => Some(Manifest::open(&ctx.disk, &format!("{dir}/manifest"))?),
@@ -101,6 +103,9 @@ impl Shard {
             commit_error: Mutex::default(),
             closing: watch::Sender::new(false),
             closed: AtomicBool::new(false),
+            log_closed: tokio::sync::OnceCell::new(),
+            dropped: AtomicBool::new(false),
+            _user: user,
             metrics,
         });
         shard.start_background();

@@ -8,6 +8,7 @@ fn errors_name_the_thing_and_its_place() {
     let live = streaming_mode();
     let cases: &[(&BindOptions, &str, i32, &str, Option<(u64, u64)>)] = &[
         (&table, "SELECT nam FROM s", 47, "unknown column nam; did you mean name?", Some((1, 8))),
+        (&table, "SELECT _tp_snn FROM s", 47, "unknown column _tp_snn; did you mean _tp_sn?", Some((1, 8))),
         (&table, "SELECT u8\nFROM s\nWHERE foo > 1", 47, "unknown column foo", Some((3, 7))),
         (&table, "SELECT uper(name) FROM s", 46, "unknown function uper; did you mean upper?", Some((1, 8))),
         (&table, "SELECT 1 FROM sx", 60, "stream sx does not exist", Some((1, 15))),

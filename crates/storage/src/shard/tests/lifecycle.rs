@@ -196,12 +196,81 @@ fn a_full_disk_stops_appends_loudly_and_loses_nothing() {
 }
 
 #[test]
-fn dropped_files_are_gone() {
-    let w = world(20);
-    let store = open(&w.ctx, small(), arrival()).unwrap();
-    append(&store.shards()[0], rows(0, 10, 1)).unwrap();
-    store.shards()[0].commit_once().unwrap();
-    block_on(store.close());
-    store.drop_files().unwrap();
-    assert_eq!(w.disk.list("streams").unwrap().len(), 0);
+fn files_of_a_dropped_stream_stay_until_the_last_reader_lets_go() {
+    for storage_type in [StorageType::Hybrid, StorageType::Streaming, StorageType::Memory] {
+        let w = world(20);
+        let options = StreamOptions { storage_type, log_retention_bytes: None, ..small() };
+        let store = open(&w.ctx, options, arrival()).unwrap();
+        let shard = store.shards()[0].clone();
+        append(&shard, rows(0, 10, 1)).unwrap();
+        shard.commit_once().unwrap();
+        append(&shard, rows(10, 10, 1)).unwrap();
+        let (snapshot, mut cursor, mut waiting) =
+            (shard.snapshot(), shard.tail(SeqNo(0)), shard.tail(SeqNo(20)));
+        let mut removal = block_on(store.retire());
+        assert!(matches!(block_on(cursor.try_next()), Err(StorageError::Dropped)), "{storage_type:?}");
+        assert!(matches!(block_on(waiting.next()), Err(StorageError::Dropped)));
+        assert!(matches!(append(&shard, rows(20, 1, 1)), Err(StorageError::Dropped)));
+        assert_eq!(block_on(shard.sync()).unwrap(), SeqNo(20), "who found it in time reads it whole");
+        drop((store, shard, cursor, waiting));
+        {
+            let mut unused = std::pin::pin!(removal.unused());
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(unused.as_mut().poll(&mut cx).is_pending());
+            assert_eq!(read_snapshot(&snapshot).unwrap().len(), 20);
+            drop(snapshot);
+            assert!(unused.as_mut().poll(&mut cx).is_ready());
+        }
+        removal.remove_files().unwrap();
+        assert_eq!(w.disk.list("streams").unwrap().len(), 0);
+    }
+}
+
+#[test]
+fn the_ring_gives_way_before_anyone_is_refused_memory() {
+    const LIMIT: u64 = 1 << 20;
+    let w = world(21);
+    let mut ctx = w.ctx.clone();
+    ctx.memory = weir_base::MemoryBudget::root("test", LIMIT);
+    let options = StreamOptions { tail_ring_bytes_max: 4 * LIMIT, log_retention_bytes: None, ..small() };
+    let store = open(&ctx, options, arrival()).unwrap();
+    let shard = &store.shards()[0];
+    for i in 0..100 {
+        append(shard, rows(i * 500, 500, 1)).unwrap();
+    }
+    assert!(shard.ring.bytes() > LIMIT / 2, "the ring holds {} bytes", shard.ring.bytes());
+    assert_eq!(ctx.memory.used_bytes(), shard.ring.bytes(), "nothing else is held");
+    let query = ctx.memory.child("query", LIMIT).reserve(LIMIT).unwrap();
+    assert_eq!(shard.ring.bytes(), 0);
+    assert_eq!(read_tail(shard, 0).unwrap().len(), 50_000, "readers fall back to segments");
+    // An append needs memory on its way; without any it is refused whole.
+    let refused = append(shard, rows(50_000, 500, 1)).unwrap_err();
+    assert_eq!(refused.code().number(), 241, "{refused}");
+    drop(query);
+    assert_eq!(append(shard, rows(50_000, 500, 1)).unwrap().base, SeqNo(50_000));
+    drop(store);
+    assert_eq!(ctx.memory.used_bytes(), 0);
+}
+
+#[test]
+fn a_stream_in_memory_counts_what_it_keeps() {
+    let w = world(22);
+    let mut ctx = w.ctx.clone();
+    ctx.memory = weir_base::MemoryBudget::root("test", 1 << 20);
+    let options = StreamOptions { storage_type: StorageType::Memory, log_retention_bytes: None, ..small() };
+    let store = open(&ctx, options, arrival()).unwrap();
+    let shard = &store.shards()[0];
+    let mut kept = 0;
+    let refused = loop {
+        match append(shard, rows(kept, 500, 1)) {
+            Ok(_) => kept += 500,
+            Err(e) => break e,
+        }
+    };
+    assert_eq!(refused.code().number(), 241, "{refused}");
+    assert!(kept > 0 && ctx.memory.used_bytes() <= 1 << 20);
+    assert_eq!(read_snapshot(&shard.snapshot()).unwrap().len() as i64, kept);
+    shard.truncate_once().unwrap();
+    append(shard, rows(kept, 500, 1)).unwrap();
+    assert_eq!(read_snapshot(&shard.snapshot()).unwrap().len(), 500);
 }
