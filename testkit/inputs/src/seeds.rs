@@ -45,8 +45,9 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     }
     let part = r#"{"id":3,"name":"p","size_bytes":1,"checks_crc":1,"rows":2,"partition":"2024-01-01","sn_min":0,"sn_end":2,"event_min":0,"event_max":1,"append_min":0,"append_max":1,"level":0,"sorted":false,"arrival":true,"ttl_applied_ms":0}"#;
     let state = |end: u64, rows: u64, parts: &str| {
+        let next = if parts.is_empty() { 3 } else { 4 };
         format!(
-            r#"{{"committed_end":{end},"floor":0,"rows_committed":{rows},"rows_removed":0,"next_part_id":3,"parts":{{{parts}}}}}"#
+            r#"{{"committed_end":{end},"floor":0,"rows_committed":{rows},"rows_removed":0,"next_part_id":{next},"parts":{{{parts}}}}}"#
         )
     };
     let entry = |version: u64, change: String| {

@@ -105,6 +105,20 @@ impl State {
                 self.rows_removed, self.rows_committed
             ));
         }
+        if self.floor > self.committed_end {
+            return Err(format!(
+                "the floor {} lies above the committed end {}",
+                self.floor, self.committed_end
+            ));
+        }
+        let odd =
+            |(id, p): &(&u64, &PartMeta)| **id != p.id || p.id >= self.next_part_id || p.sn_min >= p.sn_end;
+        if let Some((id, p)) = self.parts.iter().find(odd) {
+            return Err(format!(
+                "part {} of numbers {} .. {} is listed as {id}, the next new one is {}",
+                p.id, p.sn_min, p.sn_end, self.next_part_id
+            ));
+        }
         match self.parts.values().find(|p| p.sn_end > self.committed_end || p.sn_min < self.floor) {
             Some(p) => {
                 Err(format!("part {} holds rows outside {} .. {}", p.id, self.floor, self.committed_end))
