@@ -21,13 +21,13 @@ pub(super) async fn resolve(
         StartPosition::Earliest => Ok(shards.iter().map(|s| s.oldest()).collect()),
         StartPosition::EventTime(at) => {
             let (all, at) = (shards.to_vec(), *at);
-            let seek = move || {
-                all.iter().map(|s| Ok((s.oldest(), s.seek_event_time(at)?))).collect::<Result<Vec<_>, _>>()
+            let seek = move || -> Result<Vec<(SeqNo, SeqNo)>, StorageError> {
+                all.iter().map(|s| Ok((s.oldest(), s.seek_event_time(at)?))).collect()
             };
-            let found: Vec<(SeqNo, SeqNo)> = tokio::task::spawn_blocking(seek)
+            let found = tokio::task::spawn_blocking(seek)
                 .await
                 .map_err(|e| Error::new(Code::LogicalError, format!("seeking in {name} stopped: {e}")))?
-                .map_err(|e: StorageError| Error::from(e))?;
+                .map_err(Error::from)?;
             let asked = chrono::DateTime::from_timestamp_millis(at.0)
                 .map_or_else(|| at.0.to_string(), |t| t.format("%F %T%.3f UTC").to_string());
             for (shard, (oldest, start)) in shards.iter().zip(&found) {

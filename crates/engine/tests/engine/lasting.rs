@@ -8,13 +8,12 @@ impl Server {
     fn begin(&self, id: &str, text: &str) -> tokio::task::JoinHandle<Result<u64, Error>> {
         let engine = self.engine.as_ref().unwrap().clone();
         let (id, text) = (id.to_owned(), text.to_owned());
-        let task = self.runtime.spawn(async move {
+        self.runtime.spawn(async move {
             match engine.execute(&mut Session::default(), &text, Some(id)).await? {
                 Outcome::Done(done) => Ok(done.written_rows),
                 _ => panic!("{text} gives rows"),
             }
-        });
-        task
+        })
     }
 
     fn end<T>(&self, task: tokio::task::JoinHandle<T>) -> T {
