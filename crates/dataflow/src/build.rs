@@ -1,17 +1,22 @@
 //! Plan to operators: the one place that knows every kind of node.
 
 use crate::graph::{Graph, Leaf, Node, Target};
+use crate::op::aggregate::{Aggregate, Spec};
+use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
 use crate::op::project::Project;
+use crate::op::sort::Sort;
 use crate::op::union::Union;
+use crate::op::window::Window;
 use crate::operator::{InputId, OpError, Operator};
 use crate::state::StateReader;
+use crate::watermark::Judge;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use weir_base::Clock;
-use weir_plan::{NodeId, QueryCounters, Source, StreamNode};
+use weir_base::{Clock, MemoryBudget};
+use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, StreamNode, StreamPlan};
 
 /// The operator of a node; `None` for a source.
 fn operator(node: &StreamNode) -> Result<Option<Box<dyn Operator>>, OpError> {
@@ -28,25 +33,45 @@ fn operator(node: &StreamNode) -> Result<Option<Box<dyn Operator>>, OpError> {
             Box::new(Union::new(schema.clone(), &inputs)?)
         }
         StreamNode::Limit { skip, fetch, .. } => Box::new(Limit::new(*skip, *fetch)),
+        StreamNode::Window { spec, time, watermark, at, schema, .. } => {
+            Box::new(Window::new(*spec, time.clone(), *watermark, *at, schema.clone())?)
+        }
+        StreamNode::Aggregate { keys, aggregates, order, window, emit, whole, schema, input, .. } => {
+            let spec = Spec {
+                keys,
+                aggregates,
+                order: *order,
+                window: *window,
+                emit: *emit,
+                whole: *whole,
+                schema: schema.clone(),
+            };
+            Box::new(Aggregate::new(spec, &input.schema())?)
+        }
+        StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
+        StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),
     }))
 }
 
 /// Builds what one task runs. `sources` has an opened source for every source node; `saved` is
 /// the state of an epoch to go on from, empty for a new query.
 pub(crate) fn build(
-    root: &StreamNode,
+    plan: &StreamPlan,
     sources: &mut HashMap<NodeId, Box<dyn Source>>,
     clock: Arc<dyn Clock>,
+    memory: &Arc<MemoryBudget>,
     saved: &[(NodeId, StateReader)],
 ) -> Result<Graph, OpError> {
-    let mut graph = Graph::new(clock);
-    add(root, Target::Sink, sources, &mut graph)?;
+    let held = memory.reserve(0).map_err(|e| OpError::Plan { operator: "Query", reason: e.to_string() })?;
+    let mut graph = Graph::new(clock, held);
+    add(&plan.root, plan.replay_order, Target::Sink, sources, &mut graph)?;
     graph.restore(saved)?;
     Ok(graph)
 }
 
 fn add(
     node: &StreamNode,
+    order: ReplayOrder,
     target: Target,
     sources: &mut HashMap<NodeId, Box<dyn Source>>,
     graph: &mut Graph,
@@ -59,14 +84,16 @@ fn add(
                 operator: "Source",
                 reason: format!("node {} occurs twice or was not opened", node.id().0),
             })?;
-            graph.leaves.push(Leaf::new(node.id(), source, target, counters));
+            let StreamNode::Source { spec, .. } = node else { unreachable!("sources have no operator") };
+            let judge = Judge::of(spec, order);
+            graph.leaves.push(Leaf::new(node.id(), source, judge, target, counters));
         }
         Some(op) => {
             let inputs = node.inputs();
             let index = graph.nodes.len();
             graph.nodes.push(Node::new(node.id(), node.name(), op, inputs.len(), target, counters));
             for (i, input) in inputs.into_iter().enumerate() {
-                add(input, Target::Node(index, InputId(i)), sources, graph)?;
+                add(input, order, Target::Node(index, InputId(i)), sources, graph)?;
             }
         }
     }

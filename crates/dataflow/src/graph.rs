@@ -7,13 +7,14 @@
 //! Not here: polling sources, waiting for the sink (`task`), what a gate lets pass (`gate`).
 
 use crate::gate::{Gate, Signal};
-use crate::operator::{InputId, Operator, Output};
+use crate::operator::{InputId, Operator, Output, Stats};
 use crate::state::{StateReader, StateWriter};
+use crate::watermark::Judge;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use weir_base::{Clock, Code};
-use weir_plan::{Element, Epoch, NodeId, QueryCounters, Source, StreamError};
+use weir_base::{Clock, Code, Reservation};
+use weir_plan::{Element, Epoch, NodeId, QueryCounters, Rows, Source, StreamError};
 
 /// Where a node's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +30,7 @@ pub(crate) struct Node {
     gate: Gate,
     target: Target,
     ended: bool,
+    stats: Stats,
     counters: Arc<QueryCounters>,
 }
 
@@ -41,7 +43,16 @@ impl Node {
         target: Target,
         counters: Arc<QueryCounters>,
     ) -> Self {
-        Node { id, name, op, gate: Gate::new(inputs), target, ended: false, counters }
+        Node {
+            id,
+            name,
+            op,
+            gate: Gate::new(inputs),
+            target,
+            ended: false,
+            stats: Stats::default(),
+            counters,
+        }
     }
 }
 
@@ -52,13 +63,20 @@ pub(crate) struct Leaf {
     pub source: Option<Box<dyn Source>>,
     /// It has brought this barrier; not polled until the barrier has left at the top.
     pub blocked: Option<Epoch>,
+    judge: Option<Judge>,
     target: Target,
     counters: Arc<QueryCounters>,
 }
 
 impl Leaf {
-    pub fn new(id: NodeId, source: Box<dyn Source>, target: Target, counters: Arc<QueryCounters>) -> Self {
-        Leaf { id, source: Some(source), blocked: None, target, counters }
+    pub fn new(
+        id: NodeId,
+        source: Box<dyn Source>,
+        judge: Option<Judge>,
+        target: Target,
+        counters: Arc<QueryCounters>,
+    ) -> Self {
+        Leaf { id, source: Some(source), blocked: None, judge, target, counters }
     }
 }
 
@@ -69,6 +87,10 @@ pub(crate) struct Graph {
     pub nodes: Vec<Node>,
     pub leaves: Vec<Leaf>,
     clock: Arc<dyn Clock>,
+    /// Memory of all operators' state.
+    held: Reservation,
+    /// The last tick; none before it began.
+    ticked_us: i64,
     /// What has left at the top and waits for the sink: at most what one element became.
     pub results: VecDeque<Element>,
     /// Whether barriers make operators write their state down.
@@ -81,11 +103,13 @@ pub(crate) struct Graph {
 }
 
 impl Graph {
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
+    pub fn new(clock: Arc<dyn Clock>, held: Reservation) -> Self {
         Graph {
             nodes: Vec::new(),
             leaves: Vec::new(),
             clock,
+            held,
+            ticked_us: i64::MIN,
             results: VecDeque::new(),
             keep_snapshots: false,
             partial: Vec::new(),
@@ -108,6 +132,10 @@ impl Graph {
             if let Some(node) = self.nodes.iter_mut().find(|n| n.id == *id) {
                 node.op.restore(state)?;
             }
+            let leaf = self.leaves.iter_mut().find(|l| l.id == *id);
+            if let Some(judge) = leaf.and_then(|l| l.judge.as_mut()) {
+                judge.restore(state)?;
+            }
         }
         Ok(())
     }
@@ -120,9 +148,38 @@ impl Graph {
         Ok(())
     }
 
+    /// When an operator next wants a tick: a time that has passed asks for one now.
+    pub fn tick_due(&self) -> Option<i64> {
+        let due = self.nodes.iter().filter(|n| !n.ended).filter_map(|n| n.op.tick_due()).min()?;
+        // A clock that stands still gives one tick, however often it is asked for.
+        Some(due.max(self.ticked_us.saturating_add(1)))
+    }
+
+    /// Processing time for every operator.
+    pub fn tick(&mut self) -> Result<(), StreamError> {
+        let now_us = self.clock.now_us();
+        self.ticked_us = now_us;
+        for leaf in 0..self.leaves.len() {
+            if self.leaves[leaf].source.is_some() {
+                self.feed(leaf, Element::Tick(now_us))?;
+            }
+        }
+        Ok(())
+    }
+
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
     /// Takes one element of a source all the way up.
-    pub fn feed(&mut self, leaf: usize, element: Element) -> Result<(), StreamError> {
+    pub fn feed(&mut self, leaf: usize, mut element: Element) -> Result<(), StreamError> {
         let l = &mut self.leaves[leaf];
+        if let (Element::Rows(rows), Some(judge)) = (&element, &mut l.judge)
+            && rows.batch.num_rows() > 0
+        {
+            let batch = judge.rows(&rows.batch)?;
+            element = Element::Rows(Rows { batch, weights: rows.weights.clone() });
+        }
         match &element {
             Element::Rows(rows) => {
                 let n = rows.batch.num_rows() as u64;
@@ -138,10 +195,40 @@ impl Graph {
             Element::Idle => l.counters.idle.store(true, Relaxed),
             Element::Barrier(epoch) => l.blocked = Some(*epoch),
             Element::End => l.source = None,
-            Element::Tick(_) | Element::EndOfBackfill => {}
+            Element::EndOfBackfill => {
+                if let Some(judge) = &mut l.judge {
+                    judge.end_of_backfill();
+                    self.tell(leaf)?;
+                }
+            }
+            Element::Frontier(append_us) => {
+                if let Some(judge) = &mut l.judge {
+                    judge.frontier(*append_us);
+                }
+                return self.tell(leaf);
+            }
+            Element::Tick(_) => {}
         }
+        let l = &mut self.leaves[leaf];
+        if let (Element::Barrier(_), Some(judge), true) = (&element, &l.judge, self.keep_snapshots) {
+            let mut state = StateWriter::default();
+            judge.save(&mut state);
+            self.partial.push((l.id, state.finish()));
+        }
+        let (target, rows) = (l.target, matches!(element, Element::Rows(_)));
+        self.send(target, element)?;
+        if rows { self.tell(leaf) } else { Ok(()) }
+    }
+
+    /// Sends the watermark of a source that judges, if it rose.
+    fn tell(&mut self, leaf: usize) -> Result<(), StreamError> {
+        let l = &mut self.leaves[leaf];
+        let Some(judge) = &mut l.judge else { return Ok(()) };
+        l.counters.future_rows.store(judge.future_rows, Relaxed);
+        let Some(at) = judge.tell() else { return Ok(()) };
+        l.counters.watermark.store(at.0, Relaxed);
         let target = l.target;
-        self.send(target, element)
+        self.send(target, Element::Watermark(at))
     }
 
     fn send(&mut self, target: Target, element: Element) -> Result<(), StreamError> {
@@ -165,6 +252,7 @@ impl Graph {
                 self.ended = true;
                 self.results.push_back(Element::End);
             }
+            Element::Tick(_) | Element::Frontier(_) => {}
             other => self.results.push_back(other),
         }
         Ok(())
@@ -189,6 +277,7 @@ impl Graph {
             Element::Watermark(at) => node.gate.watermark(from, at, &mut signals),
             Element::Idle => node.gate.idle(from, &mut signals),
             Element::Tick(now_us) => node.gate.tick(now_us, &mut signals),
+            Element::Frontier(_) => {}
             Element::EndOfBackfill => node.gate.end_of_backfill(from, &mut signals),
             Element::Barrier(epoch) => {
                 node.gate.barrier(from, epoch, &mut signals).map_err(misaligned)?;
@@ -245,8 +334,26 @@ impl Graph {
         let took = self.clock.monotonic().saturating_sub(began);
         node.counters.busy_ns.fetch_add(took.as_nanos() as u64, Relaxed);
         node.counters.rows_out.fetch_add(out.rows, Relaxed);
+        let (stats, before) = (node.op.stats(), node.stats);
+        if stats != before {
+            node.stats = stats;
+            node.counters.late_rows.store(stats.late_rows, Relaxed);
+            node.counters.keys.store(stats.keys, Relaxed);
+            node.counters.state_bytes.store(stats.state_bytes, Relaxed);
+        }
         outcome?;
-        let target = node.target;
+        let (target, name) = (node.target, node.name);
+        match stats.state_bytes.checked_sub(before.state_bytes) {
+            None => self.held.shrink(before.state_bytes - stats.state_bytes),
+            Some(0) => {}
+            Some(more) => self.held.grow(more).map_err(|e| StreamError {
+                code: Code::MemoryLimitExceeded,
+                message: format!(
+                    "{name} holds {} bytes of state for {} keys: {e}; raise max_memory_usage or group by fewer keys",
+                    stats.state_bytes, stats.keys
+                ),
+            })?,
+        }
         for element in out.elements {
             self.send(target, element)?;
         }

@@ -9,8 +9,12 @@
 //!
 //! A new operator is a file in [`op`], a variant in `plan` and a line in [`build`].
 //!
+//! Where a source judges rows ([`weir_plan::WatermarkSpec`]) the judge sits right behind it, before
+//! anything else sees a row.
+//!
 //! Not here: SQL, storage, what sources and sinks are, clocks of operators.
 
+mod agg;
 mod build;
 mod gate;
 mod graph;
@@ -21,7 +25,9 @@ mod state;
 mod task;
 #[cfg(test)]
 mod tests;
+mod time;
+mod watermark;
 
-pub use operator::{InputId, OpError, Operator, Output};
+pub use operator::{InputId, OpError, Operator, Output, Stats};
 pub use runtime::DataflowRuntime;
 pub use state::{StateReader, StateWriter};

@@ -1,6 +1,10 @@
 //! The operators, one a file.
 
+pub mod aggregate;
+pub mod delta;
 pub mod filter;
 pub mod limit;
 pub mod project;
+pub mod sort;
 pub mod union;
+pub mod window;

@@ -18,6 +18,9 @@ pub enum OpError {
     /// The plan does not fit its own schemas.
     #[error("{operator} got a plan that does not fit: {reason}")]
     Plan { operator: &'static str, reason: String },
+    /// A row that the query cannot take.
+    #[error("{reason}")]
+    Row { reason: String },
     /// Saved state that is not this operator's.
     #[error("{operator} cannot restore its state: {reason}")]
     Restore { operator: &'static str, reason: String },
@@ -38,9 +41,19 @@ impl From<OpError> for StreamError {
                 }
             }
             e @ OpError::Plan { .. } => StreamError { code: Code::LogicalError, message: e.to_string() },
+            OpError::Row { reason } => StreamError { code: Code::BadArguments, message: reason },
             e @ OpError::Restore { .. } => StreamError { code: Code::CorruptedData, message: e.to_string() },
         }
     }
+}
+
+/// What an operator says of itself after each call.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Stats {
+    pub late_rows: u64,
+    pub keys: u64,
+    /// Accounted against the query's memory.
+    pub state_bytes: u64,
 }
 
 /// One step of a query.
@@ -62,6 +75,16 @@ pub trait Operator: Send {
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
         out.push(Element::Tick(now_us));
         Ok(())
+    }
+
+    /// When the operator wants the next tick (microseconds since the epoch): a time that has passed
+    /// asks for one now, `None` for none.
+    fn tick_due(&self) -> Option<i64> {
+        None
+    }
+
+    fn stats(&self) -> Stats {
+        Stats::default()
     }
 
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {

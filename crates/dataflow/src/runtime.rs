@@ -34,14 +34,14 @@ impl Runtime for DataflowRuntime {
         sources: Arc<dyn SourceFactory>,
         sink: Box<dyn Sink>,
         clock: Arc<dyn Clock>,
-        _memory: Arc<MemoryBudget>,
+        memory: Arc<MemoryBudget>,
     ) -> Result<Arc<dyn Running>, StreamError> {
         let prepare = async move {
             let mut opened = HashMap::new();
             for (id, spec) in plan.root.sources() {
                 opened.insert(id, sources.open(id, spec).await?);
             }
-            Ok::<_, StreamError>(build(&plan.root, &mut opened, clock, &[])?)
+            Ok::<_, StreamError>(build(&plan, &mut opened, clock, &memory, &[])?)
         };
         let prepare = AbortOnDrop(self.compute.spawn(AssertUnwindSafe(prepare).catch_unwind()));
         let graph = prepare.join().await??;

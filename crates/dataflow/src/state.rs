@@ -1,9 +1,16 @@
-//! State of one operator at one epoch, as named values.
+//! State of operators: how it lies in memory, and how it is written down at an epoch.
 //!
-//! The minimum that stateless-but-counting operators need. Paged, incremental state extends
-//! these two types; operators keep calling them.
+//! ```text
+//! table: index (u32, open addressing) -> rows of words in segments that never move
+//!                                     -> byte heap of keys, columns of anything else
+//! ```
 //!
-//! Not here: where snapshots are stored.
+//! Not here: where snapshots are stored, what aggregates do with their words (`agg`).
+
+pub(crate) mod bytes;
+pub(crate) mod keys;
+pub(crate) mod rows;
+pub(crate) mod table;
 
 use crate::operator::OpError;
 use std::collections::BTreeMap;
@@ -41,11 +48,16 @@ impl StateReader {
     }
 
     /// # Errors
+    /// [`OpError::Restore`] when the value is missing.
+    pub fn bytes(&self, operator: &'static str, name: &str) -> Result<&[u8], OpError> {
+        self.get(name)
+            .ok_or_else(|| OpError::Restore { operator, reason: format!("value {name} is missing") })
+    }
+
+    /// # Errors
     /// [`OpError::Restore`] when the value is missing or not eight bytes.
     pub fn u64(&self, operator: &'static str, name: &str) -> Result<u64, OpError> {
-        let bytes = self
-            .get(name)
-            .ok_or_else(|| OpError::Restore { operator, reason: format!("value {name} is missing") })?;
+        let bytes = self.bytes(operator, name)?;
         let bytes = bytes.try_into().map_err(|_| OpError::Restore {
             operator,
             reason: format!("value {name} has {} bytes, 8 expected", bytes.len()),

@@ -9,15 +9,20 @@
 use crate::graph::{Graph, Snapshot};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::Poll;
+use std::time::Duration;
 use tokio::sync::watch;
-use weir_base::Code;
+use weir_base::{Clock, Code};
 use weir_plan::{Element, Rows, Sink, StreamError};
 
 /// Batches above this are fed in slices, so that a query can be cancelled between them.
 pub(crate) const SLICE_ROWS_MAX: usize = 65_536;
 /// After so many rows without waiting the thread is offered to other queries.
 const ROWS_BEFORE_YIELD: usize = 32_768;
+
+/// How long a wait for the clock goes on without looking at it, microseconds.
+const CLOCK_LOOK_US: u64 = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Finish {
@@ -53,14 +58,21 @@ impl Task {
                 rows_since_wait = 0;
                 tokio::task::yield_now().await;
             }
+            let due = self.graph.tick_due();
+            if due.is_some_and(|due| due <= self.graph.clock().now_us()) {
+                self.graph.tick()?;
+                continue;
+            }
             let (leaf, element) = match self.ready(turn)? {
                 Some(found) => found,
                 None => {
                     rows_since_wait = 0;
                     let mut cancel = self.cancel.clone();
+                    let clock = self.graph.clock().clone();
                     tokio::select! {
                         biased;
                         () = cancelled(&mut cancel) => return Ok(Finish::Cancelled),
+                        () = reached(clock, due) => continue,
                         found = wait_any(&mut self.graph, turn) => found?,
                     }
                 }
@@ -132,6 +144,14 @@ impl Task {
 async fn cancelled(cancel: &mut watch::Receiver<bool>) {
     // An error means that the handle was dropped, which cancels too.
     let _ = cancel.wait_for(|c| *c).await;
+}
+
+/// Returns when the clock has come to a time; never for none.
+async fn reached(clock: Arc<dyn Clock>, due_us: Option<i64>) {
+    let Some(due_us) = due_us else { return std::future::pending().await };
+    let wait_us = due_us.saturating_sub(clock.now_us()).max(0) as u64;
+    // A test's clock does not run with the machine's: it is looked at again and again.
+    tokio::time::sleep(Duration::from_micros(wait_us.min(CLOCK_LOOK_US))).await;
 }
 
 type Next<'a> = (usize, Pin<Box<dyn Future<Output = Result<Element, StreamError>> + Send + 'a>>);

@@ -335,6 +335,7 @@ impl Statement {
             seek_to: self.settings.seek_to.clone().unwrap_or_default(),
             replay_order: self.settings.replay_order_text.clone(),
             time_zone: self.settings.time_zone.clone(),
+            lateness: self.settings.lateness,
         }
     }
 

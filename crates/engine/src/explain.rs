@@ -57,18 +57,36 @@ fn stream_text(plan: &StreamPlan) -> String {
 fn node_text(node: &StreamNode, depth: usize, out: &mut String) {
     let detail = match node {
         StreamNode::Source { spec, .. } => format!(
-            "{}.{}, columns [{}], start {:?}{}",
+            "{}.{}, columns [{}], start {:?}{}{}",
             spec.database,
             spec.relation,
             spec.columns.join(", "),
             spec.start,
-            spec.prune.as_ref().map_or_else(String::new, |p| format!(", prune {p}"))
+            spec.prune.as_ref().map_or_else(String::new, |p| format!(", prune {p}")),
+            spec.watermark.as_ref().map_or_else(String::new, |w| format!(
+                ", watermark {} - {} ms, idle after {} ms",
+                w.time,
+                w.delay_ns / 1_000_000,
+                w.idle_timeout_us / 1_000
+            ))
         ),
         StreamNode::Filter { predicate, .. } => predicate.to_string(),
         StreamNode::Project { exprs, .. } => {
             exprs.iter().map(|p| format!("{} AS {}", p.expr, p.name)).collect::<Vec<_>>().join(", ")
         }
         StreamNode::Union { inputs, .. } => format!("{} inputs", inputs.len()),
+        StreamNode::Window { spec, time, .. } => format!("{spec} over {time}"),
+        StreamNode::Aggregate { keys, aggregates, emit, .. } => {
+            let keys: Vec<&str> = keys.iter().map(|k| k.name.as_str()).collect();
+            let aggregates: Vec<String> = aggregates.iter().map(ToString::to_string).collect();
+            format!("by [{}]: {}; emit {emit}", keys.join(", "), aggregates.join(", "))
+        }
+        StreamNode::Delta { .. } => "weights as a column".to_owned(),
+        StreamNode::Sort { keys, .. } => {
+            let key =
+                |k: &weir_plan::SortKey| format!("{}{}", k.expr, if k.descending { " DESC" } else { "" });
+            keys.iter().map(key).collect::<Vec<_>>().join(", ")
+        }
         StreamNode::Limit { skip, fetch, .. } => match fetch {
             Some(fetch) => format!("skip {skip}, fetch {fetch}"),
             None => format!("skip {skip}"),

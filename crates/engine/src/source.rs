@@ -9,7 +9,8 @@
 //! - every row from the start position on is given once, in `_tp_sn` order per shard (in
 //!   event-time order: history sorted by event time, then live rows in `_tp_sn` order);
 //! - history of several shards and sources leaves in one order (`merge`, `gate`);
-//! - live rows never wait for another shard;
+//! - live rows never wait for another shard, unless they are judged for windows: then rows of
+//!   several shards leave in log order, live as well;
 //! - memory is one batch a shard, or one slice in event-time order.
 //!
 //! Not here: bounded reads (`scan`), filters, watermarks.

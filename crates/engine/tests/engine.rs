@@ -463,3 +463,94 @@ fn a_stream_that_does_not_open_stops_no_other() {
     server.run("DROP STREAM bad");
     assert_eq!(server.rows("SHOW STREAMS"), ["good"]);
 }
+
+#[test]
+fn windows_have_one_answer_live_from_history_and_bounded() {
+    let server = Server::new();
+    server.run("CREATE STREAM t (k int32, v int64) SETTINGS shards = 3, sharding_expr = 'k'");
+    let select = |from: &str| {
+        format!(
+            "SELECT window_start, window_end, k, count(), sum(v), min(v), max(v), uniq_exact(v) \
+             FROM {from} GROUP BY window_start, window_end, k"
+        )
+    };
+    for (stream, table) in
+        [("tumble(t, 5s)", "tumble(table(t), 5s)"), ("hop(t, 2s, 6s)", "hop(table(t), 2s, 6s)")]
+    {
+        server.run("TRUNCATE STREAM t");
+        let mut live = server.tail(&(select(stream) + " EMIT AFTER WINDOW CLOSE WITH DELAY 3s"));
+        // In order but for two seconds, every key and with it every shard in each insert.
+        for i in 0..30 {
+            let rows: Vec<String> = (0..6)
+                .map(|k| {
+                    let second = (i + k % 3).min(59);
+                    format!("({k}, {}, '2026-01-01 00:00:{second:02}')", i * 7 % 11 + k)
+                })
+                .collect();
+            server.run(&format!("INSERT INTO t (k, v, _tp_time) VALUES {}", rows.join(", ")));
+            if i == 10 {
+                server.run("SYSTEM FLUSH STREAM t");
+            }
+        }
+        // Shard k % 3 has come to second 29 + k % 3: windows up to second 26 have closed.
+        let bounded = server.rows(&format!(
+            "SELECT * FROM ({}) AS q WHERE window_end <= '2026-01-01 00:00:26' ORDER BY window_end, window_start, k",
+            select(table)
+        ));
+        assert!(bounded.len() >= 30, "{bounded:?}");
+        assert_eq!(live.take(bounded.len()), bounded, "live, {stream}");
+        for (order, batch) in [("arrival", 1), ("arrival", 65_536), ("event_time", 65_536)] {
+            let mut history = server.tail(&format!(
+                "{} EMIT AFTER WINDOW CLOSE WITH DELAY 3s \
+                 SETTINGS seek_to = 'earliest', replay_order = '{order}', max_block_size = {batch}",
+                select(stream)
+            ));
+            assert_eq!(history.take(bounded.len()), bounded, "{order}, {stream}");
+        }
+        let operators = server.rows("SELECT operators FROM system.queries WHERE is_streaming = 1").join(" ");
+        assert!(operators.contains("WindowAggregate") && operators.contains("state_bytes="), "{operators}");
+    }
+}
+
+#[test]
+fn aggregates_over_the_stream_follow_what_is_inserted() {
+    let server = Server::new();
+    server.run("CREATE STREAM t (k string, v int64)");
+    server.run("INSERT INTO t (k, v) VALUES ('a', 1), ('b', 2)");
+    let mut changes = server.tail("SELECT k, count(), sum(v) FROM t GROUP BY k EMIT ON UPDATE");
+    let mut log = server
+        .tail("SELECT k, sum(v) FROM t GROUP BY k EMIT CHANGELOG ON UPDATE SETTINGS seek_to = 'earliest'");
+    let mut all =
+        server.tail("SELECT count(), sum(v) FROM t EMIT PERIODIC 20ms SETTINGS seek_to = 'earliest'");
+    assert_eq!(all.take(1), ["2 3"]);
+    assert_eq!(log.take(2), ["a 1 1", "b 2 1"]);
+    server.run("INSERT INTO t (k, v) VALUES ('a', 10)");
+    assert_eq!(changes.take(1), ["a 1 10"], "it began after the first rows");
+    assert_eq!(log.take(2), ["a 1 -1", "a 11 1"], "the old row is taken back first");
+    assert_eq!(all.take(1), ["3 13"]);
+    server.run("INSERT INTO t (k, v) VALUES ('c', 5), ('a', 1)");
+    assert_eq!(changes.take(2), ["c 1 5", "a 2 11"]);
+    assert_eq!(log.take(3), ["c 5 1", "a 11 -1", "a 12 1"]);
+    assert_eq!(all.take(1), ["5 19"]);
+}
+
+#[test]
+fn state_beyond_the_limit_ends_its_query_with_code_241() {
+    let server = Server::new();
+    server.run("CREATE STREAM t (k int64)");
+    let mut other = server.tail("SELECT count() FROM t EMIT ON UPDATE");
+    let mut small = server
+        .tail("SELECT k, count() FROM t GROUP BY k EMIT PERIODIC 1h SETTINGS max_memory_usage = 200000");
+    server.run("INSERT INTO t (k) SELECT number FROM numbers(50000)");
+    let error = server.runtime.block_on(async {
+        loop {
+            match small.handle.batches.next().await.expect("an error ends it") {
+                Ok(_) => {}
+                Err(e) => break e,
+            }
+        }
+    });
+    assert_eq!(error.code.number(), 241, "{error}");
+    assert!(error.message.contains("Aggregate") && error.message.contains("max_memory_usage"), "{error}");
+    assert!(!other.take(1).is_empty(), "others go on");
+}

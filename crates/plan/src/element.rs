@@ -41,6 +41,9 @@ pub enum Element {
     Barrier(Epoch),
     /// Processing time, microseconds since the Unix epoch.
     Tick(i64),
+    /// Every later row of this source was appended after this (microseconds since the Unix epoch).
+    /// Ends at the source, which draws from it what is idle.
+    Frontier(i64),
     /// What follows was not yet there when the query started.
     EndOfBackfill,
     /// Nothing follows.

@@ -4,15 +4,20 @@
 //! sinks are made by `engine`. Expressions are DataFusion [`PhysicalExpr`]s, evaluated on
 //! whole batches.
 //!
-//! Not here: behaviour. No operator, no task, no clock.
+//! Not here: behaviour. No operator, no task, no clock. (What a window means is arithmetic: [`window`].)
 
+pub mod aggregate;
 pub mod element;
 mod error;
 pub mod runtime;
 pub mod stream_plan;
+pub mod window;
 
+pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, RowOrder, WindowKeys};
 pub use element::{Element, Epoch, Rows, WatermarkTime};
 pub use runtime::{QueryCounters, Running, Runtime, Sink, Source, SourceFactory, StreamError};
 pub use stream_plan::{
-    NodeId, Projection, ReplayOrder, ScanColumns, SourceSpec, StartPosition, StreamNode, StreamPlan,
+    NodeId, Projection, ReplayOrder, ScanColumns, SortKey, SourceSpec, StartPosition, StreamNode, StreamPlan,
+    WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec,
 };
+pub use window::{CalendarUnit, Span, WindowKind, WindowSpec};

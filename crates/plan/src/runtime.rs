@@ -47,6 +47,10 @@ pub struct QueryCounters {
     pub batches_in: AtomicU64,
     pub busy_ns: AtomicU64,
     pub late_rows: AtomicU64,
+    /// Rows so far ahead of their append time that they do not move the watermark.
+    pub future_rows: AtomicU64,
+    /// Keys held, over all windows.
+    pub keys: AtomicU64,
     pub state_bytes: AtomicU64,
     /// Nanoseconds since the epoch; `i64::MIN` before the first.
     pub watermark: AtomicI64,

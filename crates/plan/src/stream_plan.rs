@@ -1,6 +1,8 @@
 //! The plan: a tree of plain data.
 
-use arrow_schema::SchemaRef;
+use crate::aggregate::{AggregateSpec, EmitSpec, RowOrder, WindowKeys};
+use crate::window::WindowSpec;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
 use std::sync::Arc;
 use weir_base::{EventTime, SeqNo};
@@ -52,6 +54,52 @@ pub struct SourceSpec {
     pub start: StartPosition,
     /// Tells sources that lie in history which parts can be skipped; the plan filters again.
     pub prune: Option<Arc<dyn PhysicalExpr>>,
+    /// Rows are judged: they must come in log order over all shards, and get [`WATERMARK_COLUMN`]
+    /// as one more column at the end.
+    pub watermark: Option<WatermarkSpec>,
+}
+
+/// The column in which a source says of each row by which watermark it is judged (int64,
+/// nanoseconds): the row is late for every window that ends at or before it.
+pub const WATERMARK_COLUMN: &str = "__wm";
+
+/// The column that says of a changelog's row how often it is there: −1 takes one back (int8).
+pub const WEIGHT_COLUMN: &str = "_tp_delta";
+
+/// How a source judges rows and how far it says time has come.
+#[derive(Debug, Clone)]
+pub struct WatermarkSpec {
+    /// The event time, a timestamp, over the source's columns.
+    pub time: Arc<dyn PhysicalExpr>,
+    /// Nanoseconds by which a row may be behind the greatest time of its shard.
+    pub delay_ns: i64,
+    /// A shard without a row for so long (append time, microseconds) holds nobody back.
+    pub idle_timeout_us: i64,
+    /// Rows further ahead of their append time do not move the watermark (nanoseconds; 0 = off).
+    pub future_max_ns: i64,
+    /// Positions among the source's columns.
+    pub shard: usize,
+    pub append_time: usize,
+}
+
+impl SourceSpec {
+    /// What leaves the source: its columns, and the judging watermark where there is one.
+    pub fn output_schema(&self) -> SchemaRef {
+        if self.watermark.is_none() {
+            return self.schema.clone();
+        }
+        let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new(WATERMARK_COLUMN, DataType::Int64, false)));
+        Arc::new(Schema::new(fields))
+    }
+}
+
+/// A column to sort by.
+#[derive(Debug, Clone)]
+pub struct SortKey {
+    pub expr: Arc<dyn PhysicalExpr>,
+    pub descending: bool,
+    pub nulls_first: bool,
 }
 
 #[derive(Debug, Clone)]
@@ -91,6 +139,45 @@ pub enum StreamNode {
         fetch: Option<u64>,
         input: Box<StreamNode>,
     },
+    /// Gives every row once for each window it lies in and is not late for.
+    Window {
+        id: NodeId,
+        spec: WindowSpec,
+        /// The event time, a timestamp.
+        time: Arc<dyn PhysicalExpr>,
+        /// Position of the judging watermark in the input.
+        watermark: usize,
+        /// Where start and end are put among the columns.
+        at: usize,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Keys, then aggregates.
+    Aggregate {
+        id: NodeId,
+        keys: Vec<Projection>,
+        aggregates: Vec<AggregateSpec>,
+        order: Option<RowOrder>,
+        /// `None` = over the whole stream.
+        window: Option<WindowKeys>,
+        emit: EmitSpec,
+        /// A result set leaves as one batch, for whoever sorts it.
+        whole: bool,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Shows the weight of each row as its last column.
+    Delta {
+        id: NodeId,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Sorts each result set.
+    Sort {
+        id: NodeId,
+        keys: Vec<SortKey>,
+        input: Box<StreamNode>,
+    },
 }
 
 impl StreamNode {
@@ -100,15 +187,25 @@ impl StreamNode {
             | StreamNode::Filter { id, .. }
             | StreamNode::Project { id, .. }
             | StreamNode::Union { id, .. }
-            | StreamNode::Limit { id, .. } => *id,
+            | StreamNode::Limit { id, .. }
+            | StreamNode::Window { id, .. }
+            | StreamNode::Aggregate { id, .. }
+            | StreamNode::Delta { id, .. }
+            | StreamNode::Sort { id, .. } => *id,
         }
     }
 
     pub fn schema(&self) -> SchemaRef {
         match self {
-            StreamNode::Source { spec, .. } => spec.schema.clone(),
-            StreamNode::Project { schema, .. } | StreamNode::Union { schema, .. } => schema.clone(),
-            StreamNode::Filter { input, .. } | StreamNode::Limit { input, .. } => input.schema(),
+            StreamNode::Source { spec, .. } => spec.output_schema(),
+            StreamNode::Project { schema, .. }
+            | StreamNode::Union { schema, .. }
+            | StreamNode::Window { schema, .. }
+            | StreamNode::Aggregate { schema, .. }
+            | StreamNode::Delta { schema, .. } => schema.clone(),
+            StreamNode::Filter { input, .. }
+            | StreamNode::Limit { input, .. }
+            | StreamNode::Sort { input, .. } => input.schema(),
         }
     }
 
@@ -117,6 +214,10 @@ impl StreamNode {
             StreamNode::Source { .. } => Vec::new(),
             StreamNode::Filter { input, .. }
             | StreamNode::Project { input, .. }
+            | StreamNode::Window { input, .. }
+            | StreamNode::Aggregate { input, .. }
+            | StreamNode::Sort { input, .. }
+            | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
             StreamNode::Union { inputs, .. } => inputs.iter().collect(),
         }
@@ -137,6 +238,11 @@ impl StreamNode {
             StreamNode::Project { .. } => "Project",
             StreamNode::Union { .. } => "Union",
             StreamNode::Limit { .. } => "Limit",
+            StreamNode::Window { .. } => "Window",
+            StreamNode::Aggregate { window: Some(_), .. } => "WindowAggregate",
+            StreamNode::Aggregate { .. } => "Aggregate",
+            StreamNode::Sort { .. } => "Sort",
+            StreamNode::Delta { .. } => "Delta",
         }
     }
 }

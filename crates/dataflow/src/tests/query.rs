@@ -149,7 +149,9 @@ async fn dropping_the_handle_cancels_even_while_the_sink_is_full() {
 async fn run_bare(root: &StreamNode, scripts: &Scripts) -> (Vec<Element>, Vec<crate::graph::Snapshot>) {
     let mut sources: HashMap<_, _> =
         root.sources().into_iter().map(|(id, _)| (id, scripts.open_one(id))).collect();
-    let graph = build(root, &mut sources, Arc::new(SystemClock::new()), &[]).unwrap();
+    let plan = StreamPlan { root: root.clone(), replay_order: ReplayOrder::Arrival };
+    let memory = MemoryBudget::root("test", 1 << 30);
+    let graph = build(&plan, &mut sources, Arc::new(SystemClock::new()), &memory, &[]).unwrap();
     let (_cancel, cancelled) = watch::channel(false);
     let (kept, snapshots) = (Kept::default(), Arc::new(Mutex::new(Vec::new())));
     let into = snapshots.clone();
@@ -224,7 +226,7 @@ async fn watermarks_keep_their_place_among_rows() {
             other => format!("{other:?}"),
         })
         .collect();
-    assert_eq!(seen, ["rows 7", "wm 5", "wm 8", "Idle", "EndOfBackfill", "rows 9", "Tick(3)", "End"]);
+    assert_eq!(seen, ["rows 7", "wm 5", "wm 8", "Idle", "EndOfBackfill", "rows 9", "End"]);
 }
 
 #[tokio::test]

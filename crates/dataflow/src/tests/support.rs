@@ -52,6 +52,7 @@ pub fn source_node(id: u32) -> StreamNode {
             schema: schema(),
             start: StartPosition::Latest,
             prune: None,
+            watermark: None,
         },
     }
 }

@@ -172,6 +172,7 @@ async fn streaming(w: &World, entry: Arc<QueryEntry>) -> StreamingQuery {
         schema: full,
         start: StartPosition::Earliest,
         prune: None,
+        watermark: None,
     };
     let root = StreamNode::Source { id: NodeId(0), spec };
     let sources = StreamSources::new(

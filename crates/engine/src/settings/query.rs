@@ -17,6 +17,7 @@ pub struct QuerySettings {
     pub seek_to: Option<String>,
     pub replay_order: ReplayOrder,
     pub replay_order_text: String,
+    pub lateness: weir_sql::bind::Lateness,
     /// At least 1.
     pub threads_max: usize,
     /// 0 = the server's limit.
@@ -95,6 +96,10 @@ impl QuerySettings {
                 _ => ReplayOrder::Arrival,
             },
             replay_order_text: at.text("replay_order").to_ascii_lowercase(),
+            lateness: weir_sql::bind::Lateness {
+                idle_timeout_us: at.number("watermark_idle_timeout_ms").min(1 << 40) as i64 * 1_000,
+                future_max_ns: at.number("event_time_future_max_ms").min(1 << 40) as i64 * 1_000_000,
+            },
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),
                 n => n.min(256) as usize,

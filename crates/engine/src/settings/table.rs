@@ -75,6 +75,12 @@ pub const SETTINGS: &[Setting] = &[
         "how times are read from input data",
     ),
     q("enable_dependency_check", Bool, "1", "refuse to drop what a view reads"),
+    q(
+        "event_time_future_max_ms",
+        UInt,
+        "86400000",
+        "rows further ahead of their append time do not move the watermark; 0 = all do",
+    ),
     q("format_csv_delimiter", Char, ",", "between the fields of CSV"),
     q("idempotent_id", Text, "", "names an INSERT: repeating the same rows adds nothing twice"),
     q(
@@ -133,6 +139,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     q("session_timezone", Text, "", "time zone of times that have none of their own; empty = UTC"),
     q("type_names", OneOf(&["timeplus", "clickhouse", ""]), "", "spelling of type names in results"),
+    q(
+        "watermark_idle_timeout_ms",
+        UInt,
+        "5000",
+        "a shard without rows for so long holds no window open (streams of several shards)",
+    ),
 ];
 
 macro_rules! compatible {

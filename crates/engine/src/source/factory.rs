@@ -7,7 +7,7 @@ use super::progress::{QuerySources, SourceProgress};
 use super::random::RandomSource;
 use super::shard::ShardReader;
 use super::start::resolve;
-use super::tail::{Phase, ShardState, StreamSource};
+use super::tail::{LogOrder, Phase, ShardState, StreamSource};
 use crate::Progress;
 use crate::query::QueryRecord;
 use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup};
@@ -117,6 +117,8 @@ impl StreamSources {
             }
             _ => (Phase::Arrival, ends),
         };
+        let judged = spec.watermark.as_ref().filter(|_| shards.len() > 1);
+        let ordered = judged.map(|w| LogOrder::new(w.idle_timeout_us));
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))
@@ -137,6 +139,7 @@ impl StreamSources {
             warnings: self.warnings.clone(),
             drain: Box::pin(self.sources.draining().cancelled_owned()),
             turn: 0,
+            ordered,
         }))
     }
 }

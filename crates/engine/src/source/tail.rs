@@ -13,6 +13,8 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
+use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use weir_base::{Code, Error, SeqNo};
 use weir_plan::{Element, Rows, Source, StreamError, WatermarkTime};
@@ -31,6 +33,38 @@ pub(super) struct StreamSource {
     pub drain: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The shard asked first for live rows.
     pub turn: usize,
+    /// Live rows leave in log order over shards too: rows are judged, and there are several shards.
+    pub ordered: Option<LogOrder>,
+}
+
+/// Live rows of several shards in log order: a row waits until no other shard can have an earlier
+/// one, about a group commit.
+pub(super) struct LogOrder {
+    /// Microseconds after which a silent shard counts as idle.
+    idle_timeout_us: i64,
+    /// The greatest append time of a row given, and the frontier told since.
+    given_us: i64,
+    told_us: i64,
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+/// How long a row waits before the frontiers of silent shards are looked at again.
+const FRONTIER_LOOK: Duration = Duration::from_millis(2);
+/// How often a silent source says that time passes, as long as that can make a shard idle.
+const FRONTIER_TELL: Duration = Duration::from_millis(100);
+
+impl LogOrder {
+    pub fn new(idle_timeout_us: i64) -> Self {
+        LogOrder { idle_timeout_us, given_us: i64::MIN, told_us: i64::MIN, timer: None }
+    }
+
+    /// Wakes the task after a while.
+    fn wait(&mut self, wait: Duration, cx: &mut Context<'_>) -> Poll<()> {
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(wait)));
+        ready!(timer.as_mut().poll(cx));
+        self.timer = None;
+        Poll::Ready(())
+    }
 }
 
 pub(super) enum Phase {
@@ -207,6 +241,9 @@ impl StreamSource {
                         self.phase = Phase::Draining;
                         continue;
                     }
+                    if self.ordered.is_some() {
+                        return self.poll_ordered(cx);
+                    }
                     let batch = ready!(self.poll_live(cx))?;
                     return Poll::Ready(Ok(self.rows(batch)));
                 }
@@ -272,13 +309,22 @@ impl StreamSource {
 
     /// Whatever any shard still has of what was durable; `None` = nothing.
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>, StreamError>> {
-        for i in 0..self.shards.len() {
-            ready!(self.shards[i].poll_head(&self.name, &self.warnings, cx))?;
-            if let Some(rows) = self.shards[i].head.take() {
-                return Poll::Ready(self.give(i, rows).map(Some));
-            }
+        for shard in &mut self.shards {
+            ready!(shard.poll_head(&self.name, &self.warnings, cx))?;
         }
-        Poll::Ready(Ok(None))
+        // In log order over shards, as those want them that judge rows.
+        let heads = self.shards.iter().enumerate();
+        let mut heads: Vec<(usize, Key)> =
+            heads.filter_map(|(i, s)| s.head.as_ref().map(|rows| (i, s.origin.arrival(rows, 0)))).collect();
+        heads.sort_by(|a, b| a.1.cmp(&b.1));
+        let Some((least, _)) = heads.first().cloned() else { return Poll::Ready(Ok(None)) };
+        let shard = &mut self.shards[least];
+        let rows = shard.head.take().expect("it has the least head");
+        let n = shard.origin.run_length(&rows, heads.get(1).map(|(_, k)| k)).max(1);
+        if n < rows.rows() {
+            shard.head = Some(rows.slice(n, rows.rows() - n));
+        }
+        Poll::Ready(self.give(least, rows.slice(0, n)).map(Some))
     }
 
     fn cut_event_time(&mut self, bound: Option<Key>) -> RecordBatch {
@@ -319,6 +365,72 @@ impl StreamSource {
             }
         }
         Poll::Pending
+    }
+
+    /// The next live rows in log order, or how far append time has come without any.
+    fn poll_ordered(&mut self, cx: &mut Context<'_>) -> Poll<Result<Element, StreamError>> {
+        loop {
+            // Frontiers first: what is appended after they were read lies behind them.
+            let mut frontiers: Vec<i64> =
+                self.shards.iter().map(|s| s.reader.shard().append_frontier().0).collect();
+            for (shard, frontier) in self.shards.iter_mut().zip(&mut frontiers) {
+                while shard.head.is_none() {
+                    match shard.reader.poll(Mode::Live, cx) {
+                        Poll::Ready(Ok(rows)) => {
+                            shard.begun = true;
+                            shard.head = rows.filter(|r| r.rows() > 0);
+                        }
+                        Poll::Ready(Err(e)) => shard.overtaken(&self.name, e, &self.warnings)?,
+                        Poll::Pending => {
+                            // Rows that are there and not read yet lie before the frontier.
+                            if shard.reader.position() < shard.reader.shard().durable_end() {
+                                *frontier = i64::MIN;
+                            }
+                            break;
+                        }
+                    }
+                }
+            }
+            let silent = self.shards.iter().zip(&frontiers).filter(|(s, _)| s.head.is_none());
+            let frontier = silent.map(|(_, f)| *f).min().unwrap_or(i64::MAX);
+            let mut heads: Vec<(usize, Key)> = self
+                .shards
+                .iter()
+                .enumerate()
+                .filter_map(|(i, s)| s.head.as_ref().map(|rows| (i, s.origin.arrival(rows, 0))))
+                .collect();
+            heads.sort_by(|a, b| a.1.cmp(&b.1));
+            let order = self.ordered.as_mut().expect("asked by it");
+            let Some((least, key)) = heads.first().cloned() else {
+                let may_idle = order.told_us <= order.given_us.saturating_add(order.idle_timeout_us);
+                if order.given_us == i64::MIN || !may_idle {
+                    return Poll::Pending;
+                }
+                ready!(order.wait(FRONTIER_TELL, cx));
+                if frontier > order.told_us.max(order.given_us) {
+                    order.told_us = frontier;
+                    return Poll::Ready(Ok(Element::Frontier(frontier)));
+                }
+                continue;
+            };
+            if key.time > frontier {
+                ready!(order.wait(FRONTIER_LOOK, cx));
+                continue;
+            }
+            order.timer = None;
+            let shard = &mut self.shards[least];
+            let rows = shard.head.take().expect("it has the least head");
+            let mut n = shard.origin.run_length(&rows, heads.get(1).map(|(_, k)| k)).max(1);
+            while n > 1 && rows.append_time(n - 1).0 > frontier {
+                n -= 1;
+            }
+            if n < rows.rows() {
+                shard.head = Some(rows.slice(n, rows.rows() - n));
+            }
+            order.given_us = rows.append_time(n - 1).0;
+            let batch = self.give(least, rows.slice(0, n))?;
+            return Poll::Ready(Ok(self.rows(batch)));
+        }
     }
 
     fn give(&mut self, shard: usize, rows: TailBatch) -> Result<RecordBatch, StreamError> {

@@ -31,6 +31,7 @@ fn source(id: u32, relation: &str, start: StartPosition) -> StreamNode {
         schema: columns(&NAMES),
         start,
         prune: None,
+        watermark: None,
     };
     StreamNode::Source { id: NodeId(id), spec }
 }

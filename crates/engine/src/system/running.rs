@@ -11,7 +11,23 @@ pub(crate) fn processes(cx: &Context) -> Result<Columns> {
         let load = |n: &std::sync::atomic::AtomicU64| n.load(std::sync::atomic::Ordering::Relaxed);
         q.operators
             .iter()
-            .map(|(id, name, c)| format!("{}:{name} in={} out={}", id.0, load(&c.rows_in), load(&c.rows_out)))
+            .map(|(id, name, c)| {
+                let mut text = format!("{}:{name} in={} out={}", id.0, load(&c.rows_in), load(&c.rows_out));
+                let watermark = c.watermark.load(std::sync::atomic::Ordering::Relaxed);
+                if watermark != i64::MIN {
+                    text += &format!(" watermark_ms={}", watermark.div_euclid(1_000_000));
+                }
+                let counts = [
+                    ("late", &c.late_rows),
+                    ("future", &c.future_rows),
+                    ("keys", &c.keys),
+                    ("state_bytes", &c.state_bytes),
+                ];
+                for (what, n) in counts.into_iter().filter(|(_, n)| load(n) > 0) {
+                    text += &format!(" {what}={}", load(n));
+                }
+                text
+            })
             .collect::<Vec<_>>()
     };
     Ok(Columns::default()

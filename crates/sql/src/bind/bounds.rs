@@ -39,6 +39,18 @@ fn later(what: &str, instead: &str) -> Error {
 
 const TABLE: &str = "use table(stream) for the rows there are now";
 
+/// The aggregation right below, through what keeps its rows.
+fn aggregate_below(plan: &LogicalPlan) -> bool {
+    match plan {
+        LogicalPlan::Aggregate(_) => true,
+        LogicalPlan::Projection(_)
+        | LogicalPlan::Filter(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Sort(_) => plan.inputs().into_iter().all(aggregate_below),
+        _ => false,
+    }
+}
+
 fn walk(plan: &LogicalPlan, under_union: bool) -> Result<(), Error> {
     if !is_unbounded(plan) {
         return Err(err!(
@@ -61,8 +73,13 @@ fn walk(plan: &LogicalPlan, under_union: bool) -> Result<(), Error> {
     }
     match plan {
         LogicalPlan::TableScan(_) => return Ok(()),
-        LogicalPlan::Aggregate(a) if a.aggr_expr.is_empty() => return Err(later("GROUP BY", TABLE)),
-        LogicalPlan::Aggregate(_) => return Err(later("an aggregate function", TABLE)),
+        LogicalPlan::Aggregate(a) if a.group_expr.iter().any(|g| matches!(g, Expr::GroupingSet(_))) => {
+            return Err(later("ROLLUP, CUBE or GROUPING SETS", TABLE));
+        }
+        LogicalPlan::Aggregate(_) if under_union => {
+            return Err(later("an aggregation inside a UNION", "run the queries one by one"));
+        }
+        LogicalPlan::Sort(_) if aggregate_below(plan) => {}
         LogicalPlan::Join(_) => return Err(later("JOIN", TABLE)),
         LogicalPlan::Distinct(_) => return Err(later("DISTINCT", TABLE)),
         LogicalPlan::Window(_) => return Err(later("a window function (OVER, LIMIT BY)", TABLE)),

@@ -5,6 +5,7 @@ use super::errors::external;
 use super::functions::{Functions, snake};
 use super::scope::{Scope, ScopeRelation};
 use super::shape::{self, Shape};
+use super::window_table::{WindowCall, WindowTable};
 use super::{BindOptions, select, spell, zone};
 use datafusion::arrow::datatypes::{DataType, FieldRef, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
@@ -41,6 +42,10 @@ const VIEW_DEPTH_MAX: usize = 16;
 /// The catalog of a table reference that stands for `table(s)`.
 const BOUNDED: &str = "\u{1}table";
 
+/// The catalog of a table reference that stands for a window function of FROM; its schema is the
+/// number of the call.
+const WINDOW: &str = "\u{1}window";
+
 /// Plans queries of one session; views get one of their own.
 pub(crate) struct Binder<'a> {
     pub scope: &'a dyn Scope,
@@ -54,6 +59,7 @@ pub(crate) struct Binder<'a> {
     named: RefCell<HashSet<String>>,
     /// Hidden columns of the streams that are read: what an unknown name may have meant.
     hidden: RefCell<Vec<String>>,
+    windows: RefCell<Vec<WindowCall>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
@@ -90,6 +96,7 @@ impl<'a> Binder<'a> {
             views,
             named: RefCell::new(HashSet::new()),
             hidden: RefCell::default(),
+            windows: RefCell::default(),
             planners,
         }
     }
@@ -121,17 +128,20 @@ impl<'a> Binder<'a> {
 
     /// `table(s)` becomes a name the planner can look up; functions of later versions are named.
     fn tables(&self, query: &mut Query) -> Result<(), Error> {
-        struct Pass<'p>(&'p str, &'p dyn Scope);
+        struct Pass<'p>(&'p str, &'p dyn Scope, &'p RefCell<Vec<WindowCall>>);
         impl VisitorMut for Pass<'_> {
             type Break = Error;
             fn pre_visit_table_factor(&mut self, f: &mut TableFactor) -> ControlFlow<Error> {
-                match named_by_parameter(f, self.1).and_then(|()| table_factor(f, self.0)) {
+                let done = named_by_parameter(f, self.1)
+                    .and_then(|()| window_factor(f, &mut self.2.borrow_mut()))
+                    .and_then(|()| table_factor(f, self.0));
+                match done {
                     Ok(()) => ControlFlow::Continue(()),
                     Err(e) => ControlFlow::Break(e),
                 }
             }
         }
-        match query.visit(&mut Pass(&self.database, self.scope)) {
+        match query.visit(&mut Pass(&self.database, self.scope, &self.windows)) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(e) => Err(e),
         }
@@ -189,6 +199,64 @@ impl<'a> Binder<'a> {
                     })?
             }
         };
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
+    /// A window function of FROM.
+    fn window(&self, number: usize) -> Result<Arc<dyn TableSource>, Error> {
+        let call = self.windows.borrow()[number].clone();
+        let mut of = call.of.clone();
+        named_by_parameter(&mut of, self.scope)?;
+        window_factor(&mut of, &mut self.windows.borrow_mut())?;
+        table_factor(&mut of, &self.database)?;
+        let planned = match &of {
+            TableFactor::Derived { subquery, .. } => {
+                let views = self.views.clone();
+                let database = self.database.clone();
+                Binder::inside(self.scope, self.state, self.options, database, self.table_mode, views)
+                    .plan((**subquery).clone())?
+            }
+            TableFactor::Table { name, args: None, .. } => {
+                let parts: Vec<&str> =
+                    name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
+                let source = match parts.as_slice() {
+                    [name] => self.source(None, name, false)?,
+                    [database, name] => self.source(Some(database), name, false)?,
+                    [BOUNDED, database, name] => self.source(Some(database), name, true)?,
+                    [WINDOW, ..] => {
+                        return Err(err!(
+                            NotImplemented,
+                            "a window directly over a window is not supported yet; aggregate the inner one first"
+                        ));
+                    }
+                    _ => {
+                        return Err(err!(
+                            UnknownStream,
+                            "unknown stream {name}; names are stream or database.stream"
+                        ));
+                    }
+                };
+                let scan = || {
+                    LogicalPlanBuilder::scan(
+                        TableReference::bare(parts[parts.len() - 1]),
+                        source.clone(),
+                        None,
+                    )
+                };
+                match source.get_logical_plan() {
+                    Some(plan) => plan.into_owned(),
+                    None => {
+                        scan().and_then(LogicalPlanBuilder::build).map_err(super::errors::from_datafusion)?
+                    }
+                }
+            }
+            other => return Err(err!(NotImplemented, "{} over {other} is not supported yet", call.function)),
+        };
+        let time = call.time.clone().unwrap_or_else(super::window_table::default_time);
+        let time = self.expr(time, planned.schema())?;
+        let time = super::coerce::expr(time, planned.schema(), &super::rules(self.options, true))
+            .map_err(super::errors::from_datafusion)?;
+        let plan = WindowTable::plan(planned, time, &call)?;
         Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
 }
@@ -257,6 +325,34 @@ fn named_by_parameter(f: &mut TableFactor, scope: &dyn Scope) -> Result<(), Erro
     Ok(())
 }
 
+/// `tumble(…)` and `hop(…)` become names the planner can look up.
+fn window_factor(f: &mut TableFactor, windows: &mut Vec<WindowCall>) -> Result<(), Error> {
+    let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
+    let Some(given) = args else { return Ok(()) };
+    let [part] = name.0.as_slice() else { return Ok(()) };
+    let Some(ident) = part.as_ident().cloned() else { return Ok(()) };
+    let function = snake(&ident.value);
+    if !matches!(function.as_str(), "tumble" | "hop") {
+        return Ok(());
+    }
+    let call = WindowCall::parse(&function, &given.args).map_err(|e| select::at(e, ident.span))?;
+    let of = select::shown_name(&call.of).unwrap_or_else(|| Ident::new(function.as_str()));
+    let number = windows.len().to_string();
+    windows.push(call);
+    if alias.is_none() {
+        *alias = Some(TableAlias { explicit: true, name: of.clone(), columns: Vec::new(), at: None });
+    }
+    *args = None;
+    let parts = [WINDOW.to_owned(), number, of.value];
+    *name = ObjectName(
+        parts
+            .into_iter()
+            .map(|value| ObjectNamePart::Identifier(Ident { value, quote_style: None, span: ident.span }))
+            .collect(),
+    );
+    Ok(())
+}
+
 fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error> {
     let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
     let Some(given) = args else { return Ok(()) };
@@ -265,7 +361,7 @@ fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error
     let function = snake(&ident.value);
     match function.as_str() {
         "table" => {}
-        "tumble" | "hop" | "session" | "dedup" | "changelog" | "rowify" => {
+        "session" | "dedup" | "changelog" | "rowify" => {
             return Err(select::at(
                 err!(
                     NotImplemented,
@@ -334,6 +430,10 @@ impl TableSource for PlannedSource {
 
 impl ContextProvider for Binder<'_> {
     fn get_table_source(&self, name: TableReference) -> DfResult<Arc<dyn TableSource>> {
+        if name.catalog() == Some(WINDOW) {
+            let number = name.schema().and_then(|n| n.parse().ok()).expect("written by window_factor");
+            return self.window(number).map_err(external);
+        }
         let bounded = name.catalog() == Some(BOUNDED);
         if name.catalog().is_some() && !bounded {
             return Err(external(err!(

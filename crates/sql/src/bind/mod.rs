@@ -22,6 +22,7 @@ mod select;
 mod shape;
 mod spell;
 mod widths;
+mod window_table;
 mod zone;
 
 #[cfg(test)]
@@ -35,10 +36,14 @@ pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
 pub(crate) use seek::from_predicate;
+pub(crate) use window_table::{WindowTable, bound_of};
 
+use crate::parse::emit::{Emit, emit as parse_emit};
+use crate::parse::reserved;
 use context::Binder;
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
+use datafusion::common::tree_node::{Transformed, TreeNodeRecursion};
 use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
@@ -68,6 +73,23 @@ pub struct BindOptions {
     pub replay_order: String,
     /// The zone of times that have none of their own; `None` = UTC.
     pub time_zone: Option<Arc<str>>,
+    /// How sources judge rows of windows.
+    pub lateness: Lateness,
+}
+
+/// Settings of the watermark.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lateness {
+    /// `watermark_idle_timeout_ms`, in microseconds.
+    pub idle_timeout_us: i64,
+    /// `event_time_future_max_ms`, in nanoseconds; 0 = off.
+    pub future_max_ns: i64,
+}
+
+impl Default for Lateness {
+    fn default() -> Self {
+        Lateness { idle_timeout_us: 5_000_000, future_max_ns: 86_400 * 1_000_000_000 }
+    }
 }
 
 /// A query that is understood.
@@ -82,6 +104,9 @@ pub struct BoundQuery {
     /// From `seek_to`; `None` leaves it to the predicates over each source.
     pub seek_to: Option<StartPosition>,
     pub replay_order: ReplayOrder,
+    /// The EMIT clause of the outermost level.
+    pub emit: Option<Emit>,
+    pub lateness: Lateness,
 }
 
 /// Binds a query.
@@ -96,13 +121,48 @@ pub fn bind_query(
 ) -> Result<BoundQuery, Error> {
     let seek_to = seek::seek_to(&options.seek_to, options.now_us, options.time_zone.clone())?;
     let replay_order = seek::replay_order(&options.replay_order)?;
-    let plan = Binder::new(scope, state, options).plan(query.clone())?;
+    let emit = reserved::emit(query).map(parse_emit).transpose()?;
+    let mut query = query.clone();
+    if let Some(settings) = &mut query.settings {
+        settings.retain(|s| s.key.value != reserved::EMIT);
+    }
+    let plan = Binder::new(scope, state, options).plan(query)?;
     let unbounded = bounds::is_unbounded(&plan);
     if unbounded {
         bounds::check(&plan)?;
+    } else if emit.is_some() {
+        return Err(err!(IncorrectQuery, "EMIT has no meaning in a query that ends; leave it out"));
     }
-    let (plan, schema) = typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
-    Ok(BoundQuery { plan, schema, unbounded, seek_to, replay_order })
+    let (mut plan, mut schema) =
+        typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
+    if !unbounded {
+        plan = without_windows(plan).map_err(errors::from_datafusion)?;
+    }
+    if emit.is_some_and(|e| e.changelog) {
+        let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
+        fields.push(Arc::new(Type::Int8.field(weir_plan::WEIGHT_COLUMN)));
+        schema = Arc::new(Schema::new(fields));
+    }
+    Ok(BoundQuery { plan, schema, unbounded, seek_to, replay_order, emit, lateness: options.lateness })
+}
+
+/// Window functions of FROM as projections.
+fn without_windows(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    let mut found = false;
+    plan.apply_with_subqueries(|p| {
+        found |= WindowTable::of(p).is_some();
+        Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
+    })?;
+    if !found {
+        return Ok(plan);
+    }
+    let expanded = plan.transform_up_with_subqueries(|p| {
+        Ok(Transformed::yes(match WindowTable::of(&p) {
+            Some(window) => window.expand()?,
+            None => p.recompute_schema()?,
+        }))
+    })?;
+    Ok(expanded.data)
 }
 
 pub(crate) fn rules(options: &BindOptions, unbounded: bool) -> coerce::Rules {

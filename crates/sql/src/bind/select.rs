@@ -71,8 +71,13 @@ pub(crate) fn at(e: Error, span: sqlparser::tokenizer::Span) -> Error {
 
 impl Pass<'_> {
     fn query(&mut self, q: &mut Query) -> Result<(), Error> {
+        if reserved::emit(q).is_some() {
+            return Err(err!(
+                NotImplemented,
+                "EMIT in a subquery or view is not supported yet; put it at the end of the whole query"
+            ));
+        }
         for (there, clause) in [
-            (reserved::emit(q).is_some(), "EMIT"),
             (!reserved::partition_by(q).is_empty(), "PARTITION BY"),
             (!reserved::shuffle_by(q).is_empty(), "SHUFFLE BY"),
         ] {

@@ -18,6 +18,7 @@
 mod cursor;
 mod ddl;
 mod dialect;
+pub mod emit;
 mod lex;
 mod query;
 pub mod reserved;

@@ -56,6 +56,7 @@ fn evaluate(node: &StreamNode) -> Vec<RecordBatch> {
             .map(|b| RecordBatch::try_new(schema.clone(), b.columns().to_vec()).expect("the union's schema"))
             .collect(),
         StreamNode::Limit { input, .. } => evaluate(input),
+        other => panic!("{} keeps state: dataflow tests it", other.name()),
     }
 }
 
@@ -185,4 +186,48 @@ fn nodes_are_numbered_depth_first() {
     }
     assert_eq!(ids, (0..ids.len() as u32).collect::<Vec<_>>());
     assert_eq!(p.root.name(), "Limit");
+}
+
+#[test]
+fn windows_put_the_judge_on_the_source() {
+    let p = plan(
+        "SELECT window_end, name, count() AS c, last_value(f) FROM tumble(s, 5s) WHERE u8 > 1 \
+         GROUP BY window_end, name HAVING c > 1",
+        &streaming_mode(),
+    )
+    .expect("plans");
+    let source = p.root.sources()[0].1.clone();
+    let w = source.watermark.expect("rows are judged");
+    assert_eq!(
+        (source.columns[w.shard].as_str(), source.columns[w.append_time].as_str()),
+        ("_tp_shard", "_tp_append_time")
+    );
+    assert!(source.prune.is_none(), "rows left out by a condition count for the watermark");
+    let mut node = &p.root;
+    let mut names = Vec::new();
+    loop {
+        names.push(node.name());
+        if let StreamNode::Aggregate { keys, window, order, emit, .. } = node {
+            let window = window.expect("over a window");
+            assert_eq!(keys[window.start].name, "window_start", "added where only the end is a key");
+            assert_eq!(keys[window.end].name, "window_end");
+            assert!(order.is_some(), "last_value goes by the place of rows");
+            assert_eq!(*emit, weir_plan::EmitSpec::WINDOW);
+        }
+        match node.inputs().first() {
+            Some(next) => node = next,
+            None => break,
+        }
+    }
+    let order: Vec<_> = ["Filter", "WindowAggregate", "Window", "Source"]
+        .iter()
+        .map(|n| names.iter().position(|m| m == n))
+        .collect();
+    assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{names:?}");
+    let global =
+        plan("SELECT name, max(u8) FROM s GROUP BY name EMIT CHANGELOG PERIODIC 1s", &streaming_mode())
+            .unwrap();
+    assert_eq!(global.root.name(), "Delta");
+    assert!(global.root.sources()[0].1.watermark.is_none(), "nothing is judged without a window");
+    assert_eq!(global.root.schema().fields().last().unwrap().name(), "_tp_delta");
 }

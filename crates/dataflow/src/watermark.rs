@@ -1,0 +1,257 @@
+//! The judge at a source: by which watermark each row is judged, and how far time has come.
+//!
+//! Pure: a function of the rows in log order over shards, so batches, timing and restarts change
+//! nothing. For row i of a shard
+//!
+//! - it is judged by its shard's watermark after row i − 1 (greatest event time less the delay);
+//! - from a shard that was idle it is judged by the query's watermark where that is greater, and
+//!   the shard goes on from there;
+//! - a row too far ahead of its append time moves nothing.
+//!
+//! A shard is idle from `idle_timeout_us` after its last row on. The query's watermark is the least
+//! of shards that are not idle; with all of them idle it stays.
+//!
+//! In event-time replay no row of history is late; at its end each shard goes on from its own
+//! greatest time.
+//!
+//! Not here: what is done with a late row (`op::window`), who brings rows into log order (sources).
+
+use crate::operator::OpError;
+use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::{StateReader, StateWriter};
+use crate::time::nanos;
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, TimestampMicrosecondType};
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
+use arrow_schema::SchemaRef;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use weir_plan::{ReplayOrder, SourceSpec, WatermarkSpec, WatermarkTime};
+
+const NAME: &str = "Source";
+/// Before any row.
+const NEVER: i64 = i64::MIN;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Shard {
+    watermark: i64,
+    /// Microseconds.
+    last_append: i64,
+    idle: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Judge {
+    spec: WatermarkSpec,
+    schema: SchemaRef,
+    shards: BTreeMap<i32, Shard>,
+    /// The query's watermark.
+    watermark: i64,
+    /// Told to the query.
+    told: i64,
+    /// History by event time: nothing is late, append times come in any order.
+    unordered: bool,
+    pub future_rows: u64,
+}
+
+impl Judge {
+    /// `None` where the source judges nothing.
+    pub fn of(source: &SourceSpec, order: ReplayOrder) -> Option<Self> {
+        let spec = source.watermark.clone()?;
+        Some(Judge {
+            spec,
+            schema: source.output_schema(),
+            shards: BTreeMap::new(),
+            watermark: NEVER,
+            told: NEVER,
+            unordered: order == ReplayOrder::EventTime,
+            future_rows: 0,
+        })
+    }
+
+    /// The rows with the watermark each is judged by.
+    pub fn rows(&mut self, batch: &RecordBatch) -> Result<RecordBatch, OpError> {
+        let plan = |reason: String| OpError::Plan { operator: NAME, reason };
+        let n = batch.num_rows();
+        let times = self
+            .spec
+            .time
+            .evaluate(batch)
+            .and_then(|v| v.into_array(n))
+            .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
+        let shards = batch
+            .column(self.spec.shard)
+            .as_primitive_opt::<Int32Type>()
+            .ok_or_else(|| plan("the shard of a row is int32".into()))?
+            .values();
+        if let Some(row) = (times.null_count() > 0).then(|| (0..n).find(|i| times.is_null(*i))).flatten() {
+            return Err(OpError::Row {
+                reason: format!(
+                    "a row of shard {} has no event time ({} is NULL); filter such rows out before the window",
+                    shards[row], self.spec.time
+                ),
+            });
+        }
+        let times =
+            nanos(&times).ok_or_else(|| plan(format!("event time is {}, no time", times.data_type())))?;
+        let appends = batch
+            .column(self.spec.append_time)
+            .as_primitive_opt::<TimestampMicrosecondType>()
+            .ok_or_else(|| plan("append times are microseconds".into()))?
+            .values();
+        let mut judged = Vec::with_capacity(n);
+        let mut at = 0;
+        while at < n {
+            let shard = shards[at];
+            let end = at + shards[at..].iter().take_while(|s| **s == shard).count();
+            if self.unordered {
+                judged.resize(end, NEVER);
+                self.history(shard, &times[at..end], &appends[at..end]);
+            } else {
+                self.run(shard, &times[at..end], &appends[at..end], &mut judged);
+            }
+            at = end;
+        }
+        let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from(judged)));
+        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| plan(e.to_string()))
+    }
+
+    /// Rows of one shard, one behind the other in log order.
+    fn run(&mut self, shard: i32, times: &[i64], appends: &[i64], judged: &mut Vec<i64>) {
+        let mut at = 0;
+        while at < times.len() {
+            self.pass(appends[at]);
+            let query = self.watermark;
+            let held = self.shards.entry(shard).or_insert(Shard {
+                watermark: NEVER,
+                last_append: appends[at],
+                idle: true,
+            });
+            if held.idle {
+                held.idle = false;
+                held.watermark = held.watermark.max(query);
+            }
+            // As far as this shard does not fall idle on the way.
+            let mut last = appends[at];
+            let mut watermark = held.watermark;
+            while at < times.len() && appends[at].saturating_sub(last) <= self.spec.idle_timeout_us {
+                judged.push(watermark);
+                last = appends[at];
+                let future = self.spec.future_max_ns > 0
+                    && times[at] > last.saturating_mul(1_000).saturating_add(self.spec.future_max_ns);
+                if future {
+                    self.future_rows += 1;
+                } else {
+                    watermark = watermark.max(times[at].saturating_sub(self.spec.delay_ns));
+                }
+                at += 1;
+            }
+            held.watermark = watermark;
+            held.last_append = last;
+            self.merge();
+            self.pass(last);
+        }
+    }
+
+    /// Rows of history by event time.
+    fn history(&mut self, shard: i32, times: &[i64], appends: &[i64]) {
+        let held = self.shards.entry(shard).or_insert(Shard {
+            watermark: NEVER,
+            last_append: i64::MIN,
+            idle: false,
+        });
+        for (time, append) in times.iter().zip(appends) {
+            held.last_append = held.last_append.max(*append);
+            let future = self.spec.future_max_ns > 0
+                && *time > append.saturating_mul(1_000).saturating_add(self.spec.future_max_ns);
+            if future {
+                self.future_rows += 1;
+            } else {
+                held.watermark = held.watermark.max(time.saturating_sub(self.spec.delay_ns));
+            }
+        }
+    }
+
+    /// Append time comes to `now`: shards fall idle in their order, before the rows of that moment.
+    fn pass(&mut self, now: i64) {
+        loop {
+            let timeout = self.spec.idle_timeout_us;
+            let next = self
+                .shards
+                .values()
+                .filter(|s| !s.idle)
+                .map(|s| s.last_append.saturating_add(timeout))
+                .filter(|at| *at < now)
+                .min();
+            let Some(at) = next else { return };
+            for shard in self.shards.values_mut() {
+                shard.idle |= shard.last_append.saturating_add(timeout) <= at;
+            }
+            self.merge();
+        }
+    }
+
+    fn merge(&mut self) {
+        if let Some(least) = self.shards.values().filter(|s| !s.idle).map(|s| s.watermark).min() {
+            self.watermark = self.watermark.max(least);
+        }
+    }
+
+    /// Every later row was appended after `append_us`.
+    pub fn frontier(&mut self, append_us: i64) {
+        if !self.unordered {
+            self.pass(append_us.saturating_add(1));
+        }
+    }
+
+    pub fn end_of_backfill(&mut self) {
+        if std::mem::take(&mut self.unordered) {
+            self.merge();
+        }
+    }
+
+    /// The query's watermark, if it rose since it was last told.
+    pub fn tell(&mut self) -> Option<WatermarkTime> {
+        if self.unordered || self.watermark <= self.told {
+            return None;
+        }
+        self.told = self.watermark;
+        Some(WatermarkTime(self.told))
+    }
+
+    pub fn save(&self, into: &mut StateWriter) {
+        let mut out = Writer::default();
+        out.i64(self.watermark);
+        out.i64(self.told);
+        out.u64(u64::from(self.unordered));
+        out.u64(self.future_rows);
+        out.u64(self.shards.len() as u64);
+        for (id, shard) in &self.shards {
+            out.i64(i64::from(*id));
+            out.i64(shard.watermark);
+            out.i64(shard.last_append);
+            out.u64(u64::from(shard.idle));
+        }
+        into.put("judge", out.0);
+    }
+
+    pub fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        let bytes = from.bytes(NAME, "judge")?;
+        self.load(&mut Reader(bytes)).map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })
+    }
+
+    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.watermark = from.i64()?;
+        self.told = from.i64()?;
+        self.unordered = from.u64()? == 1;
+        self.future_rows = from.u64()?;
+        self.shards.clear();
+        for _ in 0..from.count(32)? {
+            let id = from.i64()? as i32;
+            let shard = Shard { watermark: from.i64()?, last_append: from.i64()?, idle: from.u64()? == 1 };
+            self.shards.insert(id, shard);
+        }
+        Ok(())
+    }
+}
