@@ -1,12 +1,13 @@
 # make demo      build and watch a live query in the terminal (Ctrl-C ends it)
 # make test      build and run all tests
 # make nightly   long-running checks; NIGHTLY_MINUTES=60 is shared between them
+# make bench     release build and all tables of bench/ (an hour; needs 20 GB of disk)
 
 SHELL := /bin/bash
 NIGHTLY_MINUTES ?= 60
 WEIR := target/debug/weir
 
-.PHONY: demo test nightly lint tools test-servers
+.PHONY: demo test nightly bench lint tools test-servers
 
 tools:
 	@.ci/tools
@@ -32,3 +33,13 @@ lint:
 
 nightly: tools test-servers
 	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) .ci/nightly
+
+# Or one table: bench/setup.sh once, then bench/ingest.py, latency.py, history.py, footprint.py, restart.py.
+bench: tools
+	cargo build --locked --release -p weir-server
+	bench/setup.sh
+	bench/footprint.py
+	bench/restart.py
+	bench/latency.py
+	bench/ingest.py
+	bench/history.py

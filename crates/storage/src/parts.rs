@@ -16,6 +16,7 @@ mod store;
 mod write;
 
 pub use checks::BLOCK_BYTES;
+pub(crate) use encode::Effort;
 pub(crate) use file::Garbage;
 pub use file::{PartFile, PartInfo, PartMeta};
 pub(crate) use read::PartReader;

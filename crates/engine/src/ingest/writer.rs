@@ -21,6 +21,9 @@ use weir_storage::{Ack, Appended, Idempotency, StorageError, StreamStore};
 /// An id of more bytes is refused.
 const ID_BYTES_MAX: usize = 255;
 
+/// A block up to this is completed where it is: waking another thread would take longer.
+const INLINE_BYTES_MAX: usize = 1 << 20;
+
 #[derive(Debug, Clone)]
 pub(crate) struct WriterOptions {
     /// `database.name` of the target, for messages.
@@ -136,12 +139,14 @@ impl StreamWriter {
         let plan = self.plan.clone();
         let wants_hash = self.id.is_some();
         let fixed_shard = self.shard_of_block(block_no);
-        let made = self
-            .options
-            .compute
-            .spawn_blocking(move || Block::make(&plan, pending, wants_hash, fixed_shard))
-            .await
-            .map_err(|e| err!(LogicalError, "making a block ended without an answer: {e}"))??;
+        let bytes: usize = pending.batches.iter().map(RecordBatch::get_array_memory_size).sum();
+        let made = if bytes <= INLINE_BYTES_MAX {
+            Block::make(&plan, pending, wants_hash, fixed_shard)?
+        } else {
+            let make = move || Block::make(&plan, pending, wants_hash, fixed_shard);
+            let made = self.options.compute.spawn_blocking(make).await;
+            made.map_err(|e| err!(LogicalError, "making a block ended without an answer: {e}"))??
+        };
         let Block { records, content_hash, held } = made;
         let held = Arc::new(held);
         for (shard, batch) in records {

@@ -11,11 +11,13 @@
 
 use super::cast;
 use super::compare::{align, as_type, literal_for};
+use super::condition;
 use super::errors::external;
 use super::infer::type_of;
 use super::widths::{self, Arithmetic};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::utils::expr::COUNT_STAR_EXPANSION;
 use datafusion::common::{Column, DFSchema, JoinType, Result as DfResult, ScalarValue, TableReference};
 use datafusion::logical_expr::expr::{Alias, BinaryExpr, Cast, FieldMetadata, ScalarFunction};
 use datafusion::logical_expr::expr_rewriter::NamePreserver;
@@ -179,8 +181,12 @@ fn one(e: Expr, schema: &DFSchema, rules: &Rules) -> DfResult<Expr> {
         }
         Expr::Cast(c) if c.field.metadata().contains_key(TYPE_KEY) => typed_cast(c, schema, rules)?,
         Expr::ScalarFunction(f) => function(f, schema, rules)?,
+        // `count(*)` is counting this very literal to DataFusion, which then may answer from
+        // what is known of the parts.
         Expr::AggregateFunction(mut f) => {
-            if let Some(first) = f.params.args.first_mut() {
+            if let Some(first) = f.params.args.first_mut()
+                && !(f.func.name() == "count" && *first == lit(COUNT_STAR_EXPANSION))
+            {
                 *first = shrink(std::mem::take(first));
                 if f.func.name() == "avg" && matches!(first.get_type(schema), Ok(DataType::Decimal128(..))) {
                     *first = Expr::Cast(Cast::new(Box::new(std::mem::take(first)), DataType::Float64));
@@ -252,6 +258,11 @@ fn function(mut f: ScalarFunction, schema: &DFSchema, rules: &Rules) -> DfResult
             Some(to) => as_type(of, &from, &to),
             None => of,
         })));
+    }
+    if f.name() == condition::CONDITION
+        && let Some(of) = f.args.pop()
+    {
+        return condition::settle(of, schema);
     }
     if !rules.unbounded
         && let Some(v) = frozen_now(&f, rules.now_us)

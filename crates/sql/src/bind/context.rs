@@ -1,6 +1,7 @@
 //! What DataFusion's planner asks while it plans: relations, functions, operators, types.
 
 use super::compare;
+use super::condition::{CONDITION, Condition};
 use super::errors::external;
 use super::functions::{Functions, snake};
 use super::scope::{Scope, ScopeRelation};
@@ -475,6 +476,7 @@ impl ContextProvider for Binder<'_> {
             spell::NEGATE => {
                 Some(Arc::new(ScalarUDF::new_from_impl(Negate(Signature::any(1, Volatility::Immutable)))))
             }
+            CONDITION => Some(Arc::new(ScalarUDF::new_from_impl(Condition::default()))),
             spell::EARLIEST => Some(Arc::new(ScalarUDF::new_from_impl(EarliestTs::new()))),
             // The planner's own form of a tuple.
             "named_struct" => Some(datafusion::functions::core::named_struct()),

@@ -12,6 +12,7 @@ mod bounds;
 mod cast;
 mod coerce;
 mod compare;
+mod condition;
 mod context;
 pub mod errors;
 mod functions;

@@ -13,7 +13,7 @@ use sqlparser::ast::{
     BinaryOperator, ExceptSelectItem, Expr, GroupByExpr, GroupByWithModifier, Ident, JoinConstraint,
     JoinOperator, LimitClause, ObjectName, ObjectNamePart, OrderByKind, Query, Select, SelectItem,
     SelectItemQualifiedWildcardKind, SetExpr, SetOperator, SetQuantifier, Spanned, TableAlias, TableFactor,
-    TableWithJoins, Value, VisitMut, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
+    TableWithJoins, VisitMut, VisitorMut, WildcardAdditionalOptions, WindowSpec, WindowType,
 };
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -190,9 +190,7 @@ impl Pass<'_> {
         for e in s.selection.iter_mut().chain(s.having.iter_mut()).chain(s.qualify.iter_mut()) {
             aliases.expand(e, &[], &mut expansions)?;
         }
-        if let Some(w) = &mut s.selection {
-            truth(w);
-        }
+        s.selection.iter_mut().chain(s.having.iter_mut()).for_each(super::condition::mark);
         for join in s.from.iter_mut().flat_map(|f| f.joins.iter_mut()) {
             if let Some(JoinConstraint::On(e)) = constraint(&mut join.join_operator) {
                 aliases.expand(e, &[], &mut expansions)?;
@@ -461,20 +459,6 @@ fn constraint(op: &mut JoinOperator) -> Option<&mut JoinConstraint> {
         | JoinOperator::LeftAnti(c)
         | JoinOperator::RightAnti(c) => Some(c),
         _ => None,
-    }
-}
-
-/// `WHERE 1` means `WHERE 1 != 0`.
-fn truth(e: &mut Expr) {
-    if let Expr::Value(v) = e
-        && matches!(v.value, Value::Number(..))
-    {
-        let number = e.clone();
-        *e = Expr::BinaryOp {
-            left: Box::new(number),
-            op: BinaryOperator::NotEq,
-            right: Box::new(super::spell::number("0")),
-        };
     }
 }
 

@@ -5,6 +5,7 @@
 //!
 //! Not here: aliases and clauses (`select`), types (`coerce`).
 
+use super::condition::CONDITION;
 use super::functions::Functions;
 use super::scope::Scope;
 use super::select::at;
@@ -303,7 +304,8 @@ impl Pass<'_> {
         if key == "count" && is_count_all(f) {
             set_args(f, vec![number("1")]);
         }
-        if matches!(key.as_str(), "unnest" | "namedstruct") || asked == EARLIEST || asked == NEGATE {
+        let ours = [EARLIEST, NEGATE, CONDITION].contains(&asked.as_str());
+        if ours || matches!(key.as_str(), "unnest" | "namedstruct") {
             return Ok(());
         }
         if let Some(name) = self.functions.resolve(&asked) {

@@ -1,8 +1,10 @@
 //! How the columns of a part are encoded, chosen from a sample of its rows.
 //!
-//! Integers and times are delta coded unless few values over a wide range make a dictionary
-//! smaller; strings get a dictionary that falls back by itself; floats a dictionary where
-//! values repeat, else their bytes split by significance before compression.
+//! Integers and times are delta coded, or get a dictionary where few values repeat, or have
+//! their bytes split by significance before compression: in a part that will lie for long
+//! the sample is encoded each way and the smallest wins, in a fresh one an estimate of the
+//! first two decides. Strings get a dictionary that falls back by itself; floats a dictionary
+//! where values repeat, else split bytes.
 
 use crate::batch::{APPEND_TIME_COLUMN, SN_COLUMN};
 use crate::options::{Codec, StreamOptions};
@@ -10,6 +12,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::DataType;
+use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::file::metadata::SortingColumn;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -18,11 +21,33 @@ use std::collections::HashSet;
 
 /// Rows looked at before deciding.
 const SAMPLE_ROWS: usize = 8_192;
+/// The same where each way is tried.
+const TRIAL_ROWS: usize = 32_768;
+
+/// How much work the choice is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Effort {
+    /// A fresh part, merged soon.
+    Estimate,
+    /// A merged part.
+    Trial,
+}
+
+impl Effort {
+    /// How many rows decide.
+    pub fn sample_rows(self) -> usize {
+        match self {
+            Effort::Estimate => SAMPLE_ROWS,
+            Effort::Trial => TRIAL_ROWS,
+        }
+    }
+}
 
 pub(super) fn writer_properties(
     sample: &RecordBatch,
     sort_columns: &[String],
     options: &StreamOptions,
+    effort: Effort,
 ) -> WriterProperties {
     let compression = match options.part_codec {
         Codec::None => Compression::UNCOMPRESSED,
@@ -38,17 +63,16 @@ pub(super) fn writer_properties(
     let schema = sample.schema();
     for (field, column) in schema.fields().iter().zip(sample.columns()) {
         let path = ColumnPath::from(vec![field.name().clone()]);
-        match choose(field.name(), column) {
+        let trial = match effort {
+            Effort::Trial => trial_choice(column, compression, options.row_group_rows_max),
+            Effort::Estimate => None,
+        };
+        match trial.unwrap_or_else(|| choose(field.name(), column)) {
             Choice::Dictionary => {}
-            Choice::Delta => {
+            choice @ (Choice::Delta | Choice::Split) => {
                 builder = builder
                     .set_column_dictionary_enabled(path.clone(), false)
-                    .set_column_encoding(path, Encoding::DELTA_BINARY_PACKED);
-            }
-            Choice::Split => {
-                builder = builder
-                    .set_column_dictionary_enabled(path.clone(), false)
-                    .set_column_encoding(path, Encoding::BYTE_STREAM_SPLIT);
+                    .set_column_encoding(path, choice.encoding());
             }
         }
     }
@@ -74,11 +98,74 @@ pub(super) fn writer_properties(
     builder.build()
 }
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Choice {
     Dictionary,
     Delta,
     Split,
+}
+
+impl Choice {
+    fn encoding(self) -> Encoding {
+        match self {
+            Choice::Dictionary => Encoding::RLE_DICTIONARY,
+            Choice::Delta => Encoding::DELTA_BINARY_PACKED,
+            Choice::Split => Encoding::BYTE_STREAM_SPLIT,
+        }
+    }
+}
+
+/// Encodes the sample each way; `None` where there is nothing to choose. Delta coding must
+/// be clearly smaller, since it is the slowest to read.
+fn trial_choice(column: &ArrayRef, compression: Compression, row_group_rows: usize) -> Option<Choice> {
+    let t = column.data_type();
+    let bytes = t.primitive_width().filter(|w| matches!(w, 4 | 8))?;
+    let integer = t.is_integer() || t.is_temporal() && !matches!(t, DataType::Interval(_));
+    if !integer || column.len() < SAMPLE_ROWS {
+        return None;
+    }
+    let sample = column.slice(0, column.len().min(TRIAL_ROWS));
+    let delta = trial_size(&sample, Choice::Delta, compression)?;
+    let split = trial_size(&sample, Choice::Split, compression)?;
+    let mut best = if split * 21 / 20 <= delta { (Choice::Split, split) } else { (Choice::Delta, delta) };
+    let distinct = distinct(&sample)?;
+    if distinct * 4 <= sample.len() {
+        // The dictionary is written once a row group, of which the sample is a part.
+        let whole = row_group_rows.max(sample.len());
+        let entries = distinct * bytes * sample.len() / whole;
+        let estimate = sample.len() * (usize::BITS - (distinct - 1).leading_zeros()) as usize / 8 + entries;
+        let measured = trial_size(&sample, Choice::Dictionary, compression)?;
+        let dictionary = measured.saturating_sub(distinct * bytes) + entries;
+        if dictionary.min(estimate) <= best.1 {
+            best = (Choice::Dictionary, dictionary);
+        }
+    }
+    Some(best.0)
+}
+
+fn trial_size(sample: &ArrayRef, choice: Choice, compression: Compression) -> Option<usize> {
+    let properties = WriterProperties::builder()
+        .set_compression(compression)
+        .set_statistics_enabled(EnabledStatistics::None)
+        .set_dictionary_enabled(choice == Choice::Dictionary);
+    let properties = match choice {
+        Choice::Dictionary => properties,
+        other => properties.set_encoding(other.encoding()),
+    };
+    let batch = RecordBatch::try_from_iter([("c", sample.clone())]).ok()?;
+    let mut out = Vec::new();
+    let mut writer = ArrowWriter::try_new(&mut out, batch.schema(), Some(properties.build())).ok()?;
+    writer.write(&batch).ok()?;
+    writer.close().ok()?;
+    Some(out.len())
+}
+
+fn distinct(column: &ArrayRef) -> Option<usize> {
+    let data = column.to_data();
+    let width = column.data_type().primitive_width()?;
+    let bytes = data.buffers().first()?.as_slice();
+    let values = &bytes[data.offset() * width..(data.offset() + data.len()) * width];
+    Some(values.chunks_exact(width).collect::<HashSet<_>>().len())
 }
 
 fn choose(name: &str, column: &ArrayRef) -> Choice {
@@ -154,6 +241,43 @@ fn integer_choice(values: &[i64]) -> Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_trial_takes_what_is_smallest() {
+        let mut x = 1u64;
+        let mut random = |below: u64| {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            x % below
+        };
+        // Runs of rising numbers with a fall between them, as of a column under a sort key.
+        let mut falls = Vec::new();
+        for _ in 0..700 {
+            let mut run: Vec<i64> = (0..50).map(|_| random(50_000_000) as i64).collect();
+            run.sort_unstable();
+            falls.extend(run);
+        }
+        let cases: Vec<(&str, Vec<i64>, Choice)> = vec![
+            (
+                "rising by about as much",
+                (0..32_768).map(|i| i * 1000 + random(8) as i64).collect(),
+                Choice::Delta,
+            ),
+            ("a thousand values", (0..32_768).map(|_| random(1_000) as i64).collect(), Choice::Dictionary),
+            (
+                "fifty times",
+                (0..32_768).map(|_| random(50) as i64 * 1_234_567_891).collect(),
+                Choice::Dictionary,
+            ),
+            ("runs with falls", falls, Choice::Split),
+        ];
+        let zstd = Compression::ZSTD(ZstdLevel::try_new(1).unwrap());
+        for (name, values, expected) in cases {
+            let column: ArrayRef = std::sync::Arc::new(Int64Array::from(values));
+            assert_eq!(trial_choice(&column, zstd, 122_880), Some(expected), "{name}");
+        }
+    }
 
     #[test]
     fn integers_take_the_smaller_encoding() {

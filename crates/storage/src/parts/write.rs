@@ -1,6 +1,6 @@
 //! Batches in, a durable part out.
 
-use super::encode::writer_properties;
+use super::encode::{Effort, writer_properties};
 use super::file::PartMeta;
 use super::sink::PartSink;
 use super::store::PartStore;
@@ -11,6 +11,7 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMicrosecondType};
 use arrow_schema::SchemaRef;
+use arrow_select::concat::concat_batches;
 use parquet::arrow::ArrowWriter;
 use weir_base::{AppendTime, EventTime, SeqNo};
 
@@ -21,6 +22,9 @@ pub(crate) struct PartWriter<'a> {
     schema: SchemaRef,
     options: &'a StreamOptions,
     sort_columns: &'a [String],
+    effort: Effort,
+    /// The first batches, until there are enough rows to choose encodings by.
+    first: Vec<RecordBatch>,
     writer: Option<ArrowWriter<PartSink>>,
     seen: Seen,
 }
@@ -50,6 +54,7 @@ impl<'a> PartWriter<'a> {
         schema: SchemaRef,
         options: &'a StreamOptions,
         sort_columns: &'a [String],
+        effort: Effort,
     ) -> Self {
         debug_assert!(schema.index_of(TIME_COLUMN).is_ok());
         let seen = Seen {
@@ -60,7 +65,17 @@ impl<'a> PartWriter<'a> {
             event: (EventTime(i64::MAX), EventTime(i64::MIN)),
             append: (i64::MAX, i64::MIN),
         };
-        PartWriter { store, path, schema, options, sort_columns, writer: None, seen }
+        PartWriter {
+            store,
+            path,
+            schema,
+            options,
+            sort_columns,
+            effort,
+            first: Vec::new(),
+            writer: None,
+            seen,
+        }
     }
 
     pub fn write(&mut self, batch: &RecordBatch) -> Result<()> {
@@ -69,13 +84,25 @@ impl<'a> PartWriter<'a> {
         }
         self.see(batch);
         let failed = |e| StorageError::parquet("write part", &self.path, e);
-        if self.writer.is_none() {
-            let properties = writer_properties(batch, self.sort_columns, self.options);
-            let sink = self.store.create(&self.path)?;
-            let writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties)).map_err(failed)?;
-            self.writer = Some(writer);
+        if let Some(writer) = &mut self.writer {
+            return writer.write(batch).map_err(failed);
         }
-        self.writer.as_mut().expect("set above").write(batch).map_err(failed)
+        self.first.push(batch.clone());
+        let rows: usize = self.first.iter().map(RecordBatch::num_rows).sum();
+        if rows >= self.effort.sample_rows() { self.begin() } else { Ok(()) }
+    }
+
+    /// Opens the file: enough rows are there to choose encodings by, or all.
+    fn begin(&mut self) -> Result<()> {
+        let failed = |e| StorageError::parquet("write part", &self.path, e);
+        let first = std::mem::take(&mut self.first);
+        let sample = concat_batches(&self.schema, &first).map_err(|e| failed(e.into()))?;
+        let properties = writer_properties(&sample, self.sort_columns, self.options, self.effort);
+        let sink = self.store.create(&self.path)?;
+        let mut writer = ArrowWriter::try_new(sink, self.schema.clone(), Some(properties)).map_err(failed)?;
+        writer.write(&sample).map_err(failed)?;
+        self.writer = Some(writer);
+        Ok(())
     }
 
     fn see(&mut self, batch: &RecordBatch) {
@@ -99,7 +126,16 @@ impl<'a> PartWriter<'a> {
     /// Makes the part's bytes durable and registers it for reading. `None` if there were no
     /// rows: then there is no file. `id`, `partition`, `level` and the rest of the caller's
     /// knowledge go into the record.
-    pub fn finish(self, id: u64, partition: &str, level: u32, now_ms: i64) -> Result<Option<WrittenPart>> {
+    pub fn finish(
+        mut self,
+        id: u64,
+        partition: &str,
+        level: u32,
+        now_ms: i64,
+    ) -> Result<Option<WrittenPart>> {
+        if !self.first.is_empty() {
+            self.begin()?;
+        }
         let Some(writer) = self.writer else { return Ok(None) };
         let sink = writer.into_inner().map_err(|e| StorageError::parquet("write part", &self.path, e))?;
         let summary = sink.finish()?;

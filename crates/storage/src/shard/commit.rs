@@ -8,7 +8,7 @@ use crate::batch::TailBatch;
 use crate::error::Result;
 use crate::manifest::{Change, Manifest};
 use crate::order::{Keys, failed, partitions, sort};
-use crate::parts::{PartMeta, PartWriter};
+use crate::parts::{Effort, PartMeta, PartWriter};
 use crate::ring::decode_record;
 use arrow_array::RecordBatch;
 use arrow_select::interleave::interleave_record_batch;
@@ -114,7 +114,8 @@ impl Shard {
             let path = self.new_part_path(id);
             paths.push(path.clone());
             let schema = self.part_schema.clone();
-            let mut writer = PartWriter::new(self.ctx.parts(), path, schema, &options, &sort_columns);
+            let mut writer =
+                PartWriter::new(self.ctx.parts(), path, schema, &options, &sort_columns, Effort::Estimate);
             if only_one && places.is_sorted() {
                 full.iter().try_for_each(|b| writer.write(b))?;
             } else {

@@ -11,7 +11,7 @@ use super::plan::{MergeMode, plan_merge};
 use crate::error::{Result, StorageError};
 use crate::manifest::Change;
 use crate::order::{Keys, failed};
-use crate::parts::{PartFile, PartReader, PartWriter};
+use crate::parts::{Effort, PartFile, PartReader, PartWriter};
 use arrow_array::{BooleanArray, RecordBatch};
 use arrow_row::Rows;
 use arrow_select::filter::filter_record_batch;
@@ -106,7 +106,7 @@ impl Shard {
         // The id is settled at the end; the random part makes the name unique meanwhile.
         let path = self.new_part_path(manifest.lock().state().next_part_id);
         let (schema, parts) = (self.part_schema.clone(), self.ctx.parts());
-        let mut writer = PartWriter::new(parts, path.clone(), schema, &options, &sort_columns);
+        let mut writer = PartWriter::new(parts, path.clone(), schema, &options, &sort_columns, Effort::Trial);
         let level = inputs.iter().map(|p| p.meta.level).max().unwrap_or(0) + 1;
         let partition = &inputs[0].meta.partition;
         let rows_in: u64 = inputs.iter().map(|p| p.meta.rows).sum();

@@ -133,13 +133,26 @@ async fn statement(
         true => Ok(Upload::empty()),
         false => Upload::new(body, ask.coding_in, ask.blocks_in),
     };
-    let upload = match upload {
+    let mut upload = match upload {
         Ok(upload) => upload,
         Err(e) => return head.error(&e, credentials_given),
     };
+    if !ask.expects_continue
+        && content_length(&parts.headers).is_some_and(|n| n <= TAKE_IN_BYTES_MAX)
+        && let Err(e) = upload.take_in().await
+    {
+        return head.error(&e, true);
+    }
     run(shared, Statement { ask, user, read_only, head, flushes }, upload)
         .await
         .unwrap_or_else(|(head, e)| head.error(&e, true))
+}
+
+/// Bodies up to this are read before their statement runs.
+const TAKE_IN_BYTES_MAX: u64 = 64 << 10;
+
+fn content_length(headers: &http::HeaderMap) -> Option<u64> {
+    headers.get(http::header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn head_of(shared: &Shared, ask: &Ask) -> Head {
