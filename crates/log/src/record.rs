@@ -127,6 +127,10 @@ impl Header {
             return Err(Damage::Bad("the record has an unknown version"));
         }
         let idempotency = if bytes[7] & HAS_ID == 0 {
+            if bytes[6] != 0 {
+                // Its end would be computed without the id: what follows would overwrite it.
+                return Err(Damage::Bad("the record header contradicts itself"));
+            }
             None
         } else {
             let id = std::str::from_utf8(&bytes[HEADER_FIXED..used])
