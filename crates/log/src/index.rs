@@ -68,7 +68,7 @@ impl SparseIndex {
     /// Whether the entries go forward and lie within the records and numbers given.
     pub fn fits(&self, base: SeqNo, end: SeqNo, from: u64, to: u64) -> bool {
         let within = |e: &IndexEntry| {
-            e.sn >= base && e.sn <= end && e.offset >= from && e.offset < to && e.offset % ALIGN == 0
+            e.sn >= base && e.sn <= end && e.offset >= from && e.offset < to && e.offset.is_multiple_of(ALIGN)
         };
         let forward = |pair: &[IndexEntry]| pair[0].sn <= pair[1].sn && pair[0].offset < pair[1].offset;
         self.entries.first().is_none_or(|e| e.sn == base)

@@ -44,7 +44,7 @@ impl Slab {
             return slot;
         }
         let per_segment = SEGMENT / self.size;
-        if self.slots % per_segment == 0 {
+        if self.slots.is_multiple_of(per_segment) {
             let first = self.segments.is_empty();
             self.segments.push(if first { Vec::new() } else { Vec::with_capacity(SEGMENT) });
         }

@@ -42,7 +42,7 @@ impl Window {
         let plan = |reason: String| OpError::Plan { operator: NAME, reason };
         spec.check().map_err(plan)?;
         let bound = schema.fields().get(at).map(|f| f.data_type());
-        if !bound.is_some_and(|t| nanos_per_unit(t).is_some()) {
+        if bound.is_none_or(|t| nanos_per_unit(t).is_none()) {
             return Err(plan(format!("window_start is {bound:?}, no time")));
         }
         Ok(Window { spec, time, watermark, at, schema, late_rows: 0 })
