@@ -9,6 +9,7 @@ import json
 import math
 import os
 import subprocess
+import time
 
 from common import DATA, WORK, Weir, directory_bytes, drop_page_cache, log, python_of, report
 from queries import measure, queries
@@ -37,7 +38,6 @@ def store(order):
 def load(order):
     os.makedirs(store(order))
     with Weir(data_dir=store(order)) as server:
-        import time
         began, cpu = time.perf_counter(), server.usage.cpu_s()
         for table, key in KEYS[order].items():
             server.client().send(f"CREATE STREAM {table} (ts int64, key int64, value float64) {key} "

@@ -267,6 +267,15 @@ impl StreamSource {
         self.phase = Phase::Seam;
     }
 
+    /// The shards that have rows at hand, by the place of their first in log order.
+    fn heads(&self) -> Vec<(usize, Key)> {
+        let shards = self.shards.iter().enumerate();
+        let mut heads: Vec<_> =
+            shards.filter_map(|(i, s)| Some((i, s.origin.arrival(s.head.as_ref()?, 0)))).collect();
+        heads.sort_by(|a, b| a.1.cmp(&b.1));
+        heads
+    }
+
     /// The next run of history in log order; `None` at its end.
     fn poll_arrival(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>, StreamError>> {
         let mut waiting = false;
@@ -281,13 +290,7 @@ impl StreamSource {
             self.seat.unknown();
             return Poll::Pending;
         }
-        let mut heads: Vec<(usize, Key)> = self
-            .shards
-            .iter()
-            .enumerate()
-            .filter_map(|(i, s)| s.head.as_ref().map(|rows| (i, s.origin.arrival(rows, 0))))
-            .collect();
-        heads.sort_by(|a, b| a.1.cmp(&b.1));
+        let heads = self.heads();
         let Some((least, key)) = heads.first().cloned() else { return Poll::Ready(Ok(None)) };
         let bound = ready!(self.seat.poll_turn(key, cx));
         let bound = match (bound, heads.get(1).map(|(_, k)| k.clone())) {
@@ -393,13 +396,7 @@ impl StreamSource {
             }
             let silent = self.shards.iter().zip(&frontiers).filter(|(s, _)| s.head.is_none());
             let frontier = silent.map(|(_, f)| *f).min().unwrap_or(i64::MAX);
-            let mut heads: Vec<(usize, Key)> = self
-                .shards
-                .iter()
-                .enumerate()
-                .filter_map(|(i, s)| s.head.as_ref().map(|rows| (i, s.origin.arrival(rows, 0))))
-                .collect();
-            heads.sort_by(|a, b| a.1.cmp(&b.1));
+            let heads = self.heads();
             let order = self.ordered.as_mut().expect("asked by it");
             let Some((least, key)) = heads.first().cloned() else {
                 let may_idle = order.told_us <= order.given_us.saturating_add(order.idle_timeout_us);

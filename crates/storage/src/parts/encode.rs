@@ -23,6 +23,8 @@ use std::collections::HashSet;
 const SAMPLE_ROWS: usize = 8_192;
 /// The same where each way is tried.
 const TRIAL_ROWS: usize = 32_768;
+/// Of wide rows fewer are held while deciding.
+const SAMPLE_BYTES_MAX: usize = 8 << 20;
 
 /// How much work the choice is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,12 +36,14 @@ pub(crate) enum Effort {
 }
 
 impl Effort {
-    /// How many rows decide.
-    pub fn sample_rows(self) -> usize {
-        match self {
+    /// Whether so much of a part's beginning decides: enough rows, or rows so wide that more of
+    /// them are not worth holding.
+    pub fn is_sample(self, rows: usize, bytes: usize) -> bool {
+        let rows_wanted = match self {
             Effort::Estimate => SAMPLE_ROWS,
             Effort::Trial => TRIAL_ROWS,
-        }
+        };
+        rows >= rows_wanted || bytes >= SAMPLE_BYTES_MAX
     }
 }
 
@@ -241,6 +245,21 @@ fn integer_choice(values: &[i64]) -> Choice {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sample_is_bounded_by_rows_and_by_bytes() {
+        // (effort, rows, bytes, enough)
+        let cases = [
+            (Effort::Estimate, SAMPLE_ROWS - 1, 1, false),
+            (Effort::Estimate, SAMPLE_ROWS, 1, true),
+            (Effort::Trial, SAMPLE_ROWS, 1, false),
+            (Effort::Trial, TRIAL_ROWS, 1, true),
+            (Effort::Trial, 1, SAMPLE_BYTES_MAX, true),
+        ];
+        for (effort, rows, bytes, enough) in cases {
+            assert_eq!(effort.is_sample(rows, bytes), enough, "{effort:?} {rows} rows {bytes} bytes");
+        }
+    }
 
     #[test]
     fn a_trial_takes_what_is_smallest() {

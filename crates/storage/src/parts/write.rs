@@ -88,8 +88,9 @@ impl<'a> PartWriter<'a> {
             return writer.write(batch).map_err(failed);
         }
         self.first.push(batch.clone());
-        let rows: usize = self.first.iter().map(RecordBatch::num_rows).sum();
-        if rows >= self.effort.sample_rows() { self.begin() } else { Ok(()) }
+        let rows = self.first.iter().map(RecordBatch::num_rows).sum();
+        let bytes = self.first.iter().map(RecordBatch::get_array_memory_size).sum();
+        if self.effort.is_sample(rows, bytes) { self.begin() } else { Ok(()) }
     }
 
     /// Opens the file: enough rows are there to choose encodings by, or all.
