@@ -1,8 +1,11 @@
 //! Aggregates over a table of groups: each takes words of its rows, or a column beside them.
 //!
-//! A batch at a time: groups are looked up once, then every aggregate runs over the batch by
-//! itself. Reading never changes a state, so the same state serves intermediate results, final
-//! ones and snapshots.
+//! About a thousand rows at a time: groups are looked up once, then every aggregate runs over the rows
+//! by itself, while the rows of their groups are in the cache. Reading never changes a state, so the
+//! same state serves intermediate results, final ones and snapshots.
+//!
+//! The state of one group can be written down and merged into another's. That serves snapshots,
+//! spilling, restoring into another number of threads, and windows made of panes.
 //!
 //! A new aggregate is a kind in `plan`, an [`Accumulate`] here and a line in [`accumulators`].
 //!
@@ -17,9 +20,11 @@ mod values;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::rows::{Layout, RowStore};
 use crate::state::table::Picked;
-use arrow_array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, BooleanArray, Int32Array, Int64Array, UInt32Array};
 use arrow_buffer::NullBuffer;
 use arrow_schema::{ArrowError, DataType, FieldRef};
+use std::sync::Arc;
 use weir_plan::AggregateKind;
 
 /// What one aggregate reads of a batch.
@@ -30,13 +35,81 @@ pub(crate) struct Input {
     pub filter: Option<BooleanArray>,
 }
 
+/// Cuts picked rows out of arrays.
+pub(crate) struct Cut<'a> {
+    picked: Picked<'a>,
+    /// Of listed rows.
+    indices: Option<UInt32Array>,
+    /// Arrays that several aggregates read are cut once.
+    done: Vec<(ArrayRef, ArrayRef)>,
+}
+
+impl<'a> Cut<'a> {
+    pub fn new(picked: Picked<'a>) -> Self {
+        let indices = match picked {
+            Picked::Run { .. } => None,
+            Picked::Listed(rows) => Some(UInt32Array::from(rows.to_vec())),
+        };
+        Cut { picked, indices, done: Vec::new() }
+    }
+
+    fn array(&mut self, array: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+        match self.picked {
+            Picked::Run { first, len } if first == 0 && len == array.len() => Ok(array.clone()),
+            Picked::Run { first, len } => Ok(array.slice(first, len)),
+            Picked::Listed(_) => {
+                if let Some((_, part)) = self.done.iter().find(|(from, _)| Arc::ptr_eq(from, array)) {
+                    return Ok(part.clone());
+                }
+                let indices = self.indices.as_ref().expect("made of a list");
+                let part = arrow_select::take::take(array, indices, None)?;
+                self.done.push((array.clone(), part.clone()));
+                Ok(part)
+            }
+        }
+    }
+
+    pub fn inputs(&mut self, all: &[Input]) -> Result<Vec<Input>, ArrowError> {
+        all.iter()
+            .map(|input| {
+                let args = input.args.iter().map(|a| self.array(a)).collect::<Result<_, _>>()?;
+                let filter = match &input.filter {
+                    None => None,
+                    Some(f) => Some(self.array(&(Arc::new(f.clone()) as ArrayRef))?.as_boolean().clone()),
+                };
+                Ok(Input { args, filter })
+            })
+            .collect()
+    }
+
+    pub fn order(&self, all: &Order) -> Order {
+        let picked = self.picked;
+        fn cut<T: Copy>(all: &[T], picked: Picked<'_>) -> Vec<T> {
+            (0..picked.len()).map(|i| all[picked.at(i)]).collect()
+        }
+        match (all, picked) {
+            (Order::Came { first, .. }, Picked::Run { first: skip, .. }) => {
+                Order::Came { first: first + skip as i64, rows: None }
+            }
+            (Order::Came { first, .. }, Picked::Listed(rows)) => {
+                Order::Came { first: *first, rows: Some(rows.to_vec()) }
+            }
+            (Order::Log { times, shards, sns }, _) => Order::Log {
+                times: cut(times.values(), picked).into(),
+                shards: cut(shards.values(), picked).into(),
+                sns: cut(sns.values(), picked).into(),
+            },
+        }
+    }
+}
+
 /// Where each row of a batch stands among all rows.
 #[derive(Debug)]
 pub(crate) enum Order {
     /// Event time (nanoseconds), shard, sequence number.
     Log { times: Int64Array, shards: Int32Array, sns: Int64Array },
-    /// As they came: of the first row.
-    Came(i64),
+    /// As they came.
+    Came { first: i64, rows: Option<Vec<u32>> },
 }
 
 pub(crate) type Place = (i64, i32, i64);
@@ -46,16 +119,18 @@ impl Order {
     pub fn at(&self, row: usize) -> Place {
         match self {
             Order::Log { times, shards, sns } => (times.value(row), shards.value(row), sns.value(row)),
-            Order::Came(first) => (first + row as i64, 0, 0),
+            Order::Came { first, rows } => {
+                let row = rows.as_ref().map_or(row as i64, |r| i64::from(r[row]));
+                (first + row, 0, 0)
+            }
         }
     }
 }
 
-/// One batch for the aggregates of a table.
+/// Some rows for the aggregates of a table; their inputs have as many.
 pub(crate) struct Batch<'a> {
-    /// Of each picked row.
+    /// Of each row.
     pub groups: &'a [u32],
-    pub picked: Picked<'a>,
     pub order: &'a Order,
 }
 
@@ -72,14 +147,19 @@ pub(crate) trait Accumulate: Send {
         0
     }
 
-    fn save(&self, _: &mut Writer) {}
-
-    fn load(&mut self, _: &mut Reader<'_>) -> Result<(), Damaged> {
-        Ok(())
+    /// Whether it looks at where rows stand.
+    fn ordered(&self) -> bool {
+        true
     }
+
+    /// Writes the state of one group down.
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer);
+
+    /// Takes in what [`Self::save`] wrote of a group; a new group becomes exactly that one.
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged>;
 }
 
-/// Calls `f(group, row)` for every picked row that the filter keeps and whose value is not null.
+/// Calls `f(group, row)` for every row that the filter keeps and whose value is not null.
 #[inline(always)]
 fn each(
     batch: &Batch<'_>,
@@ -87,14 +167,13 @@ fn each(
     nulls: Option<&NullBuffer>,
     mut f: impl FnMut(u32, usize),
 ) {
-    if let (Picked::All(_), None, None) = (batch.picked, filter, nulls) {
+    if let (None, None) = (filter, nulls) {
         for (row, group) in batch.groups.iter().enumerate() {
             f(*group, row);
         }
         return;
     }
-    for (i, group) in batch.groups.iter().enumerate() {
-        let row = batch.picked.at(i);
+    for (row, group) in batch.groups.iter().enumerate() {
         let kept = filter.is_none_or(|k| k.is_valid(row) && k.value(row));
         if kept && nulls.is_none_or(|n| n.is_valid(row)) {
             f(*group, row);

@@ -1,7 +1,7 @@
 //! Plan to operators: the one place that knows every kind of node.
 
 use crate::graph::{Graph, Leaf, Node, Target};
-use crate::op::aggregate::{Aggregate, Spec};
+use crate::op::aggregate::{Aggregate, Panes, Spec};
 use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
@@ -10,6 +10,7 @@ use crate::op::sort::Sort;
 use crate::op::union::Union;
 use crate::op::window::Window;
 use crate::operator::{InputId, OpError, Operator};
+use crate::resources::Resources;
 use crate::state::StateReader;
 use crate::watermark::Judge;
 use std::collections::HashMap;
@@ -19,7 +20,12 @@ use weir_base::{Clock, MemoryBudget};
 use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, StreamNode, StreamPlan};
 
 /// The operator of a node; `None` for a source.
-fn operator(node: &StreamNode) -> Result<Option<Box<dyn Operator>>, OpError> {
+/// `panes` = what the aggregation above is made of, where its windows are.
+fn operator(
+    node: &StreamNode,
+    panes: Option<Panes>,
+    resources: &Resources,
+) -> Result<Option<Box<dyn Operator>>, OpError> {
     Ok(Some(match node {
         StreamNode::Source { .. } => return Ok(None),
         StreamNode::Filter { predicate, input, .. } => {
@@ -34,7 +40,8 @@ fn operator(node: &StreamNode) -> Result<Option<Box<dyn Operator>>, OpError> {
         }
         StreamNode::Limit { skip, fetch, .. } => Box::new(Limit::new(*skip, *fetch)),
         StreamNode::Window { spec, time, watermark, at, schema, .. } => {
-            Box::new(Window::new(*spec, time.clone(), *watermark, *at, schema.clone())?)
+            let pane = panes.map(|p| p.pane);
+            Box::new(Window::new(*spec, time.clone(), *watermark, *at, schema.clone())?.in_panes(pane))
         }
         StreamNode::Aggregate { keys, aggregates, order, window, emit, whole, schema, input, .. } => {
             let spec = Spec {
@@ -44,13 +51,25 @@ fn operator(node: &StreamNode) -> Result<Option<Box<dyn Operator>>, OpError> {
                 window: *window,
                 emit: *emit,
                 whole: *whole,
+                panes: panes_of(node),
                 schema: schema.clone(),
             };
-            Box::new(Aggregate::new(spec, &input.schema())?)
+            Box::new(Aggregate::new(spec, &input.schema(), resources.clone())?)
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),
     }))
+}
+
+/// The panes of an aggregation right above hop windows.
+fn panes_of(node: &StreamNode) -> Option<Panes> {
+    match node {
+        StreamNode::Aggregate { emit, window: Some(_), input, .. } => match &**input {
+            StreamNode::Window { spec, .. } => Panes::of(spec, *emit),
+            _ => None,
+        },
+        _ => None,
+    }
 }
 
 /// Builds what one task runs. `sources` has an opened source for every source node; `saved` is
@@ -60,11 +79,12 @@ pub(crate) fn build(
     sources: &mut HashMap<NodeId, Box<dyn Source>>,
     clock: Arc<dyn Clock>,
     memory: &Arc<MemoryBudget>,
+    resources: &Resources,
     saved: &[(NodeId, StateReader)],
 ) -> Result<Graph, OpError> {
     let held = memory.reserve(0).map_err(|e| OpError::Plan { operator: "Query", reason: e.to_string() })?;
     let mut graph = Graph::new(clock, held);
-    add(&plan.root, plan.replay_order, Target::Sink, sources, &mut graph)?;
+    add(&plan.root, plan.replay_order, Target::Sink, None, sources, resources, &mut graph)?;
     graph.restore(saved)?;
     Ok(graph)
 }
@@ -73,12 +93,14 @@ fn add(
     node: &StreamNode,
     order: ReplayOrder,
     target: Target,
+    panes: Option<Panes>,
     sources: &mut HashMap<NodeId, Box<dyn Source>>,
+    resources: &Resources,
     graph: &mut Graph,
 ) -> Result<(), OpError> {
     let counters = Arc::new(QueryCounters::default());
     counters.watermark.store(i64::MIN, Ordering::Relaxed);
-    match operator(node)? {
+    match operator(node, panes, resources)? {
         None => {
             let source = sources.remove(&node.id()).ok_or_else(|| OpError::Plan {
                 operator: "Source",
@@ -89,11 +111,11 @@ fn add(
             graph.leaves.push(Leaf::new(node.id(), source, judge, target, counters));
         }
         Some(op) => {
-            let inputs = node.inputs();
+            let (inputs, panes) = (node.inputs(), panes_of(node));
             let index = graph.nodes.len();
             graph.nodes.push(Node::new(node.id(), node.name(), op, inputs.len(), target, counters));
             for (i, input) in inputs.into_iter().enumerate() {
-                add(input, order, Target::Node(index, InputId(i)), sources, graph)?;
+                add(input, order, Target::Node(index, InputId(i)), panes, sources, resources, graph)?;
             }
         }
     }

@@ -30,8 +30,19 @@ pub(crate) struct Node {
     gate: Gate,
     target: Target,
     ended: bool,
+    /// It has more to emit ([`Operator::unfinished`]).
+    busy: bool,
+    /// Its end follows the last piece.
+    ends: bool,
+    /// What came meanwhile: at most what one element became, since no source is polled.
+    waiting: VecDeque<Waiting>,
     stats: Stats,
     counters: Arc<QueryCounters>,
+}
+
+enum Waiting {
+    Element(InputId, Element),
+    Signal(Signal),
 }
 
 impl Node {
@@ -50,6 +61,9 @@ impl Node {
             gate: Gate::new(inputs),
             target,
             ended: false,
+            busy: false,
+            ends: false,
+            waiting: VecDeque::new(),
             stats: Stats::default(),
             counters,
         }
@@ -263,6 +277,10 @@ impl Graph {
         if node.ended {
             return Ok(());
         }
+        if node.busy {
+            node.waiting.push_back(Waiting::Element(from, element));
+            return Ok(());
+        }
         let mut signals = Vec::new();
         let misaligned =
             |e: crate::gate::Misaligned| StreamError { code: Code::LogicalError, message: e.to_string() };
@@ -291,7 +309,12 @@ impl Graph {
     }
 
     fn signal(&mut self, index: usize, signal: Signal) -> Result<(), StreamError> {
-        if self.nodes[index].ended {
+        let node = &mut self.nodes[index];
+        if node.ended {
+            return Ok(());
+        }
+        if node.busy {
+            node.waiting.push_back(Waiting::Signal(signal));
             return Ok(());
         }
         match signal {
@@ -316,9 +339,30 @@ impl Graph {
             }
             Signal::End => {
                 self.call(index, |op, out| op.end(out))?;
-                self.end(index)
+                self.nodes[index].ends = self.nodes[index].busy;
+                if self.nodes[index].busy { Ok(()) } else { self.end(index) }
             }
         }
+    }
+
+    /// Lets an operator go on that has more to emit, the last of the chain first; `false` = none has.
+    /// Until then no source is polled.
+    pub fn resume(&mut self) -> Result<bool, StreamError> {
+        // Nodes lie above what feeds them.
+        let Some(index) = self.nodes.iter().position(|n| n.busy && !n.ended) else { return Ok(false) };
+        self.call(index, |op, out| op.go_on(out))?;
+        while !self.nodes[index].busy
+            && let Some(waiting) = self.nodes[index].waiting.pop_front()
+        {
+            match waiting {
+                Waiting::Element(from, element) => self.enter(index, from, element)?,
+                Waiting::Signal(signal) => self.signal(index, signal)?,
+            }
+        }
+        if !self.nodes[index].busy && std::mem::take(&mut self.nodes[index].ends) {
+            self.end(index)?;
+        }
+        Ok(true)
     }
 
     /// One call of an operator, timed; what it emitted goes on at once.
@@ -334,6 +378,7 @@ impl Graph {
         let took = self.clock.monotonic().saturating_sub(began);
         node.counters.busy_ns.fetch_add(took.as_nanos() as u64, Relaxed);
         node.counters.rows_out.fetch_add(out.rows, Relaxed);
+        node.busy = node.op.unfinished();
         let (stats, before) = (node.op.stats(), node.stats);
         if stats != before {
             node.stats = stats;
@@ -342,22 +387,37 @@ impl Graph {
             node.counters.state_bytes.store(stats.state_bytes, Relaxed);
         }
         outcome?;
-        let (target, name) = (node.target, node.name);
-        match stats.state_bytes.checked_sub(before.state_bytes) {
-            None => self.held.shrink(before.state_bytes - stats.state_bytes),
-            Some(0) => {}
-            Some(more) => self.held.grow(more).map_err(|e| StreamError {
-                code: Code::MemoryLimitExceeded,
-                message: format!(
-                    "{name} holds {} bytes of state for {} keys: {e}; raise max_memory_usage or group by fewer keys",
-                    stats.state_bytes, stats.keys
-                ),
-            })?,
-        }
+        self.account(index, before.state_bytes)?;
+        let target = self.nodes[index].target;
         for element in out.elements {
             self.send(target, element)?;
         }
         self.end_if_done(index)
+    }
+
+    /// Counts what an operator holds now against the query's memory; it spills before it is refused.
+    fn account(&mut self, index: usize, before: u64) -> Result<(), StreamError> {
+        let node = &mut self.nodes[index];
+        loop {
+            let now = node.stats.state_bytes;
+            let Some(more) = now.checked_sub(before) else {
+                self.held.shrink(before - now);
+                return Ok(());
+            };
+            let Err(refused) = self.held.grow(more) else { return Ok(()) };
+            if !node.op.spill()? {
+                return Err(StreamError {
+                    code: Code::MemoryLimitExceeded,
+                    message: format!(
+                        "{} holds {now} bytes of state for {} keys: {refused}; raise max_memory_usage or group by fewer keys",
+                        node.name, node.stats.keys
+                    ),
+                });
+            }
+            node.stats = node.op.stats();
+            node.counters.keys.store(node.stats.keys, Relaxed);
+            node.counters.state_bytes.store(node.stats.state_bytes, Relaxed);
+        }
     }
 
     fn end_if_done(&mut self, index: usize) -> Result<(), StreamError> {

@@ -21,6 +21,11 @@ pub enum OpError {
     /// A row that the query cannot take.
     #[error("{reason}")]
     Row { reason: String },
+    /// State could not be written to disk or read back.
+    #[error(
+        "{operator} could not spill its state to disk: {source}; make room there or raise max_memory_usage"
+    )]
+    Spill { operator: &'static str, source: std::io::Error },
     /// Saved state that is not this operator's.
     #[error("{operator} cannot restore its state: {reason}")]
     Restore { operator: &'static str, reason: String },
@@ -42,6 +47,14 @@ impl From<OpError> for StreamError {
             }
             e @ OpError::Plan { .. } => StreamError { code: Code::LogicalError, message: e.to_string() },
             OpError::Row { reason } => StreamError { code: Code::BadArguments, message: reason },
+            OpError::Spill { ref source, .. } => {
+                let code = match source.kind() {
+                    std::io::ErrorKind::StorageFull => Code::NotEnoughSpace,
+                    std::io::ErrorKind::InvalidData => Code::CorruptedData,
+                    _ => Code::IoError,
+                };
+                StreamError { code, message: e.to_string() }
+            }
             e @ OpError::Restore { .. } => StreamError { code: Code::CorruptedData, message: e.to_string() },
         }
     }
@@ -95,6 +108,22 @@ pub trait Operator: Send {
     /// All inputs have ended: the last chance to emit.
     fn end(&mut self, _out: &mut Output) -> Result<(), OpError> {
         Ok(())
+    }
+
+    /// More results of the last call are still to leave, and so is what it passes on after them: the
+    /// loop hands on what there is, then calls [`Self::go_on`], and nothing else before the last piece.
+    fn unfinished(&self) -> bool {
+        false
+    }
+
+    /// Emits the next piece.
+    fn go_on(&mut self, _out: &mut Output) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    /// Gives memory back by writing state to disk; `false` = there is nothing it could.
+    fn spill(&mut self) -> Result<bool, OpError> {
+        Ok(false)
     }
 
     /// Nothing will be emitted any more, whatever comes: the loop ends this branch and drops

@@ -3,7 +3,10 @@
 //! A panic anywhere in a query is that query's failure, never the process's.
 
 use crate::build::build;
+use crate::resources::Resources;
+use crate::state::spill::SpillSpace;
 use crate::task::{Finish, Task};
+use crate::workers::Workers;
 use futures::FutureExt;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
@@ -17,11 +20,20 @@ use weir_plan::{NodeId, QueryCounters, Running, Runtime, Sink, SourceFactory, St
 #[derive(Debug, Clone)]
 pub struct DataflowRuntime {
     compute: Handle,
+    resources: Resources,
 }
 
 impl DataflowRuntime {
+    /// State that memory has no room for goes here.
+    pub fn spill_to(mut self, space: Arc<SpillSpace>) -> Self {
+        self.resources.spill = Some(space);
+        self
+    }
+
+    /// Large states are worked on by as many threads as the machine has cores.
     pub fn new(compute: Handle) -> Self {
-        DataflowRuntime { compute }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        DataflowRuntime { compute, resources: Resources::new(Workers::new(cores)) }
     }
 }
 
@@ -36,12 +48,14 @@ impl Runtime for DataflowRuntime {
         clock: Arc<dyn Clock>,
         memory: Arc<MemoryBudget>,
     ) -> Result<Arc<dyn Running>, StreamError> {
+        let mut resources = self.resources.clone();
+        resources.memory = Some(memory.clone());
         let prepare = async move {
             let mut opened = HashMap::new();
             for (id, spec) in plan.root.sources() {
                 opened.insert(id, sources.open(id, spec).await?);
             }
-            Ok::<_, StreamError>(build(&plan, &mut opened, clock, &memory, &[])?)
+            Ok::<_, StreamError>(build(&plan, &mut opened, clock, &memory, &resources, &[])?)
         };
         let prepare = AbortOnDrop(self.compute.spawn(AssertUnwindSafe(prepare).catch_unwind()));
         let graph = prepare.join().await??;

@@ -7,9 +7,12 @@
 //!
 //! Not here: where snapshots are stored, what aggregates do with their words (`agg`).
 
+pub(crate) mod bits;
+pub(crate) mod block;
 pub(crate) mod bytes;
 pub(crate) mod keys;
 pub(crate) mod rows;
+pub(crate) mod spill;
 pub(crate) mod table;
 
 use crate::operator::OpError;

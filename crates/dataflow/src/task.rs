@@ -48,7 +48,7 @@ impl Task {
         let mut turn = 0;
         let mut rows_since_wait = 0;
         loop {
-            if !self.drain().await? {
+            if !self.settle().await? {
                 return Ok(Finish::Cancelled);
             }
             if self.graph.ended {
@@ -89,7 +89,7 @@ impl Task {
                         };
                         self.graph.feed(leaf, Element::Rows(slice))?;
                         at += n;
-                        if !self.drain().await? {
+                        if !self.settle().await? {
                             return Ok(Finish::Cancelled);
                         }
                         tokio::task::yield_now().await;
@@ -102,6 +102,19 @@ impl Task {
                     self.graph.feed(leaf, element)?;
                 }
             }
+        }
+    }
+
+    /// Hands results to the sink until no operator has more; `false` = cancelled meanwhile.
+    async fn settle(&mut self) -> Result<bool, StreamError> {
+        loop {
+            if !self.drain().await? {
+                return Ok(false);
+            }
+            if !self.graph.resume()? {
+                return Ok(true);
+            }
+            tokio::task::yield_now().await;
         }
     }
 

@@ -24,8 +24,8 @@ pub(crate) fn nanos_per_unit(t: &DataType) -> Option<i64> {
     }
 }
 
-/// The values of a timestamp column in nanoseconds; what lies under nulls is anything.
-pub(crate) fn nanos(array: &ArrayRef) -> Option<Vec<i64>> {
+/// The values of a timestamp column in its own unit, and the nanoseconds of one.
+pub(crate) fn units(array: &ArrayRef) -> Option<(&[i64], i64)> {
     let unit = nanos_per_unit(array.data_type())?;
     let values: &[i64] = match array.data_type() {
         DataType::Timestamp(TimeUnit::Second, _) => array.as_primitive::<TimestampSecondType>().values(),
@@ -37,14 +37,24 @@ pub(crate) fn nanos(array: &ArrayRef) -> Option<Vec<i64>> {
         }
         _ => array.as_primitive::<TimestampNanosecondType>().values(),
     };
+    Some((values, unit))
+}
+
+/// The values of a timestamp column in nanoseconds; what lies under nulls is anything.
+pub(crate) fn nanos(array: &ArrayRef) -> Option<Vec<i64>> {
+    let (values, unit) = units(array)?;
     Some(if unit == 1 { values.to_vec() } else { values.iter().map(|v| v.saturating_mul(unit)).collect() })
 }
 
 /// Nanoseconds as a column of a timestamp type.
 pub(crate) fn from_nanos(values: Vec<i64>, t: &DataType) -> Option<ArrayRef> {
     let unit = nanos_per_unit(t)?;
-    let values: Vec<i64> =
-        if unit == 1 { values } else { values.into_iter().map(|v| v.div_euclid(unit)).collect() };
+    let values = if unit == 1 { values } else { values.into_iter().map(|v| v.div_euclid(unit)).collect() };
+    from_units(values, t)
+}
+
+/// Values in a timestamp type's own unit as a column.
+pub(crate) fn from_units(values: Vec<i64>, t: &DataType) -> Option<ArrayRef> {
     Some(match t {
         DataType::Timestamp(TimeUnit::Second, z) => {
             Arc::new(TimestampSecondArray::from(values).with_timezone_opt(z.clone())) as ArrayRef

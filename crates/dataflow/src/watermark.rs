@@ -54,6 +54,34 @@ pub(crate) struct Judge {
     pub future_rows: u64,
 }
 
+/// Judges rows one by one without looking at append times, where none of them can matter: the shard
+/// falls not idle between the rows (append times never fall) and no row is in the future. Gives the
+/// shard's watermark after them.
+fn steady(
+    spec: &WatermarkSpec,
+    times: &[i64],
+    appends: &[i64],
+    mut watermark: i64,
+    judged: &mut Vec<i64>,
+) -> Option<i64> {
+    let (first, last) = (*appends.first()?, *appends.last()?);
+    debug_assert!(appends.is_sorted(), "append times never fall within a shard");
+    let latest = times.iter().fold(NEVER, |a, b| a.max(*b));
+    let future_from = match spec.future_max_ns {
+        0 => i64::MAX,
+        max => first.saturating_mul(1_000).saturating_add(max),
+    };
+    if last.saturating_sub(first) > spec.idle_timeout_us || latest > future_from {
+        return None;
+    }
+    judged.extend(times.iter().map(|time| {
+        let before = watermark;
+        watermark = watermark.max(time.saturating_sub(spec.delay_ns));
+        before
+    }));
+    Some(watermark)
+}
+
 impl Judge {
     /// `None` where the source judges nothing.
     pub fn of(source: &SourceSpec, order: ReplayOrder) -> Option<Self> {
@@ -131,6 +159,14 @@ impl Judge {
             if held.idle {
                 held.idle = false;
                 held.watermark = held.watermark.max(query);
+            }
+            if let Some(watermark) = steady(&self.spec, &times[at..], &appends[at..], held.watermark, judged)
+            {
+                held.watermark = watermark;
+                held.last_append = appends[appends.len() - 1];
+                self.merge();
+                self.pass(appends[appends.len() - 1]);
+                return;
             }
             // As far as this shard does not fall idle on the way.
             let mut last = appends[at];

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use weir_base::clock::Clock;
 use weir_base::disk::RealDisk;
 use weir_base::{ManualClock, Rng, SystemClock};
-use weir_dataflow::DataflowRuntime;
+use weir_dataflow::{DataflowRuntime, SpillSpace};
 use weir_engine::{Engine, EngineConfig, FunctionInfo, FunctionSet, Users, World};
 
 /// Where queries spill, below the data directory.
@@ -47,7 +47,8 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
         version: VERSION.into(),
     };
     let world = World { disk: Arc::new(disk), clock, rng };
-    let runtime = Arc::new(DataflowRuntime::new(compute.clone()));
+    let space = SpillSpace::new(world.disk.clone(), format!("{SPILL_DIR}/state"));
+    let runtime = Arc::new(DataflowRuntime::new(compute.clone()).spill_to(space));
     Engine::open(engine_config, world, runtime).map_err(|e| e.to_string())
 }
 

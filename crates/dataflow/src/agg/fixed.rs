@@ -46,20 +46,19 @@ impl Accumulate for Count {
         self.above.capacity() * 16
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.above.len() as u64);
-        let mut all: Vec<_> = self.above.iter().collect();
-        all.sort_unstable();
-        for (group, n) in all {
-            out.u64(u64::from(*group));
-            out.u64(*n);
-        }
+    fn ordered(&self) -> bool {
+        false
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        for _ in 0..from.count(16)? {
-            let (group, n) = (from.u64()? as u32, from.u64()?);
-            self.above.insert(group, n);
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(self.above.get(&group).copied().unwrap_or(0) << 32 | u64::from(rows.half(group, self.at)));
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let more = u64::from(rows.half(group, self.at)).wrapping_add(from.u64()?);
+        rows.set_half(group, self.at, more as u32);
+        if more >> 32 > 0 {
+            *self.above.entry(group).or_default() += more >> 32;
         }
         Ok(())
     }
@@ -81,6 +80,15 @@ impl Seen {
     }
     fn is_set(self, rows: &RowStore, group: u32) -> bool {
         self.0.is_none_or(|flag| rows.flag(group, flag))
+    }
+    fn save(self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u8(u8::from(self.is_set(rows, group)));
+    }
+    fn merge(self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        if from.u8()? != 0 {
+            self.set(rows, group);
+        }
+        Ok(())
     }
 }
 
@@ -157,6 +165,24 @@ impl Accumulate for Sum {
         Ok(())
     }
 
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(rows.word(group, self.at));
+        self.seen.save(rows, group, out);
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let (more, word) = (from.u64()?, rows.word_mut(group, self.at));
+        *word = match self.word {
+            Word::Signed | Word::Unsigned => word.wrapping_add(more),
+            Word::Float => (f64::from_bits(*word) + f64::from_bits(more)).to_bits(),
+        };
+        self.seen.merge(rows, group, from)
+    }
+
     fn evaluate(&self, rows: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
         let words = groups.iter().map(|g| self.seen.is_set(rows, *g).then(|| rows.word(*g, self.at)));
         Ok(match self.word {
@@ -179,6 +205,25 @@ impl Accumulate for DecimalSum {
             self.seen.set(rows, g);
         });
         Ok(())
+    }
+
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(rows.word(group, self.low));
+        out.u64(rows.word(group, self.high));
+        self.seen.save(rows, group, out);
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let more = u128::from(from.u64()?) | u128::from(from.u64()?) << 64;
+        let held = u128::from(rows.word(group, self.low)) | u128::from(rows.word(group, self.high)) << 64;
+        let sum = held.wrapping_add(more);
+        *rows.word_mut(group, self.low) = sum as u64;
+        *rows.word_mut(group, self.high) = (sum >> 64) as u64;
+        self.seen.merge(rows, group, from)
     }
 
     fn evaluate(&self, rows: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
@@ -210,6 +255,22 @@ impl Accumulate for Avg {
             *word = (f64::from_bits(*word) + v[row]).to_bits();
             *rows.word_mut(g, self.count) += 1;
         });
+        Ok(())
+    }
+
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(rows.word(group, self.sum));
+        out.u64(rows.word(group, self.count));
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let word = rows.word_mut(group, self.sum);
+        *word = (f64::from_bits(*word) + f64::from_bits(from.u64()?)).to_bits();
+        *rows.word_mut(group, self.count) += from.u64()?;
         Ok(())
     }
 
@@ -317,6 +378,21 @@ impl Accumulate for Extreme {
         Ok(())
     }
 
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(rows.word(group, self.at));
+        self.seen.save(rows, group, out);
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let (other, word) = (from.u64()?, rows.word_mut(group, self.at));
+        *word = if self.least { (*word).min(other) } else { (*word).max(other) };
+        self.seen.merge(rows, group, from)
+    }
+
     fn evaluate(&self, rows: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
         let words = groups.iter().map(|g| self.seen.is_set(rows, *g).then(|| rows.word(*g, self.at)));
         match self.word {
@@ -360,6 +436,36 @@ impl Accumulate for Variance {
             *rows.word_mut(g, self.mean) = mean.to_bits();
             *rows.word_mut(g, self.m2) = m2.to_bits();
         });
+        Ok(())
+    }
+
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(rows.word(group, self.count));
+        out.u64(rows.word(group, self.mean));
+        out.u64(rows.word(group, self.m2));
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let other = (from.u64()?, f64::from_bits(from.u64()?), f64::from_bits(from.u64()?));
+        let float = |at| f64::from_bits(rows.word(group, at));
+        let held = (rows.word(group, self.count), float(self.mean), float(self.m2));
+        let (n, mean, m2) = match (held.0, other.0) {
+            (0, _) => other,
+            (_, 0) => held,
+            // Chan, Golub, LeVeque (1979).
+            (a, b) => {
+                let (n, delta) = (a + b, other.1 - held.1);
+                let share = b as f64 / n as f64;
+                (n, held.1 + delta * share, held.2 + other.2 + delta * delta * a as f64 * share)
+            }
+        };
+        *rows.word_mut(group, self.count) = n;
+        *rows.word_mut(group, self.mean) = mean.to_bits();
+        *rows.word_mut(group, self.m2) = m2.to_bits();
         Ok(())
     }
 
@@ -414,6 +520,25 @@ impl Accumulate for Bits {
             self.seen.set(rows, g);
         });
         Ok(())
+    }
+
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        out.u64(rows.word(group, self.at));
+        self.seen.save(rows, group, out);
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let (other, word) = (from.u64()?, rows.word_mut(group, self.at));
+        match self.kind {
+            AggregateKind::BitAnd => *word &= other,
+            AggregateKind::BitOr => *word |= other,
+            _ => *word ^= other,
+        }
+        self.seen.merge(rows, group, from)
     }
 
     fn evaluate(&self, rows: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {

@@ -39,13 +39,32 @@ impl Set {
                         hashes.insert(at, hash);
                         return;
                     }
-                    let mut registers = vec![0; REGISTERS].into_boxed_slice();
-                    hashes.iter().chain([&hash]).for_each(|h| register(&mut registers, *h));
-                    *self = Set::Dense(registers);
+                    hashes.push(hash);
+                    self.densify();
                 }
             }
             Set::Dense(registers) => register(registers, hash),
         }
+    }
+
+    fn densify(&mut self) -> &mut [u8] {
+        if !matches!(self, Set::Dense(_)) {
+            let mut registers = vec![0; REGISTERS].into_boxed_slice();
+            if let Set::Sparse(hashes) = self {
+                hashes.iter().for_each(|h| register(&mut registers, *h));
+            }
+            *self = Set::Dense(registers);
+        }
+        let Set::Dense(registers) = self else { unreachable!("made so above") };
+        registers
+    }
+
+    fn add_registers(&mut self, others: &[u8]) -> Result<(), Damaged> {
+        if others.len() != REGISTERS {
+            return Err(Damaged("registers of another number"));
+        }
+        self.densify().iter_mut().zip(others).for_each(|(held, other)| *held = (*held).max(*other));
+        Ok(())
     }
 
     fn count(&self) -> u64 {
@@ -105,7 +124,7 @@ impl Accumulate for Uniq {
     }
 
     fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
-        let count = |g: &u32| if (*g as usize) < self.sets.len() { self.sets.get(*g).count() } else { 0 };
+        let count = |g: &u32| self.sets.held(*g).map_or(0, Set::count);
         super::to_output(Arc::new(UInt64Array::from_iter_values(groups.iter().map(count))), &self.output)
     }
 
@@ -113,39 +132,35 @@ impl Accumulate for Uniq {
         self.bytes + self.sets.bytes()
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.sets.len() as u64);
-        for set in self.sets.iter() {
-            match set {
-                Set::Empty => out.u64(0),
-                Set::Sparse(hashes) => {
-                    out.u64(1);
-                    out.words(hashes);
-                }
-                Set::Dense(registers) => {
-                    out.u64(2);
-                    out.bytes(registers);
-                }
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, _: &RowStore, group: u32, out: &mut Writer) {
+        match self.sets.held(group) {
+            None | Some(Set::Empty) => out.u8(0),
+            Some(Set::Sparse(hashes)) => {
+                out.u8(1);
+                out.words(hashes);
+            }
+            Some(Set::Dense(registers)) => {
+                out.u8(2);
+                out.bytes(registers);
             }
         }
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let n = from.count(8)?;
-        self.sets.extend_to(n);
-        for group in 0..n as u32 {
-            let set = match from.u64()? {
-                0 => Set::Empty,
-                1 => Set::Sparse(from.words()?),
-                2 => match from.bytes()? {
-                    bytes if bytes.len() == REGISTERS => Set::Dense(bytes.into()),
-                    _ => return Err(Damaged("registers of another number")),
-                },
-                _ => return Err(Damaged("a set of an unknown kind")),
-            };
-            self.bytes += set.bytes();
-            *self.sets.get_mut(group) = set;
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.sets.extend_to(rows.len());
+        let set = self.sets.get_mut(group);
+        let before = set.bytes();
+        match from.u8()? {
+            0 => {}
+            1 => from.words()?.into_iter().for_each(|hash| set.add(hash)),
+            2 => set.add_registers(from.bytes()?)?,
+            _ => return Err(Damaged("a set of an unknown kind")),
         }
+        self.bytes = self.bytes + set.bytes() - before;
         Ok(())
     }
 }

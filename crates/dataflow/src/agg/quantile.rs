@@ -8,6 +8,7 @@
 
 use super::sketch::{bin, value};
 use super::{Accumulate, Batch, Input, each, to_output};
+use crate::state::block::{Block, HUGE_BYTES, prefetch};
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::rows::{Half, Layout, RowStore};
 use arrow_array::cast::AsArray;
@@ -22,54 +23,68 @@ const HISTOGRAM: usize = CLASSES.len();
 /// Bits of a handle that say the slot.
 const SLOT_BITS: u32 = 29;
 /// Numbers of one segment of a slab.
-const SEGMENT: usize = 1 << 17;
+const SEGMENT: usize = HUGE_BYTES / 2;
+/// Slots of a first segment at first.
+const FIRST_SLOTS: usize = 8;
 /// A histogram keeps so many bins; what is less than the least of them counts as it.
 const BINS_MAX: usize = 4_096;
+/// Instead of a number of bins: a histogram follows.
+const SAVED_HISTOGRAM: u8 = u8::MAX;
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Slab {
-    size: usize,
-    segments: Vec<Vec<u16>>,
+    /// Numbers of a slot, as a power of two.
+    shift: u32,
+    segments: Vec<Block<u16>>,
     slots: usize,
     free: Vec<u32>,
 }
 
 impl Slab {
     fn new(size: usize) -> Self {
-        Slab { size, ..Slab::default() }
+        Slab { shift: size.trailing_zeros(), segments: Vec::new(), slots: 0, free: Vec::new() }
+    }
+
+    fn size(&self) -> usize {
+        1 << self.shift
+    }
+
+    /// Segment and place in it.
+    #[inline]
+    fn place(&self, slot: u32) -> (usize, usize) {
+        let at = (slot as usize) << self.shift;
+        (at / SEGMENT, at % SEGMENT)
     }
 
     fn take(&mut self) -> u32 {
         if let Some(slot) = self.free.pop() {
             return slot;
         }
-        let per_segment = SEGMENT / self.size;
-        if self.slots.is_multiple_of(per_segment) {
-            let first = self.segments.is_empty();
-            self.segments.push(if first { Vec::new() } else { Vec::with_capacity(SEGMENT) });
+        let (segment, at) = self.place(self.slots as u32);
+        match self.segments.get_mut(segment) {
+            Some(held) if at == held.len() => held.grow(2 * at),
+            Some(_) => {}
+            None if segment == 0 => self.segments.push(Block::zeroed(FIRST_SLOTS << self.shift)),
+            None => self.segments.push(Block::zeroed(SEGMENT)),
         }
-        let last = self.segments.last_mut().expect("pushed above when there was none");
-        last.resize(last.len() + self.size, 0);
         self.slots += 1;
         (self.slots - 1) as u32
     }
 
     #[inline]
     fn slot(&self, slot: u32) -> &[u16] {
-        let per_segment = SEGMENT / self.size;
-        let at = slot as usize % per_segment * self.size;
-        &self.segments[slot as usize / per_segment][at..at + self.size]
+        let (segment, at) = self.place(slot);
+        &self.segments[segment][at..at + self.size()]
     }
 
     #[inline]
     fn slot_mut(&mut self, slot: u32) -> &mut [u16] {
-        let per_segment = SEGMENT / self.size;
-        let at = slot as usize % per_segment * self.size;
-        &mut self.segments[slot as usize / per_segment][at..at + self.size]
+        let ((segment, at), size) = (self.place(slot), self.size());
+        &mut self.segments[segment][at..at + size]
     }
 
     fn bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.capacity() * 2).sum::<usize>() + self.free.capacity() * 4
+        self.segments.iter().map(Block::bytes).sum::<usize>() + self.free.capacity() * 4
     }
 }
 
@@ -83,15 +98,15 @@ struct Histogram {
 }
 
 impl Histogram {
-    fn add(&mut self, bin: u16) {
-        self.total += 1;
+    fn add(&mut self, bin: u16, times: u64) {
+        self.total += times;
         match self.bins.binary_search(&bin) {
-            Ok(at) => self.counts[at] += 1,
+            Ok(at) => self.counts[at] += times,
             // The low end gives way: what is asked for is mostly the high one.
-            Err(0) if self.bins.len() == BINS_MAX => self.counts[0] += 1,
+            Err(0) if self.bins.len() == BINS_MAX => self.counts[0] += times,
             Err(at) => {
                 self.bins.insert(at, bin);
-                self.counts.insert(at, 1);
+                self.counts.insert(at, times);
                 if self.bins.len() > BINS_MAX {
                     self.bins.remove(0);
                     let lost = self.counts.remove(0);
@@ -131,6 +146,8 @@ pub(super) struct Quantile {
     slabs: [Slab; HISTOGRAM],
     histograms: Vec<Histogram>,
     histogram_bytes: usize,
+    /// Of a batch: the bin of each group's row, once its slot has been asked for.
+    asked: Vec<(u32, u16)>,
 }
 
 impl Quantile {
@@ -141,7 +158,44 @@ impl Quantile {
             slabs: CLASSES.map(Slab::new),
             histograms: Vec::new(),
             histogram_bytes: 0,
+            asked: Vec::new(),
         }
+    }
+
+    fn prefetch(&self, rows: &RowStore, group: u32) {
+        let Some(held) = rows.half(group, self.at).checked_sub(1) else { return };
+        let (class, slot) = ((held >> SLOT_BITS) as usize, held & ((1 << SLOT_BITS) - 1));
+        if class < HISTOGRAM {
+            prefetch(&self.slabs[class].slot(slot)[0]);
+        }
+    }
+
+    /// Adds a bin many times.
+    fn add_times(&mut self, rows: &mut RowStore, group: u32, bin: u16, times: u64) {
+        let histogram = self.histogram_of(rows, group);
+        let before = histogram.bytes();
+        histogram.add(bin, times);
+        let more = histogram.bytes() - before;
+        self.histogram_bytes += more;
+    }
+
+    fn histogram_of(&mut self, rows: &mut RowStore, group: u32) -> &mut Histogram {
+        let held = rows.half(group, self.at).checked_sub(1);
+        let place = held.map(|held| ((held >> SLOT_BITS) as usize, held & ((1 << SLOT_BITS) - 1)));
+        if let Some((HISTOGRAM, slot)) = place {
+            return &mut self.histograms[slot as usize];
+        }
+        let mut histogram = Histogram::default();
+        if let Some((class, slot)) = place {
+            let bins = self.slabs[class].slot(slot);
+            bins[1..1 + bins[0] as usize].iter().for_each(|b| histogram.add(*b, 1));
+            self.slabs[class].free.push(slot);
+        }
+        self.histogram_bytes += histogram.bytes();
+        self.histograms.push(histogram);
+        let slot = self.histograms.len() as u32 - 1;
+        rows.set_half(group, self.at, ((HISTOGRAM as u32) << SLOT_BITS | slot) + 1);
+        &mut self.histograms[slot as usize]
     }
 
     fn add(&mut self, rows: &mut RowStore, group: u32, bin: u16) {
@@ -156,7 +210,7 @@ impl Quantile {
         if class == HISTOGRAM {
             let histogram = &mut self.histograms[slot as usize];
             let before = histogram.bytes();
-            histogram.add(bin);
+            histogram.add(bin, 1);
             self.histogram_bytes += histogram.bytes() - before;
             return;
         }
@@ -167,22 +221,15 @@ impl Quantile {
             place[0] += 1;
             return;
         }
-        let larger = if class + 1 < HISTOGRAM {
-            let new = self.slabs[class + 1].take();
-            let (small, large) = self.slabs.split_at_mut(class + 1);
-            let (from, to) = (small[class].slot(slot), large[0].slot_mut(new));
-            to[..from.len()].copy_from_slice(from);
-            to[n + 1] = bin;
-            to[0] += 1;
-            new
-        } else {
-            let mut histogram = Histogram::default();
-            self.slabs[class].slot(slot)[1..].iter().for_each(|b| histogram.add(*b));
-            histogram.add(bin);
-            self.histogram_bytes += histogram.bytes();
-            self.histograms.push(histogram);
-            self.histograms.len() as u32 - 1
-        };
+        if class + 1 == HISTOGRAM {
+            return self.add_times(rows, group, bin, 1);
+        }
+        let larger = self.slabs[class + 1].take();
+        let (small, large) = self.slabs.split_at_mut(class + 1);
+        let (from, to) = (small[class].slot(slot), large[0].slot_mut(larger));
+        to[..from.len()].copy_from_slice(from);
+        to[n + 1] = bin;
+        to[0] += 1;
         self.slabs[class].free.push(slot);
         rows.set_half(group, self.at, (((class + 1) as u32) << SLOT_BITS | larger) + 1);
     }
@@ -205,12 +252,16 @@ impl Accumulate for Quantile {
     fn update(&mut self, rows: &mut RowStore, batch: &Batch<'_>, input: &Input) -> Result<(), ArrowError> {
         let values = to_output(input.args[0].clone(), &DataType::Float64)?;
         let v = values.as_primitive::<Float64Type>().values();
+        let mut asked = std::mem::take(&mut self.asked);
         each(batch, input.filter.as_ref(), values.nulls(), |g, row| {
             // What is no number has no rank.
             if !v[row].is_nan() {
-                self.add(rows, g, bin(v[row]));
+                self.prefetch(rows, g);
+                asked.push((g, bin(v[row])));
             }
         });
+        asked.drain(..).for_each(|(group, bin)| self.add(rows, group, bin));
+        self.asked = asked;
         Ok(())
     }
 
@@ -224,46 +275,42 @@ impl Accumulate for Quantile {
         self.slabs.iter().map(Slab::bytes).sum::<usize>() + self.histogram_bytes
     }
 
-    fn save(&self, out: &mut Writer) {
-        for slab in &self.slabs {
-            out.u64(slab.slots as u64);
-            for slot in 0..slab.slots as u32 {
-                let bytes: Vec<u8> = slab.slot(slot).iter().flat_map(|b| b.to_le_bytes()).collect();
-                out.0.extend_from_slice(&bytes);
-            }
-            out.u64(slab.free.len() as u64);
-            slab.free.iter().for_each(|f| out.u64(u64::from(*f)));
-        }
-        out.u64(self.histograms.len() as u64);
-        for h in &self.histograms {
-            let bins: Vec<u64> = h.bins.iter().map(|b| u64::from(*b)).collect();
-            out.words(&bins);
-            out.words(&h.counts);
-        }
+    fn ordered(&self) -> bool {
+        false
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        for slab in &mut self.slabs {
-            for _ in 0..from.count(slab.size * 2)? {
-                let slot = slab.take();
-                for at in slab.slot_mut(slot) {
-                    let (bytes, rest) = from.0.split_at_checked(2).ok_or(Damaged("it ends early"))?;
-                    from.0 = rest;
-                    *at = u16::from_le_bytes([bytes[0], bytes[1]]);
+    fn save(&self, rows: &RowStore, group: u32, out: &mut Writer) {
+        let Some(held) = rows.half(group, self.at).checked_sub(1) else { return out.u8(0) };
+        let (class, slot) = ((held >> SLOT_BITS) as usize, held & ((1 << SLOT_BITS) - 1));
+        if class == HISTOGRAM {
+            let h = &self.histograms[slot as usize];
+            out.u8(SAVED_HISTOGRAM);
+            out.u64(h.bins.len() as u64);
+            for (bin, n) in h.bins.iter().zip(&h.counts) {
+                out.u16(*bin);
+                out.u64(*n);
+            }
+            return;
+        }
+        let bins = self.slabs[class].slot(slot);
+        out.u8(bins[0] as u8);
+        bins[1..1 + bins[0] as usize].iter().for_each(|b| out.u16(*b));
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        match from.u8()? {
+            SAVED_HISTOGRAM => {
+                for _ in 0..from.count(10)? {
+                    let (bin, times) = (from.u16()?, from.u64()?);
+                    self.add_times(rows, group, bin, times);
                 }
             }
-            let n = from.count(8)?;
-            slab.free = (0..n).map(|_| from.u64().map(|f| f as u32)).collect::<Result<_, _>>()?;
-        }
-        for _ in 0..from.count(16)? {
-            let bins: Vec<u16> = from.words()?.into_iter().map(|b| b as u16).collect();
-            let counts = from.words()?;
-            if bins.len() != counts.len() {
-                return Err(Damaged("bins without counts"));
+            n => {
+                for _ in 0..n {
+                    let bin = from.u16()?;
+                    self.add(rows, group, bin);
+                }
             }
-            let histogram = Histogram { bins, total: counts.iter().sum(), counts };
-            self.histogram_bytes += histogram.bytes();
-            self.histograms.push(histogram);
         }
         Ok(())
     }
@@ -294,15 +341,26 @@ mod tests {
                     model[group as usize].push(v);
                 }
             }
-            let mut saved = Writer::default();
-            q.save(&mut saved);
+            // Into an empty one as it was; twice is every value twice.
             let mut again = Quantile::new(level, &mut Layout::default());
-            again.load(&mut Reader(&saved.0)).unwrap();
-            for q in [&q, &again] {
+            let mut other = RowStore::new(&layout);
+            for group in 0..40 {
+                let mut saved = Writer::default();
+                q.save(&rows, group, &mut saved);
+                other.push();
+                again.merge(&mut other, group, &mut Reader(&saved.0)).unwrap();
+                let mut twice = Writer::default();
+                again.save(&other, group, &mut twice);
+                assert_eq!(saved.0, twice.0);
+                if level == 1.0 {
+                    again.merge(&mut other, group, &mut Reader(&saved.0)).unwrap();
+                }
+            }
+            for (q, rows) in [(&q, &rows), (&again, &other)] {
                 for (g, values) in model.iter_mut().enumerate() {
                     values.sort_by(f64::total_cmp);
                     let expected = rank(level, values.len() as u64).map(|r| values[r as usize]);
-                    match (q.quantile(&rows, g as u32, &mut Vec::new()), expected) {
+                    match (q.quantile(rows, g as u32, &mut Vec::new()), expected) {
                         (Some(got), Some(expected)) => {
                             assert!((got - expected).abs() <= expected.abs() * 0.010_001, "{got} {expected}");
                         }
@@ -317,12 +375,12 @@ mod tests {
     fn a_wide_histogram_gives_up_its_low_end() {
         let mut h = Histogram::default();
         for b in (0..60_000u16).rev() {
-            h.add(b);
+            h.add(b, 1);
         }
         assert_eq!((h.counts.len(), h.total), (BINS_MAX, 60_000));
         assert_eq!(h.counts.iter().sum::<u64>(), 60_000);
         let mut up = Histogram::default();
-        (0..60_000u16).for_each(|b| up.add(b));
+        (0..60_000u16).for_each(|b| up.add(b, 1));
         assert_eq!((up.bins, up.counts), (h.bins, h.counts));
     }
 }

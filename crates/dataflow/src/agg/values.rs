@@ -7,6 +7,7 @@ use arrow_array::{Array, ArrayRef, Int64Array, ListArray};
 use arrow_buffer::OffsetBuffer;
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{ArrowError, DataType};
+use std::cmp::Ordering;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_plan::AggregateKind;
@@ -75,6 +76,31 @@ impl Pick {
     }
 }
 
+impl Pick {
+    /// Takes a value where it wins over the one that is held.
+    fn offer(&mut self, group: u32, by: &[u8], place: Place, value: &[u8]) {
+        use AggregateKind as K;
+        let chosen = self.chosen.get_mut(group);
+        if let Some(held) = chosen {
+            let order = by.cmp(&held.by);
+            let greater = matches!(self.kind, K::Max | K::ArgMax);
+            let wins = match if greater { order.reverse() } else { order } {
+                Ordering::Less => true,
+                Ordering::Greater => false,
+                Ordering::Equal if matches!(self.kind, K::Last { .. }) => place >= held.place,
+                Ordering::Equal => place < held.place,
+            };
+            if !wins {
+                return;
+            }
+            self.bytes -= size_of_chosen(held);
+        }
+        let new = Chosen { by: by.into(), place, value: value.into() };
+        self.bytes += size_of_chosen(&new);
+        *chosen = Some(Box::new(new));
+    }
+}
+
 fn size_of_chosen(c: &Chosen) -> usize {
     size_of::<Chosen>() + c.by.len() + c.value.len()
 }
@@ -98,38 +124,16 @@ impl Accumulate for Pick {
             K::ArgMin | K::ArgMax => input.args[1].logical_nulls(),
             _ => input.args[0].logical_nulls(),
         };
-        let greater = matches!(self.kind, K::Max | K::ArgMax);
-        let last = matches!(self.kind, K::Last { .. });
         each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
-            let place = batch.order.at(row);
             let rank = by.as_ref().map(|b| b.row(row));
             let rank: &[u8] = rank.as_ref().map_or(&[], |r| r.as_ref());
-            let chosen = self.chosen.get_mut(g);
-            if let Some(held) = chosen {
-                let by = rank.cmp(&held.by);
-                let wins = match if greater { by.reverse() } else { by } {
-                    std::cmp::Ordering::Less => true,
-                    std::cmp::Ordering::Greater => false,
-                    std::cmp::Ordering::Equal if last => place >= held.place,
-                    std::cmp::Ordering::Equal => place < held.place,
-                };
-                if !wins {
-                    return;
-                }
-                self.bytes -= size_of_chosen(held);
-            }
-            let new = Chosen { by: rank.into(), place, value: values.row(row).as_ref().into() };
-            self.bytes += size_of_chosen(&new);
-            *chosen = Some(Box::new(new));
+            self.offer(g, rank, batch.order.at(row), values.row(row).as_ref());
         });
         Ok(())
     }
 
     fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
-        let held = |g: &u32| {
-            let exists = (*g as usize) < self.chosen.len();
-            exists.then(|| self.chosen.get(*g).as_ref()).flatten().map(|c| &*c.value)
-        };
+        let held = |g: &u32| self.chosen.held(*g).and_then(Option::as_ref).map(|c| &*c.value);
         column(&self.converter, groups.iter().map(held), &self.output)
     }
 
@@ -137,30 +141,25 @@ impl Accumulate for Pick {
         self.bytes + self.chosen.bytes()
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.chosen.len() as u64);
-        for chosen in self.chosen.iter() {
-            out.u64(u64::from(chosen.is_some()));
-            if let Some(c) = chosen {
-                out.bytes(&c.by);
-                save_place(c.place, out);
-                out.bytes(&c.value);
-            }
+    fn save(&self, _: &RowStore, group: u32, out: &mut Writer) {
+        let chosen = self.chosen.held(group).and_then(Option::as_ref);
+        out.u8(u8::from(chosen.is_some()));
+        if let Some(c) = chosen {
+            out.bytes(&c.by);
+            save_place(c.place, out);
+            out.bytes(&c.value);
         }
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let n = from.count(8)?;
-        self.chosen.extend_to(n);
-        for group in 0..n as u32 {
-            if from.u64()? == 1 {
-                let by = from.bytes()?.into();
-                let place = load_place(from)?;
-                let chosen = Chosen { by, place, value: from.bytes()?.into() };
-                self.bytes += size_of_chosen(&chosen);
-                *self.chosen.get_mut(group) = Some(Box::new(chosen));
-            }
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.chosen.extend_to(rows.len());
+        if from.u8()? == 0 {
+            return Ok(());
         }
+        let by = from.bytes()?;
+        let place = load_place(from)?;
+        let value = from.bytes()?;
+        self.offer(group, by, place, value);
         Ok(())
     }
 }
@@ -211,8 +210,7 @@ impl Accumulate for Collect {
 
     fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
         let lists = groups.iter().map(|g| {
-            let mut all: Vec<&(Place, Value)> =
-                if (*g as usize) < self.all.len() { self.all.get(*g).iter().collect() } else { Vec::new() };
+            let mut all: Vec<&(Place, Value)> = self.all.held(*g).into_iter().flatten().collect();
             all.sort_by_key(|(place, _)| *place);
             all.into_iter().map(|(_, v)| &**v).collect()
         });
@@ -223,27 +221,22 @@ impl Accumulate for Collect {
         self.bytes + self.all.bytes()
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.all.len() as u64);
-        for all in self.all.iter() {
-            out.u64(all.len() as u64);
-            for (place, value) in all {
-                save_place(*place, out);
-                out.bytes(value);
-            }
+    fn save(&self, _: &RowStore, group: u32, out: &mut Writer) {
+        let all = self.all.held(group).map_or(&[][..], Vec::as_slice);
+        out.u64(all.len() as u64);
+        for (place, value) in all {
+            save_place(*place, out);
+            out.bytes(value);
         }
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let n = from.count(8)?;
-        self.all.extend_to(n);
-        for group in 0..n as u32 {
-            for _ in 0..from.count(32)? {
-                let place = load_place(from)?;
-                let value: Value = from.bytes()?.into();
-                self.bytes += value.len() + size_of::<(Place, Value)>();
-                self.all.get_mut(group).push((place, value));
-            }
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.all.extend_to(rows.len());
+        for _ in 0..from.count(32)? {
+            let place = load_place(from)?;
+            let value: Value = from.bytes()?.into();
+            self.bytes += value.len() + size_of::<(Place, Value)>();
+            self.all.get_mut(group).push((place, value));
         }
         Ok(())
     }
@@ -302,7 +295,7 @@ impl Accumulate for Distinct {
 
     fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
         let empty = BTreeSet::new();
-        let set = |g: &u32| if (*g as usize) < self.sets.len() { self.sets.get(*g) } else { &empty };
+        let set = |g: &u32| self.sets.held(*g).unwrap_or(&empty);
         if self.count {
             let counts = groups.iter().map(|g| set(g).len() as i64);
             return to_output(Arc::new(Int64Array::from_iter_values(counts)), &self.output);
@@ -315,22 +308,24 @@ impl Accumulate for Distinct {
         self.bytes + self.sets.bytes()
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.sets.len() as u64);
-        for set in self.sets.iter() {
-            out.u64(set.len() as u64);
-            set.iter().for_each(|v| out.bytes(v));
-        }
+    fn ordered(&self) -> bool {
+        false
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let n = from.count(8)?;
-        self.sets.extend_to(n);
-        for group in 0..n as u32 {
-            for _ in 0..from.count(8)? {
-                let value: Value = from.bytes()?.into();
-                self.bytes += value.len() + ENTRY_BYTES;
-                self.sets.get_mut(group).insert(value);
+    fn save(&self, _: &RowStore, group: u32, out: &mut Writer) {
+        let set = self.sets.held(group);
+        out.u64(set.map_or(0, BTreeSet::len) as u64);
+        set.into_iter().flatten().for_each(|v| out.bytes(v));
+    }
+
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.sets.extend_to(rows.len());
+        let set = self.sets.get_mut(group);
+        for _ in 0..from.count(8)? {
+            let value: Value = from.bytes()?.into();
+            let len = value.len();
+            if set.insert(value) {
+                self.bytes += len + ENTRY_BYTES;
             }
         }
         Ok(())

@@ -10,47 +10,49 @@
 //!
 //! Not here: late rows (none come here), state in memory (`state`), aggregates (`agg`).
 
+mod core;
 mod emit;
+mod leaving;
+mod merged;
+mod panes;
+mod part;
 mod table;
 
-use crate::agg::{Input, Order, Shape};
+use self::core::{Core, Window};
+use crate::agg::Shape;
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
-use crate::state::bytes::{Reader, Writer};
+use crate::resources::Resources;
+use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::KeyForm;
-use crate::state::rows::Layout;
-use crate::state::table::{GroupTable, Picked};
+use crate::state::table::Picked;
 use crate::state::{StateReader, StateWriter};
-use crate::time::nanos;
-use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, Int64Type};
-use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
-use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
+use arrow_schema::{Schema, SchemaRef};
 use datafusion_common::DataFusionError;
-use datafusion_physical_expr::PhysicalExpr;
+use leaving::{Leaving, What};
+pub use panes::Panes;
+use part::Part;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use table::Table;
+use table::{Table, part_of};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, RowOrder, Rows, WatermarkTime, WindowKeys,
+    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Projection, RowOrder, Rows, WatermarkTime,
+    WindowKeys,
 };
 
 /// Bounds of a window in nanoseconds: end first, the order in which windows close.
 type Bounds = (i64, i64);
 const GLOBAL: Bounds = (i64::MAX, i64::MIN);
+/// Fewer rows than this are not worth waking a thread for.
+const ROWS_TO_SHARE: usize = 2_048;
 
 pub struct Aggregate {
-    name: &'static str,
-    /// Without those that are the window.
-    keys: Vec<Arc<dyn PhysicalExpr>>,
-    window: Option<Window>,
-    specs: Vec<AggregateSpec>,
-    order: Option<RowOrder>,
-    emit: EmitSpec,
-    whole: bool,
-    schema: SchemaRef,
-    form: KeyForm,
-    shapes: Vec<Shape>,
+    core: Arc<Core>,
+    resources: Resources,
     tables: BTreeMap<Bounds, Table>,
+    /// Rows come by pane; tables are of panes, and of windows for rows that were late for others.
+    panes: Option<Panes>,
+    /// Of panes: windows up to this end have left.
+    closed: i64,
     /// Rows taken in so far.
     came: i64,
     /// History is being read.
@@ -59,16 +61,19 @@ pub struct Aggregate {
     changed: bool,
     /// When the next emission is due; unknown before the first tick.
     due_us: i64,
+    /// Results that have not left yet.
+    leaving: Option<Leaving>,
     bytes: usize,
     groups: usize,
 }
 
-struct Window {
-    keys: WindowKeys,
-    start: Arc<dyn PhysicalExpr>,
-    end: Arc<dyn PhysicalExpr>,
-    start_type: DataType,
-    end_type: DataType,
+/// A part's share of a batch.
+struct Job {
+    bounds: Bounds,
+    at: usize,
+    part: Part,
+    /// `None` = all.
+    rows: Option<Vec<u32>>,
 }
 
 /// A plan's aggregation, as one thing.
@@ -79,13 +84,15 @@ pub struct Spec<'a> {
     pub window: Option<WindowKeys>,
     pub emit: EmitSpec,
     pub whole: bool,
+    /// The input gives panes instead of windows.
+    pub panes: Option<Panes>,
     pub schema: SchemaRef,
 }
 
 impl Aggregate {
     /// # Errors
     /// [`OpError::Plan`] when types do not fit or an aggregate has no state for its argument.
-    pub fn new(spec: Spec<'_>, input: &Schema) -> Result<Self, OpError> {
+    pub fn new(spec: Spec<'_>, input: &Schema, resources: Resources) -> Result<Self, OpError> {
         let name = if spec.window.is_some() { "WindowAggregate" } else { "Aggregate" };
         let plan = |reason: String| OpError::Plan { operator: name, reason };
         let eval = |e: DataFusionError| OpError::Eval { operator: name, source: Box::new(e) };
@@ -128,7 +135,7 @@ impl Aggregate {
         if spec.emit.policy == EmitPolicy::OnClose && spec.window.is_none() {
             return Err(plan("a global aggregation never closes".into()));
         }
-        let op = Aggregate {
+        let mut core = Core {
             name,
             keys,
             window,
@@ -139,112 +146,97 @@ impl Aggregate {
             schema: spec.schema,
             form: KeyForm::of(&types).map_err(|e| plan(e.to_string()))?,
             shapes,
+            ordered: false,
+        };
+        // A type without a state fails the start, not the first row.
+        core.ordered = core.new_part()?.states.iter().any(|s| s.ordered());
+        Ok(Aggregate {
+            core: Arc::new(core),
+            resources,
             tables: BTreeMap::new(),
+            panes: spec.panes,
+            closed: i64::MIN,
             came: 0,
             muted: true,
             changed: false,
             due_us: i64::MIN,
+            leaving: None,
             bytes: 0,
             groups: 0,
-        };
-        // A type without a state fails the start, not the first row.
-        op.new_table()?;
-        Ok(op)
+        })
     }
 
-    fn arrow(&self, e: ArrowError) -> OpError {
-        let source = DataFusionError::ArrowError(Box::new(e), None);
-        OpError::Eval { operator: self.name, source: Box::new(source) }
+    /// What a window holds now is counted.
+    fn account(&mut self, bounds: Bounds) {
+        let Some(table) = self.tables.get_mut(&bounds) else { return };
+        let (bytes, groups) = (table.bytes(), table.groups());
+        self.bytes = self.bytes + bytes - std::mem::replace(&mut table.held_bytes, bytes);
+        self.groups = self.groups + groups - std::mem::replace(&mut table.held_groups, groups);
     }
 
-    fn new_table(&self) -> Result<Table, OpError> {
-        let mut layout = Layout::default();
-        let hash = GroupTable::reserve(&self.form, &mut layout);
-        let states = crate::agg::accumulators(&self.shapes, &mut layout).map_err(|e| self.arrow(e))?;
-        Ok(Table::new(GroupTable::new(&self.form, hash, &layout), states))
-    }
-
-    fn evaluate(&self, e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
-        e.evaluate(batch)
-            .and_then(|v| v.into_array(batch.num_rows()))
-            .map_err(|e| OpError::Eval { operator: self.name, source: Box::new(e) })
-    }
-
-    fn inputs(&self, batch: &RecordBatch) -> Result<Vec<Input>, OpError> {
-        self.specs
-            .iter()
-            .map(|spec| {
-                let args = spec.args.iter().map(|a| self.evaluate(a, batch)).collect::<Result<_, _>>()?;
-                let filter = match &spec.filter {
-                    None => None,
-                    Some(f) => Some(self.evaluate(f, batch)?.as_boolean().clone()),
-                };
-                Ok(Input { args, filter })
-            })
-            .collect()
-    }
-
-    fn order_of(&self, batch: &RecordBatch) -> Result<Order, OpError> {
-        let Some(order) = self.order else { return Ok(Order::Came(self.came)) };
-        let wrong = || OpError::Plan {
-            operator: self.name,
-            reason: "the order of rows is a time, an int32 and an int64".into(),
-        };
-        let times = nanos(batch.column(order.time)).ok_or_else(wrong)?;
-        let shards = batch.column(order.shard).as_primitive_opt::<Int32Type>().ok_or_else(wrong)?;
-        let sns = batch.column(order.sn).as_primitive_opt::<Int64Type>().ok_or_else(wrong)?;
-        Ok(Order::Log { times: Int64Array::from(times), shards: shards.clone(), sns: sns.clone() })
-    }
-
-    /// The rows of each window of a batch; `None` = all of them in the one window.
-    fn split(&self, batch: &RecordBatch) -> Result<Vec<(Bounds, Option<Vec<u32>>)>, OpError> {
-        let Some(window) = &self.window else { return Ok(vec![(GLOBAL, None)]) };
-        let bound = |e| -> Result<Vec<i64>, OpError> {
-            let array = self.evaluate(e, batch)?;
-            nanos(&array).ok_or_else(|| OpError::Plan {
-                operator: self.name,
-                reason: format!("a window bound is {}", array.data_type()),
-            })
-        };
-        let (starts, ends) = (bound(&window.start)?, bound(&window.end)?);
-        let first = (ends[0], starts[0]);
-        if ends.iter().all(|e| *e == first.0) && starts.iter().all(|s| *s == first.1) {
-            return Ok(vec![(first, None)]);
+    fn retire(&mut self, bounds: Bounds) {
+        if let Some(table) = self.tables.remove(&bounds) {
+            self.bytes -= table.held_bytes;
+            self.groups -= table.held_groups;
         }
-        let mut found: BTreeMap<Bounds, usize> = BTreeMap::new();
-        let mut rows: Vec<Vec<u32>> = Vec::new();
-        let (mut last, mut slot) = (None, 0);
-        for (row, bounds) in ends.into_iter().zip(starts).enumerate() {
-            if last != Some(bounds) {
-                slot = *found.entry(bounds).or_insert_with(|| {
-                    rows.push(Vec::new());
-                    rows.len() - 1
-                });
-                last = Some(bounds);
+    }
+
+    /// Spills until there is room again for what this call has added (`before` = bytes at its begin).
+    fn make_room(&mut self, before: usize) -> Result<(), OpError> {
+        while self.resources.is_tight(before, self.bytes) {
+            if !self.spill_one()? {
+                return Ok(());
             }
-            rows[slot].push(row as u32);
         }
-        Ok(found.into_iter().map(|(b, slot)| (b, Some(std::mem::take(&mut rows[slot])))).collect())
+        Ok(())
     }
 
-    fn retire(&mut self, table: &Table) {
-        self.bytes -= table.held_bytes;
-        self.groups -= table.groups.len();
+    /// Spills one window's state: the last to close of those that hold much. `false` = none can.
+    fn spill_one(&mut self) -> Result<bool, OpError> {
+        let Some(space) = self.resources.spill.clone().filter(|_| !self.tells_changes()) else {
+            return Ok(false);
+        };
+        let most = self.tables.values().map(|t| t.held_bytes).max().unwrap_or(0);
+        let least = (most / 4).max(self.resources.spill_bytes_min);
+        let much = |(_, table): &(&Bounds, &Table)| table.held_bytes >= least && table.groups() > 0;
+        let Some(bounds) = self.tables.iter().filter(much).map(|(b, _)| *b).next_back() else {
+            return Ok(false);
+        };
+        let table = self.tables.get_mut(&bounds).expect("found above");
+        table.spill(&self.core, &space, &self.resources)?;
+        self.account(bounds);
+        Ok(true)
     }
 
-    fn close(&mut self, up_to: i64, out: &mut Output) -> Result<(), OpError> {
-        let mut batches = Vec::new();
-        while let Some((bounds, _)) = self.tables.first_key_value()
-            && bounds.0 <= up_to
-        {
-            let bounds = *bounds;
-            let table = self.tables.remove(&bounds).expect("it was there");
-            let mut groups: Vec<u32> = (0..table.groups.len() as u32).collect();
-            table.groups.sort(&self.form, &mut groups);
-            batches.extend(self.results(bounds, &table, &groups)?);
-            self.retire(&table);
+    /// Takes the parts of a window out of its table, each with its rows.
+    fn deal(
+        &mut self,
+        bounds: Bounds,
+        rows: Option<Vec<u32>>,
+        n: usize,
+        hashes: Option<&[u32]>,
+        jobs: &mut Vec<Job>,
+    ) -> Result<(), OpError> {
+        if !self.tables.contains_key(&bounds) {
+            self.tables.insert(bounds, Table::new(&self.core)?);
         }
-        self.leave(batches, out)
+        let table = self.tables.get_mut(&bounds).expect("put there above");
+        table.divide(&self.core, &self.resources)?;
+        let parts = std::mem::take(&mut table.parts);
+        let (Some(hashes), true) = (hashes, parts.len() > 1) else {
+            jobs.extend(parts.into_iter().map(|part| Job { bounds, at: 0, part, rows: rows.clone() }));
+            return Ok(());
+        };
+        let mut dealt = vec![Vec::with_capacity(n / parts.len() + n / 8); parts.len()];
+        match rows {
+            None => (0..n as u32).for_each(|r| dealt[part_of(hashes[r as usize], parts.len())].push(r)),
+            Some(rows) => {
+                rows.into_iter().for_each(|r| dealt[part_of(hashes[r as usize], parts.len())].push(r));
+            }
+        }
+        let with_rows = parts.into_iter().zip(dealt).enumerate();
+        jobs.extend(with_rows.map(|(at, (part, rows))| Job { bounds, at, part, rows: Some(rows) }));
+        Ok(())
     }
 }
 
@@ -263,59 +255,73 @@ fn shape(spec: &AggregateSpec, input: &Schema) -> Result<Shape, DataFusionError>
 impl Operator for Aggregate {
     fn rows(&mut self, _: InputId, rows: Rows, out: &mut Output) -> Result<(), OpError> {
         if rows.weights.is_some() {
-            return Err(OpError::Plan { operator: self.name, reason: "aggregation of a changelog".into() });
+            return Err(OpError::Plan {
+                operator: self.core.name,
+                reason: "aggregation of a changelog".into(),
+            });
         }
         let batch = rows.batch;
         let n = batch.num_rows();
-        let columns = self.keys.iter().map(|k| self.evaluate(k, &batch)).collect::<Result<Vec<_>, _>>()?;
-        let keys = self.form.encode(&columns, n).map_err(|e| self.arrow(e))?;
-        let inputs = self.inputs(&batch)?;
-        let order = self.order_of(&batch)?;
-        for (bounds, listed) in self.split(&batch)? {
-            let mut table = match self.tables.remove(&bounds) {
-                Some(table) => table,
-                None => self.new_table()?,
-            };
-            let picked = match &listed {
-                None => Picked::All(n),
-                Some(rows) => Picked::Listed(rows),
-            };
-            let before = (table.held_bytes, table.groups.len());
-            let updated = self.update(bounds, &mut table, &keys, picked, &inputs, &order);
-            table.held_bytes = table.bytes();
-            self.bytes = self.bytes + table.held_bytes - before.0;
-            self.groups += table.groups.len() - before.1;
-            self.tables.insert(bounds, table);
-            updated?;
+        let before = self.bytes;
+        let work = self.core.work(&batch, self.came, self.marks())?;
+        let mut jobs = Vec::new();
+        for (bounds, rows) in self.core.split(&batch)? {
+            self.deal(bounds, rows, n, work.keys.hashes(), &mut jobs)?;
         }
+        let core = self.core.clone();
+        let run = move |mut job: Job| {
+            let picked = job.rows.as_deref().map_or(Picked::all(n), Picked::Listed);
+            let updated = core.update(job.bounds, &mut job.part, &work, picked);
+            (job, updated)
+        };
+        let shared = n >= ROWS_TO_SHARE && jobs.iter().any(|j| j.at > 0);
+        let done: Vec<_> =
+            if shared { self.resources.workers.run(jobs, run) } else { jobs.into_iter().map(run).collect() };
+        let (mut all, mut last) = (Ok(()), None);
+        for (job, updated) in done {
+            // Parts of a window lie one behind the other, in their order.
+            if last.is_some_and(|bounds| bounds != job.bounds) {
+                self.account(last.expect("there was one"));
+            }
+            last = Some(job.bounds);
+            self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts.push(job.part);
+            all = all.and(updated);
+        }
+        if let Some(bounds) = last {
+            self.account(bounds);
+        }
+        all?;
         self.came += n as i64;
         self.changed = true;
-        if !self.muted && self.emit.policy == (EmitPolicy::OnUpdate { every_us: None }) {
-            self.emit_changed(out)?;
+        self.make_room(before)?;
+        if !self.muted && self.core.emit.policy == (EmitPolicy::OnUpdate { every_us: None }) {
+            self.changed = false;
+            self.emit(What::Changed, None, out)?;
         }
         Ok(())
     }
 
     /// Closes windows. The watermark ends here: rows of open windows are yet to leave.
     fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
-        if self.window.is_some() { self.close(at.0, out) } else { Ok(()) }
+        if self.core.window.is_some() { self.emit(What::Closed(at.0), None, out) } else { Ok(()) }
     }
 
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
-        if self.tick_due().is_some_and(|due| due <= now_us) {
-            self.emit_due(out)?;
-            if let EmitPolicy::Periodic { every_us, .. } | EmitPolicy::OnUpdate { every_us: Some(every_us) } =
-                self.emit.policy
-            {
-                self.due_us = now_us.saturating_add(every_us);
-            }
+        let then = Element::Tick(now_us);
+        if self.tick_due().is_none_or(|due| due > now_us) {
+            out.push(then);
+            return Ok(());
         }
-        out.push(weir_plan::Element::Tick(now_us));
-        Ok(())
+        if let EmitPolicy::Periodic { every_us, .. } | EmitPolicy::OnUpdate { every_us: Some(every_us) } =
+            self.core.emit.policy
+        {
+            self.due_us = now_us.saturating_add(every_us);
+        }
+        self.emit_due(Some(then), out)
     }
 
     fn tick_due(&self) -> Option<i64> {
-        let (timed, repeat) = match self.emit.policy {
+        let (timed, repeat) = match self.core.emit.policy {
             EmitPolicy::Periodic { repeat, .. } => (true, repeat),
             EmitPolicy::OnUpdate { every_us } => (every_us.is_some(), false),
             EmitPolicy::OnClose => (false, false),
@@ -326,17 +332,30 @@ impl Operator for Aggregate {
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {
         self.muted = false;
         if self.changed {
-            self.emit_due(out)?;
+            return self.emit_first(Element::EndOfBackfill, out);
         }
-        out.push(weir_plan::Element::EndOfBackfill);
+        out.push(Element::EndOfBackfill);
         Ok(())
     }
 
     fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
-        if self.window.is_some() {
-            return self.close(i64::MAX, out);
+        if self.core.window.is_some() {
+            return self.emit(What::Closed(i64::MAX), None, out);
         }
-        if self.changed { self.emit_due(out) } else { Ok(()) }
+        if self.changed { self.emit_due(None, out) } else { Ok(()) }
+    }
+
+    fn spill(&mut self) -> Result<bool, OpError> {
+        // Rows on their way out are where they were.
+        if self.leaving.is_some() { Ok(false) } else { self.spill_one() }
+    }
+
+    fn unfinished(&self) -> bool {
+        self.leaving.is_some()
+    }
+
+    fn go_on(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.emit_more(out)
     }
 
     fn stats(&self) -> Stats {
@@ -348,33 +367,32 @@ impl Operator for Aggregate {
         out.i64(self.came);
         out.u64(u64::from(self.muted));
         out.u64(u64::from(self.changed));
+        out.i64(self.closed);
         out.u64(self.tables.len() as u64);
         for ((end, start), table) in &self.tables {
             out.i64(*end);
             out.i64(*start);
-            table.save(&mut out).map_err(|e| self.arrow(e))?;
+            table.save(&self.core, &mut out)?;
         }
         into.put("tables", out.0);
         Ok(())
     }
 
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
-        let bytes = from.bytes(self.name, "tables")?;
+        let bytes = from.bytes(self.core.name, "tables")?;
         let mut from = Reader(bytes);
-        let name = self.name;
-        let damaged =
-            |e: crate::state::bytes::Damaged| OpError::Restore { operator: name, reason: e.to_string() };
+        let core = self.core.clone();
+        let damaged = |e: Damaged| core.damaged(&e);
         self.came = from.i64().map_err(damaged)?;
         self.muted = from.u64().map_err(damaged)? == 1;
         self.changed = from.u64().map_err(damaged)? == 1;
+        self.closed = from.i64().map_err(damaged)?;
         for _ in 0..from.count(16).map_err(damaged)? {
             let bounds = (from.i64().map_err(damaged)?, from.i64().map_err(damaged)?);
-            let mut table = self.new_table()?;
-            table.load(&mut from).map_err(damaged)?;
-            table.held_bytes = table.bytes();
-            self.bytes += table.held_bytes;
-            self.groups += table.groups.len();
+            let mut table = Table::new(&core)?;
+            table.load(&core, &self.resources, &mut from)?;
             self.tables.insert(bounds, table);
+            self.account(bounds);
         }
         Ok(())
     }

@@ -7,11 +7,11 @@
 
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
 use crate::state::{StateReader, StateWriter};
-use crate::time::{from_nanos, nanos, nanos_per_unit};
+use crate::time::{from_nanos, from_units, nanos, nanos_per_unit, units};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow_schema::{DataType, SchemaRef};
+use arrow_schema::SchemaRef;
 use datafusion_physical_expr::PhysicalExpr;
 use std::sync::Arc;
 use weir_plan::{Rows, Span, WindowKind, WindowSpec};
@@ -26,7 +26,41 @@ pub struct Window {
     watermark: usize,
     at: usize,
     schema: SchemaRef,
+    /// Rows leave once, with the pane of so many nanoseconds they lie in; those that are late for some of
+    /// their windows with the others.
+    pane: Option<i64>,
     late_rows: u64,
+    /// Of the last batch.
+    rest: Option<Rest>,
+}
+
+/// Rows of a batch whose windows have not left yet.
+struct Rest {
+    batch: RecordBatch,
+    times: Vec<i64>,
+    judged: Vec<i64>,
+    next: usize,
+}
+
+/// Rows with a window each.
+#[derive(Default)]
+struct Found {
+    rows: Vec<u32>,
+    starts: Vec<i64>,
+    ends: Vec<i64>,
+}
+
+impl Found {
+    fn push(&mut self, row: usize, start: i64, end: i64) {
+        self.rows.push(row as u32);
+        self.starts.push(start);
+        self.ends.push(end);
+    }
+    fn truncate(&mut self, len: usize) {
+        self.rows.truncate(len);
+        self.starts.truncate(len);
+        self.ends.truncate(len);
+    }
 }
 
 impl Window {
@@ -45,22 +79,109 @@ impl Window {
         if bound.is_none_or(|t| nanos_per_unit(t).is_none()) {
             return Err(plan(format!("window_start is {bound:?}, no time")));
         }
-        Ok(Window { spec, time, watermark, at, schema, late_rows: 0 })
+        Ok(Window { spec, time, watermark, at, schema, pane: None, late_rows: 0, rest: None })
     }
 
-    /// The columns with the bounds put in.
+    /// For an aggregation that makes windows of panes.
+    pub fn in_panes(mut self, pane: Option<i64>) -> Self {
+        self.pane = pane;
+        self
+    }
+
+    /// The windows of one row that it is not late for; its pane if it is late for none.
+    fn windows_of(&mut self, row: usize, time: i64, wm: i64, found: &mut Found) {
+        let before = found.rows.len();
+        let mut late = false;
+        // Every window of a row ends after it.
+        if self.pane.is_none() || wm > time {
+            self.spec.windows_of(time, |start, end| {
+                if wm >= end {
+                    late = true;
+                } else {
+                    found.push(row, start, end);
+                }
+            });
+        }
+        self.late_rows += u64::from(late);
+        if let (Some(pane), false) = (self.pane, late) {
+            found.truncate(before);
+            let start = time.saturating_sub(time.rem_euclid(pane));
+            found.push(row, start, start.saturating_add(pane));
+        }
+    }
+
+    /// The batch with its windows or panes, where that is simple: each row has one, bounds are whole units
+    /// of the column, no row is late, and the times of the batch lie not too far apart.
+    fn aligned(
+        &self,
+        batch: &RecordBatch,
+        times: &ArrayRef,
+        judged: &[i64],
+    ) -> Result<Option<RecordBatch>, OpError> {
+        let size_ns = match (self.pane, self.spec.kind) {
+            (Some(pane), _) => pane,
+            (None, WindowKind::Tumble { size: Span::Fixed(size) }) => size,
+            _ => return Ok(None),
+        };
+        let t = self.schema.field(self.at).data_type();
+        let Some((values, unit)) = units(times).filter(|(_, unit)| nanos_per_unit(t) == Some(*unit)) else {
+            return Ok(None);
+        };
+        let (least, greatest) = values.iter().fold((i64::MAX, i64::MIN), |(a, b), v| (a.min(*v), b.max(*v)));
+        // Far from where nanoseconds end.
+        let limit = i64::MAX / unit / 2;
+        if values.is_empty() || size_ns % unit != 0 || least < -limit || greatest > limit {
+            return Ok(None);
+        }
+        let size = size_ns / unit;
+        let base = least - least.rem_euclid(size);
+        if size == 1 || size >= 1 << 32 || greatest - base >= 1 << 32 {
+            return Ok(None);
+        }
+        // Granlund and Montgomery (PLDI 1994): exact for 32-bit numbers.
+        let inverse = u64::MAX / size as u64 + 1;
+        let starts: Vec<i64> = values
+            .iter()
+            .map(|v| {
+                let windows = (u128::from((v - base) as u64) * u128::from(inverse)) >> 64;
+                base + windows as i64 * size
+            })
+            .collect();
+        let late = match self.pane {
+            None => starts.iter().zip(judged).filter(|(start, wm)| **wm >= (**start + size) * unit).count(),
+            // Which windows it is late for has to be looked at.
+            Some(_) => values.iter().zip(judged).filter(|(time, wm)| **wm > **time * unit).count(),
+        };
+        if late > 0 {
+            return Ok(None);
+        }
+        let ends = starts.iter().map(|s| s + size).collect();
+        let bound = |values| from_units(values, t).expect("checked to be a time when made");
+        self.with_bounds(batch.columns().to_vec(), bound(starts), bound(ends)).map(Some)
+    }
+
+    /// The columns with bounds in nanoseconds put in.
     fn batch(
         &self,
         columns: Vec<ArrayRef>,
         starts: Vec<i64>,
         ends: Vec<i64>,
     ) -> Result<RecordBatch, OpError> {
+        let t = self.schema.field(self.at).data_type();
+        let bound = |values| from_nanos(values, t).expect("checked to be a time when made");
+        self.with_bounds(columns, bound(starts), bound(ends))
+    }
+
+    fn with_bounds(
+        &self,
+        columns: Vec<ArrayRef>,
+        starts: ArrayRef,
+        ends: ArrayRef,
+    ) -> Result<RecordBatch, OpError> {
         let n = starts.len();
-        let t: DataType = self.schema.field(self.at).data_type().clone();
-        let bound = |values| from_nanos(values, &t).expect("checked to be a time when made");
         let mut all = columns;
-        all.insert(self.at, bound(starts));
-        all.insert(self.at + 1, bound(ends));
+        all.insert(self.at, starts);
+        all.insert(self.at + 1, ends);
         let options = RecordBatchOptions::new().with_row_count(Some(n));
         RecordBatch::try_new_with_options(self.schema.clone(), all, &options)
             .map_err(|e| OpError::Plan { operator: NAME, reason: e.to_string() })
@@ -79,61 +200,44 @@ impl Operator for Window {
             .evaluate(&rows.batch)
             .and_then(|v| v.into_array(n))
             .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
-        let times = nanos(&times).ok_or_else(|| plan(format!("{} is no time", times.data_type())))?;
         let judged = rows
             .batch
             .column(self.watermark)
             .as_primitive_opt::<Int64Type>()
             .ok_or_else(|| plan("the judging watermark is int64".into()))?
             .values();
-        let (mut starts, mut ends) = (Vec::with_capacity(n), Vec::with_capacity(n));
-        if let WindowKind::Tumble { size: Span::Fixed(size) } = self.spec.kind {
-            // Neighbours mostly share a window: one division serves a run of them.
-            let (mut start, mut end) = (0, 0);
-            let mut late = 0usize;
-            for (time, wm) in times.iter().zip(judged) {
-                if *time < start || *time >= end {
-                    self.spec.windows_of(*time, |s, e| (start, end) = (s, e));
-                }
-                debug_assert!(end.saturating_sub(start) <= size);
-                starts.push(start);
-                ends.push(end);
-                late += usize::from(*wm >= end);
-            }
-            if late == 0 {
-                let batch = self.batch(rows.batch.columns().to_vec(), starts, ends)?;
-                out.rows(Rows::append(batch));
-                return Ok(());
-            }
-            starts.clear();
-            ends.clear();
+        if let Some(batch) = self.aligned(&rows.batch, &times, judged)? {
+            out.rows(Rows::append(batch));
+            return Ok(());
         }
-        let mut picked: Vec<u32> = Vec::with_capacity(n);
-        for (row, (time, wm)) in times.iter().zip(judged).enumerate() {
-            let mut late = false;
-            self.spec.windows_of(*time, |start, end| {
-                if *wm >= end {
-                    late = true;
-                } else {
-                    picked.push(row as u32);
-                    starts.push(start);
-                    ends.push(end);
-                }
-            });
-            self.late_rows += u64::from(late);
-            if picked.len() >= ROWS_MAX || row + 1 == n {
-                let indices = UInt32Array::from(std::mem::take(&mut picked));
-                let columns = rows
-                    .batch
-                    .columns()
-                    .iter()
-                    .map(|c| arrow_select::take::take(c, &indices, None))
-                    .collect::<Result<Vec<_>, _>>()
-                    .map_err(|e| plan(e.to_string()))?;
-                let batch = self.batch(columns, std::mem::take(&mut starts), std::mem::take(&mut ends))?;
-                out.rows(Rows::append(batch));
-            }
+        let times = nanos(&times).ok_or_else(|| plan(format!("{} is no time", times.data_type())))?;
+        self.rest = Some(Rest { judged: judged.to_vec(), batch: rows.batch, times, next: 0 });
+        self.go_on(out)
+    }
+
+    fn unfinished(&self) -> bool {
+        self.rest.is_some()
+    }
+
+    /// The next rows with their windows: those of many windows leave in pieces.
+    fn go_on(&mut self, out: &mut Output) -> Result<(), OpError> {
+        let plan = |reason: String| OpError::Plan { operator: NAME, reason };
+        let Some(mut rest) = self.rest.take() else { return Ok(()) };
+        let mut found = Found::default();
+        while rest.next < rest.times.len() && found.rows.len() < ROWS_MAX {
+            self.windows_of(rest.next, rest.times[rest.next], rest.judged[rest.next], &mut found);
+            rest.next += 1;
         }
+        let indices = UInt32Array::from(found.rows);
+        let columns = rest
+            .batch
+            .columns()
+            .iter()
+            .map(|c| arrow_select::take::take(c, &indices, None))
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|e| plan(e.to_string()))?;
+        out.rows(Rows::append(self.batch(columns, found.starts, found.ends)?));
+        self.rest = (rest.next < rest.times.len()).then_some(rest);
         Ok(())
     }
 

@@ -12,6 +12,15 @@ impl Writer {
     pub fn u64(&mut self, v: u64) {
         self.0.extend_from_slice(&v.to_le_bytes());
     }
+    pub fn u8(&mut self, v: u8) {
+        self.0.push(v);
+    }
+    pub fn u16(&mut self, v: u16) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
+    pub fn u32(&mut self, v: u32) {
+        self.0.extend_from_slice(&v.to_le_bytes());
+    }
     pub fn i64(&mut self, v: i64) {
         self.u64(v as u64);
     }
@@ -29,7 +38,7 @@ impl Writer {
 pub(crate) struct Reader<'a>(pub &'a [u8]);
 
 impl<'a> Reader<'a> {
-    fn take(&mut self, n: usize) -> Result<&'a [u8], Damaged> {
+    pub fn take(&mut self, n: usize) -> Result<&'a [u8], Damaged> {
         let (head, rest) = self.0.split_at_checked(n).ok_or(Damaged("it ends early"))?;
         self.0 = rest;
         Ok(head)
@@ -37,6 +46,13 @@ impl<'a> Reader<'a> {
     pub fn u64(&mut self) -> Result<u64, Damaged> {
         let bytes = self.take(8)?;
         Ok(u64::from_le_bytes(bytes.try_into().expect("eight bytes were taken")))
+    }
+    pub fn u8(&mut self) -> Result<u8, Damaged> {
+        self.take(1).map(|b| b[0])
+    }
+    pub fn u16(&mut self) -> Result<u16, Damaged> {
+        let bytes = self.take(2)?;
+        Ok(u16::from_le_bytes(bytes.try_into().expect("two bytes were taken")))
     }
     pub fn i64(&mut self) -> Result<i64, Damaged> {
         self.u64().map(|v| v as i64)

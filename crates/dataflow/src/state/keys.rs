@@ -5,6 +5,7 @@
 //!
 //! Not here: looking keys up (`table`).
 
+use super::bytes::{Damaged, Reader, Writer};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{ArrowPrimitiveType, Int64Type, UInt64Type};
 use arrow_array::{Array, ArrayRef, Int64Array, PrimitiveArray, StringArray, UInt64Array};
@@ -31,6 +32,55 @@ pub(crate) enum BatchKeys {
     Int { values: Vec<u64>, nulls: Option<NullBuffer>, hashes: Vec<u32> },
     Text { values: StringArray, hashes: Vec<u32> },
     Rows { values: Rows, hashes: Vec<u32> },
+}
+
+/// The hash of a key that is NULL.
+const NULL_HASH: u32 = 0;
+
+/// One key by itself, as it is written down.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Key<'a> {
+    Unit,
+    /// Of the forms that keep NULL aside.
+    Null,
+    Int(u64),
+    Bytes(&'a [u8]),
+}
+
+impl<'a> Key<'a> {
+    pub fn hash(&self) -> u32 {
+        match self {
+            Key::Unit | Key::Null => NULL_HASH,
+            Key::Int(word) => hash_word(*word),
+            Key::Bytes(bytes) => hash_bytes(bytes),
+        }
+    }
+
+    pub fn save(&self, out: &mut Writer) {
+        match self {
+            Key::Unit => out.0.push(0),
+            Key::Null => out.0.push(1),
+            Key::Int(word) => {
+                out.0.push(2);
+                out.u64(*word);
+            }
+            Key::Bytes(bytes) => {
+                out.0.push(3);
+                out.u64(bytes.len() as u64);
+                out.0.extend_from_slice(bytes);
+            }
+        }
+    }
+
+    pub fn load(from: &mut Reader<'a>) -> Result<Self, Damaged> {
+        Ok(match from.u8()? {
+            0 => Key::Unit,
+            1 => Key::Null,
+            2 => Key::Int(from.u64()?),
+            3 => Key::Bytes(from.bytes()?),
+            _ => return Err(Damaged("a key of an unknown form")),
+        })
+    }
 }
 
 fn is_signed(t: &DataType) -> bool {
@@ -73,6 +123,24 @@ fn words(array: &ArrayRef) -> Result<Vec<u64>, ArrowError> {
     Ok(of(wide.as_primitive::<Int64Type>()))
 }
 
+/// What lies under a NULL is anything.
+fn hash_nulls(nulls: Option<&NullBuffer>, hashes: &mut [u32]) {
+    let Some(nulls) = nulls.filter(|n| n.null_count() > 0) else { return };
+    hashes.iter_mut().zip(nulls).filter(|(_, valid)| !valid).for_each(|(h, _)| *h = NULL_HASH);
+}
+
+impl BatchKeys {
+    /// Of each row; no hashes where there is one group only.
+    pub fn hashes(&self) -> Option<&[u32]> {
+        match self {
+            BatchKeys::Unit => None,
+            BatchKeys::Int { hashes, .. }
+            | BatchKeys::Text { hashes, .. }
+            | BatchKeys::Rows { hashes, .. } => Some(hashes),
+        }
+    }
+}
+
 impl KeyForm {
     pub fn of(types: &[DataType]) -> Result<Self, ArrowError> {
         Ok(match types {
@@ -88,12 +156,16 @@ impl KeyForm {
             KeyForm::Unit => BatchKeys::Unit,
             KeyForm::Int { .. } => {
                 let values = words(&columns[0])?;
-                let hashes = values.iter().map(|w| hash_word(*w)).collect();
-                BatchKeys::Int { values, nulls: columns[0].nulls().cloned(), hashes }
+                let nulls = columns[0].nulls().cloned();
+                let mut hashes: Vec<u32> = values.iter().map(|w| hash_word(*w)).collect();
+                hash_nulls(nulls.as_ref(), &mut hashes);
+                BatchKeys::Int { values, nulls, hashes }
             }
             KeyForm::Text => {
                 let values = columns[0].as_string::<i32>().clone();
-                let hashes = (0..rows).map(|i| hash_bytes(values.value(i).as_bytes())).collect();
+                let mut hashes: Vec<u32> =
+                    (0..rows).map(|i| hash_bytes(values.value(i).as_bytes())).collect();
+                hash_nulls(values.nulls(), &mut hashes);
                 BatchKeys::Text { values, hashes }
             }
             KeyForm::Rows(converter) => {

@@ -4,6 +4,10 @@
 //! first segment grows, so a peak is what is held. A row of four words is half a cache line, so
 //! that updating several aggregates of a key touches one.
 
+use super::block::{Block, prefetch};
+
+/// Rows of a first segment at first.
+const FIRST_ROWS: usize = 4;
 /// Rows of one segment.
 const SEGMENT_ROWS: usize = 1 << 16;
 const SHIFT: u32 = SEGMENT_ROWS.trailing_zeros();
@@ -68,7 +72,7 @@ impl Layout {
 #[derive(Debug)]
 pub(crate) struct RowStore {
     initial: Vec<u64>,
-    segments: Vec<Vec<u64>>,
+    segments: Vec<Block<u64>>,
     len: usize,
 }
 
@@ -87,13 +91,30 @@ impl RowStore {
 
     /// A new row, as the layout has it.
     pub fn push(&mut self) -> u32 {
-        if self.len & MASK == 0 {
-            self.segments.push(next_segment(&self.segments, self.initial.len()));
+        let width = self.initial.len();
+        let at = (self.len & MASK) * width;
+        match self.segments.last_mut() {
+            None => self.segments.push(Block::zeroed(FIRST_ROWS * width)),
+            Some(_) if at == 0 => self.segments.push(Block::zeroed(SEGMENT_ROWS * width)),
+            Some(last) if at == last.len() => last.grow(2 * at),
+            Some(_) => {}
         }
         let last = self.segments.last_mut().expect("pushed above when there was none");
-        last.extend_from_slice(&self.initial);
+        last[at..at + width].copy_from_slice(&self.initial);
         self.len += 1;
         (self.len - 1) as u32
+    }
+
+    /// Asks for a row that will be needed soon.
+    #[inline]
+    pub fn prefetch(&self, row: u32) {
+        let width = self.initial.len();
+        let row = &self.segments[(row >> SHIFT) as usize][(row as usize & MASK) * width..][..width];
+        // Rows of four words lie in one line each, others may lie in two.
+        row.iter().step_by(8).for_each(prefetch);
+        if width > 4 {
+            prefetch(&row[width - 1]);
+        }
     }
 
     #[inline]
@@ -129,29 +150,7 @@ impl RowStore {
     }
 
     pub fn bytes(&self) -> usize {
-        self.segments.iter().map(|s| s.capacity() * 8).sum()
-    }
-
-    pub fn save(&self, out: &mut super::bytes::Writer) {
-        out.u64(self.len as u64);
-        for segment in &self.segments {
-            out.words(segment);
-        }
-    }
-
-    pub fn load(&mut self, from: &mut super::bytes::Reader<'_>) -> Result<(), super::bytes::Damaged> {
-        let len = from.u64()? as usize;
-        self.segments.clear();
-        for _ in 0..len.div_ceil(SEGMENT_ROWS) {
-            let words = from.words()?;
-            self.segments.push(words);
-        }
-        let held: usize = self.segments.iter().map(Vec::len).sum();
-        if held != len * self.initial.len() {
-            return Err(super::bytes::Damaged("rows have another width"));
-        }
-        self.len = len;
-        Ok(())
+        self.segments.iter().map(Block::bytes).sum()
     }
 }
 
@@ -179,17 +178,12 @@ impl<T: Default> Column<T> {
             self.len += 1;
         }
     }
-    pub fn len(&self) -> usize {
-        self.len
-    }
-    pub fn get(&self, row: u32) -> &T {
-        &self.segments[(row >> SHIFT) as usize][row as usize & MASK]
+    /// `None` for rows that are not there yet.
+    pub fn held(&self, row: u32) -> Option<&T> {
+        self.segments.get((row >> SHIFT) as usize)?.get(row as usize & MASK)
     }
     pub fn get_mut(&mut self, row: u32) -> &mut T {
         &mut self.segments[(row >> SHIFT) as usize][row as usize & MASK]
-    }
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
-        self.segments.iter().flatten()
     }
     pub fn bytes(&self) -> usize {
         self.segments.iter().map(|s| s.capacity() * size_of::<T>()).sum()
@@ -219,15 +213,10 @@ mod tests {
                 rows.set_flag(i, g);
             }
         }
-        let mut saved = super::super::bytes::Writer::default();
-        rows.save(&mut saved);
-        let mut again = RowStore::new(&layout);
-        again.load(&mut super::super::bytes::Reader(&saved.0)).unwrap();
-        for rows in [&rows, &again] {
-            for i in (0..n).step_by(977) {
-                assert_eq!((rows.word(i, a), rows.half(i, x), rows.half(i, y)), (u64::from(i), i, !i));
-                assert_eq!((rows.flag(i, f), rows.flag(i, g)), (false, i % 3 == 0));
-            }
+        for i in (0..n).step_by(977) {
+            rows.prefetch(i);
+            assert_eq!((rows.word(i, a), rows.half(i, x), rows.half(i, y)), (u64::from(i), i, !i));
+            assert_eq!((rows.flag(i, f), rows.flag(i, g)), (false, i % 3 == 0));
         }
     }
 }

@@ -1,54 +1,81 @@
 //! Groups by key: a hash index of u32 over rows of words, keys stored once.
 //!
-//! Open addressing with linear probing; the index is the only thing that is ever copied to grow.
-//! A batch is looked up in three passes (index slots, rows, the rest), so that the loads of a pass
-//! do not wait for each other: most of what explicit prefetching would give, in safe code.
+//! Open addressing with linear probing. A slot holds a group and, in the bits that groups of its index
+//! do not need, the end of the key's hash, so that a row is looked at only where it is nearly sure to be
+//! the right one. A few hundred rows are looked up in passes (slots, rows, key bytes), each of which
+//! asks for what the next needs, so that the loads of a pass wait for memory together.
 //!
 //! Not here: what a key's columns are (`keys`), what aggregates keep (`agg`).
 
-use super::bytes::{Damaged, Reader, Writer};
-use super::keys::{BatchKeys, KeyForm, hash_word};
+use super::bits::Bits;
+use super::block::{Block, HUGE_BYTES, prefetch};
+use super::keys::{BatchKeys, Key, KeyForm, hash_word};
 use super::rows::{Half, Layout, RowStore};
 use arrow_array::{Array, ArrayRef, StringArray};
+use arrow_buffer::NullBuffer;
+use arrow_row::Rows;
 use arrow_schema::ArrowError;
 use std::cmp::Ordering;
 use std::sync::Arc;
 
 /// Bytes of a heap segment; a key must fit one.
-const HEAP_SEGMENT_BYTES: usize = 1 << 20;
+const HEAP_SEGMENT_BYTES: usize = HUGE_BYTES;
+const HEAP_SHIFT: u32 = HEAP_SEGMENT_BYTES.trailing_zeros();
+/// Bytes of a first segment at first.
+const HEAP_FIRST_BYTES: usize = 256;
 /// The most of ten index slots that are used.
 const LOAD_TENTHS: usize = 7;
+const SLOTS_MIN: usize = 16;
+const SLOTS_MAX: usize = 1 << 31;
 const MISS: u32 = u32::MAX;
+/// Rows that are looked up together: what they touch fits the first two caches.
+pub(crate) const CHUNK_ROWS: usize = 1_024;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum TableError {
     #[error("a key has {0} bytes, the limit is {HEAP_SEGMENT_BYTES}")]
     KeyTooLong(usize),
-    #[error("more than {MISS} keys in one table")]
+    #[error("more than {SLOTS_MAX} keys in one table")]
     Full,
 }
 
 /// Which rows of a batch are meant.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Picked<'a> {
-    /// The first so many.
-    All(usize),
+    /// So many from one on.
+    Run {
+        first: usize,
+        len: usize,
+    },
     Listed(&'a [u32]),
 }
 
-impl Picked<'_> {
+impl<'a> Picked<'a> {
+    pub fn all(len: usize) -> Self {
+        Picked::Run { first: 0, len }
+    }
     pub fn len(&self) -> usize {
         match self {
-            Picked::All(n) => *n,
+            Picked::Run { len, .. } => *len,
             Picked::Listed(rows) => rows.len(),
         }
     }
     #[inline]
     pub fn at(&self, i: usize) -> usize {
         match self {
-            Picked::All(_) => i,
+            Picked::Run { first, .. } => first + i,
             Picked::Listed(rows) => rows[i] as usize,
         }
+    }
+    /// Pieces of a bounded number of rows.
+    pub fn chunks(self, rows_max: usize) -> impl Iterator<Item = Picked<'a>> {
+        (0..self.len()).step_by(rows_max).map(move |at| {
+            let len = rows_max.min(self.len() - at);
+            match self {
+                Picked::Run { first, .. } => Picked::Run { first: first + at, len },
+                Picked::Listed(rows) => Picked::Listed(&rows[at..at + len]),
+            }
+        })
     }
 }
 
@@ -60,19 +87,83 @@ enum Keys {
     /// Word 0 says where the bytes lie; the hash is kept to compare and to grow without reading them.
     Bytes {
         hash: Half,
-        heap: Vec<Vec<u8>>,
+        heap: Heap,
     },
+}
+
+/// Slots of group + 1 below, the end of a hash above; 0 = free.
+#[derive(Debug, Default)]
+struct Index {
+    /// Empty or a power of two.
+    slots: Block<u32>,
+    /// Bits of a slot's number, which are those of a group too: there are fewer groups than slots.
+    bits: u32,
+}
+
+impl Index {
+    #[inline]
+    fn mask(&self) -> u32 {
+        (1 << self.bits) - 1
+    }
+
+    #[inline]
+    fn prefetch(&self, hash: u32) {
+        prefetch(&self.slots[(hash & self.mask()) as usize]);
+    }
+
+    /// The first group that may have this hash.
+    #[inline]
+    fn first(&self, hash: u32) -> u32 {
+        let (mask, end) = (self.mask(), hash >> self.bits);
+        let mut slot = hash & mask;
+        loop {
+            let held = self.slots[slot as usize];
+            if held == 0 {
+                return MISS;
+            }
+            if held >> self.bits == end {
+                return (held & mask) - 1;
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    /// The group for which `is` holds among those that may have this hash.
+    #[inline]
+    fn find(&self, hash: u32, mut is: impl FnMut(u32) -> bool) -> Option<u32> {
+        let (mask, end) = (self.mask(), hash >> self.bits);
+        let mut slot = hash & mask;
+        loop {
+            let held = self.slots[slot as usize];
+            if held == 0 {
+                return None;
+            }
+            if held >> self.bits == end && is((held & mask) - 1) {
+                return Some((held & mask) - 1);
+            }
+            slot = (slot + 1) & mask;
+        }
+    }
+
+    fn insert(&mut self, hash: u32, group: u32) {
+        let (mask, end) = (self.mask(), hash >> self.bits);
+        let mut slot = hash & mask;
+        while self.slots[slot as usize] != 0 {
+            slot = (slot + 1) & mask;
+        }
+        // A shift by all bits would keep them.
+        self.slots[slot as usize] = end << self.bits | (group + 1);
+    }
 }
 
 #[derive(Debug)]
 pub(crate) struct GroupTable {
     keys: Keys,
-    /// Group + 1; 0 = free. Empty or a power of two.
-    index: Vec<u32>,
+    index: Index,
     pub rows: RowStore,
     null_group: Option<u32>,
-    /// A bit a group: changed since it was last emitted.
-    dirty: Vec<u64>,
+    /// Changed since they were last emitted.
+    dirty: Bits,
     changed: Vec<u32>,
 }
 
@@ -96,15 +187,15 @@ impl GroupTable {
         let keys = match (form, hash) {
             (KeyForm::Unit, _) => Keys::Unit,
             (KeyForm::Int { .. }, _) => Keys::Int,
-            (_, Some(hash)) => Keys::Bytes { hash, heap: Vec::new() },
+            (_, Some(hash)) => Keys::Bytes { hash, heap: Heap::default() },
             (_, None) => unreachable!("byte keys reserve a hash"),
         };
         GroupTable {
             keys,
-            index: Vec::new(),
+            index: Index::default(),
             rows: RowStore::new(layout),
             null_group: None,
-            dirty: Vec::new(),
+            dirty: Bits::default(),
             changed: Vec::new(),
         }
     }
@@ -115,17 +206,13 @@ impl GroupTable {
 
     pub fn bytes(&self) -> usize {
         let heap = match &self.keys {
-            Keys::Bytes { heap, .. } => heap.iter().map(Vec::capacity).sum(),
+            Keys::Bytes { heap, .. } => heap.bytes(),
             _ => 0,
         };
-        self.rows.bytes()
-            + self.index.capacity() * 4
-            + heap
-            + self.dirty.capacity() * 8
-            + self.changed.capacity() * 4
+        self.rows.bytes() + self.index.slots.bytes() + heap + self.dirty.bytes() + self.changed.capacity() * 4
     }
 
-    /// The groups of picked rows, made where they are new.
+    /// The groups of picked rows, made where they are new. Fast for up to [`CHUNK_ROWS`] at a time.
     pub fn intern(
         &mut self,
         batch: &BatchKeys,
@@ -133,57 +220,135 @@ impl GroupTable {
         out: &mut Vec<u32>,
     ) -> Result<(), TableError> {
         out.clear();
+        if picked.len() == 0 {
+            return Ok(());
+        }
         match batch {
             BatchKeys::Unit => {
-                if picked.len() > 0 && self.rows.len() == 0 {
-                    self.rows.push();
-                }
+                self.unit();
                 out.resize(picked.len(), 0);
                 Ok(())
             }
             BatchKeys::Int { values, nulls, hashes } => {
-                self.room_for(picked.len())?;
-                let mask = self.index.len() - 1;
-                out.extend((0..picked.len()).map(|i| self.index[hashes[picked.at(i)] as usize & mask]));
-                for (i, found) in out.iter_mut().enumerate() {
-                    let group = found.wrapping_sub(1);
-                    *found = if *found != 0 && self.rows.word(group, 0) == values[picked.at(i)] {
-                        group
-                    } else {
-                        MISS
-                    };
-                }
-                for (i, found) in out.iter_mut().enumerate() {
-                    let row = picked.at(i);
-                    if nulls.as_ref().is_some_and(|n| n.is_null(row)) {
-                        *found = self.null();
-                    } else if *found == MISS || self.null_group == Some(*found) {
-                        *found = self.find_int(values[row], hashes[row]);
-                    }
-                }
-                Ok(())
+                self.first_guess(hashes, picked, out)?;
+                self.intern_ints(values, nulls.as_ref(), hashes, picked, out)
             }
             BatchKeys::Text { values, hashes } => {
-                self.room_for(picked.len())?;
-                for i in 0..picked.len() {
-                    let row = picked.at(i);
-                    out.push(if values.is_null(row) {
-                        self.null()
-                    } else {
-                        self.find_bytes(values.value(row).as_bytes(), hashes[row])?
-                    });
-                }
-                Ok(())
+                self.first_guess(hashes, picked, out)?;
+                self.intern_bytes(hashes, picked, out, |row| {
+                    values.is_valid(row).then(|| values.value(row).as_bytes())
+                })
             }
             BatchKeys::Rows { values, hashes } => {
-                self.room_for(picked.len())?;
-                for i in 0..picked.len() {
-                    let row = picked.at(i);
-                    out.push(self.find_bytes(values.row(row).as_ref(), hashes[row])?);
-                }
-                Ok(())
+                self.first_guess(hashes, picked, out)?;
+                self.intern_rows(values, hashes, picked, out)
             }
         }
+    }
+
+    /// Groups that may be those of the rows; asks for their rows.
+    fn first_guess(
+        &mut self,
+        hashes: &[u32],
+        picked: Picked<'_>,
+        out: &mut Vec<u32>,
+    ) -> Result<(), TableError> {
+        self.room_for_one()?;
+        for i in 0..picked.len() {
+            self.index.prefetch(hashes[picked.at(i)]);
+        }
+        out.extend((0..picked.len()).map(|i| {
+            let guess = self.index.first(hashes[picked.at(i)]);
+            if guess != MISS {
+                self.rows.prefetch(guess);
+            }
+            guess
+        }));
+        Ok(())
+    }
+
+    fn intern_ints(
+        &mut self,
+        values: &[u64],
+        nulls: Option<&NullBuffer>,
+        hashes: &[u32],
+        picked: Picked<'_>,
+        out: &mut [u32],
+    ) -> Result<(), TableError> {
+        for (i, group) in out.iter_mut().enumerate() {
+            let row = picked.at(i);
+            if nulls.is_some_and(|n| n.is_null(row)) {
+                *group = self.null();
+            } else if *group == MISS || self.rows.word(*group, 0) != values[row] {
+                *group = self.find_int(values[row], hashes[row])?;
+            }
+        }
+        Ok(())
+    }
+
+    fn intern_rows(
+        &mut self,
+        values: &Rows,
+        hashes: &[u32],
+        picked: Picked<'_>,
+        out: &mut [u32],
+    ) -> Result<(), TableError> {
+        // A row of the format borrows from its own handle only: no NULL aside, so no Option either.
+        self.ask_for_bytes(hashes, picked, out);
+        for (i, group) in out.iter_mut().enumerate() {
+            let row = picked.at(i);
+            *group = self.find_guessed(values.row(row).as_ref(), hashes[row], *group)?;
+        }
+        Ok(())
+    }
+
+    fn intern_bytes<'a>(
+        &mut self,
+        hashes: &[u32],
+        picked: Picked<'_>,
+        out: &mut [u32],
+        key: impl Fn(usize) -> Option<&'a [u8]>,
+    ) -> Result<(), TableError> {
+        self.ask_for_bytes(hashes, picked, out);
+        for (i, group) in out.iter_mut().enumerate() {
+            let row = picked.at(i);
+            *group = match key(row) {
+                None => self.null(),
+                Some(key) => self.find_guessed(key, hashes[row], *group)?,
+            };
+        }
+        Ok(())
+    }
+
+    /// Asks for the key bytes of guessed groups that have the whole hash; others are no longer guessed.
+    fn ask_for_bytes(&self, hashes: &[u32], picked: Picked<'_>, out: &mut [u32]) {
+        let Keys::Bytes { hash, heap } = &self.keys else { unreachable!("asked by form") };
+        for (i, group) in out.iter_mut().enumerate() {
+            if *group == MISS {
+                continue;
+            }
+            if self.rows.half(*group, *hash) == hashes[picked.at(i)] {
+                heap.prefetch(self.rows.word(*group, 0));
+            } else {
+                *group = MISS;
+            }
+        }
+    }
+
+    fn find_guessed(&mut self, key: &[u8], hash: u32, guess: u32) -> Result<u32, TableError> {
+        let Keys::Bytes { heap, .. } = &self.keys else { unreachable!("asked by form") };
+        if guess != MISS && heap.get(self.rows.word(guess, 0)) == key {
+            return Ok(guess);
+        }
+        self.find_bytes(key, hash)
+    }
+
+    /// The one group of a table without keys.
+    fn unit(&mut self) -> u32 {
+        if self.rows.len() == 0 {
+            self.rows.push();
+        }
+        0
     }
 
     /// The group of NULL, of key forms that keep it aside.
@@ -198,68 +363,75 @@ impl GroupTable {
         }
     }
 
-    fn find_int(&mut self, key: u64, hash: u32) -> u32 {
-        let mask = self.index.len() - 1;
-        let mut slot = hash as usize & mask;
-        loop {
-            match self.index[slot] {
-                0 => {
-                    let group = self.rows.push();
-                    *self.rows.word_mut(group, 0) = key;
-                    self.index[slot] = group + 1;
-                    return group;
-                }
-                found if self.rows.word(found - 1, 0) == key => return found - 1,
-                _ => slot = (slot + 1) & mask,
-            }
+    fn find_int(&mut self, key: u64, hash: u32) -> Result<u32, TableError> {
+        if let Some(group) = self.index.find(hash, |g| self.rows.word(g, 0) == key) {
+            return Ok(group);
         }
+        self.room_for_one()?;
+        let group = self.rows.push();
+        *self.rows.word_mut(group, 0) = key;
+        self.index.insert(hash, group);
+        Ok(group)
     }
 
     fn find_bytes(&mut self, key: &[u8], hash: u32) -> Result<u32, TableError> {
-        let Keys::Bytes { hash: at, heap } = &mut self.keys else { unreachable!("asked by form") };
-        let mask = self.index.len() - 1;
-        let mut slot = hash as usize & mask;
-        loop {
-            match self.index[slot] {
-                0 => {
-                    let place = store(heap, key)?;
-                    let group = self.rows.push();
-                    *self.rows.word_mut(group, 0) = place;
-                    self.rows.set_half(group, *at, hash);
-                    self.index[slot] = group + 1;
-                    return Ok(group);
-                }
-                found => {
-                    let group = found - 1;
-                    if self.rows.half(group, *at) == hash && stored(heap, self.rows.word(group, 0)) == key {
-                        return Ok(group);
-                    }
-                    slot = (slot + 1) & mask;
-                }
-            }
+        let Keys::Bytes { hash: at, heap } = &self.keys else { unreachable!("asked by form") };
+        let at = *at;
+        let is = |g| self.rows.half(g, at) == hash && heap.get(self.rows.word(g, 0)) == key;
+        if let Some(group) = self.index.find(hash, is) {
+            return Ok(group);
+        }
+        self.room_for_one()?;
+        let Keys::Bytes { heap, .. } = &mut self.keys else { unreachable!("asked above") };
+        let place = heap.push(key)?;
+        let group = self.rows.push();
+        *self.rows.word_mut(group, 0) = place;
+        self.rows.set_half(group, at, hash);
+        self.index.insert(hash, group);
+        Ok(group)
+    }
+
+    /// The group of one key.
+    pub fn intern_one(&mut self, key: Key<'_>, hash: u32) -> Result<u32, TableError> {
+        if !matches!(key, Key::Unit | Key::Null) {
+            self.room_for_one()?;
+        }
+        match key {
+            Key::Unit => Ok(self.unit()),
+            Key::Null => Ok(self.null()),
+            Key::Int(word) => self.find_int(word, hash),
+            Key::Bytes(bytes) => self.find_bytes(bytes, hash),
         }
     }
 
-    /// Grows the index so that `more` keys fit.
-    fn room_for(&mut self, more: usize) -> Result<(), TableError> {
-        // Rows of a batch are mostly old keys: room is made for a part of them, again if need be.
-        let wanted = self.rows.len() + more;
-        if wanted >= MISS as usize {
+    /// The key of a group.
+    pub fn key(&self, group: u32) -> Key<'_> {
+        if self.null_group == Some(group) {
+            return Key::Null;
+        }
+        match &self.keys {
+            Keys::Unit => Key::Unit,
+            Keys::Int => Key::Int(self.rows.word(group, 0)),
+            Keys::Bytes { heap, .. } => Key::Bytes(heap.get(self.rows.word(group, 0))),
+        }
+    }
+
+    /// Grows the index so that one more key fits.
+    #[inline]
+    fn room_for_one(&mut self) -> Result<(), TableError> {
+        let slots = self.index.slots.len();
+        if (self.rows.len() + 1) * 10 <= slots * LOAD_TENTHS { Ok(()) } else { self.grow_index(slots) }
+    }
+
+    #[cold]
+    fn grow_index(&mut self, slots: usize) -> Result<(), TableError> {
+        if slots == SLOTS_MAX {
             return Err(TableError::Full);
         }
-        if wanted * 10 <= self.index.len() * LOAD_TENTHS {
-            return Ok(());
-        }
-        let slots = (wanted * 10 / LOAD_TENTHS + 1).next_power_of_two().max(16);
-        self.build_index(slots);
-        Ok(())
-    }
-
-    fn build_index(&mut self, slots: usize) {
         // The old one goes first: it is made again from the rows.
-        self.index = Vec::new();
-        self.index = vec![0; slots];
-        let mask = slots - 1;
+        let slots = (slots * 2).max(SLOTS_MIN);
+        self.index = Index::default();
+        self.index = Index { slots: Block::zeroed(slots), bits: slots.trailing_zeros() };
         for group in 0..self.rows.len() as u32 {
             if self.null_group == Some(group) {
                 continue;
@@ -269,26 +441,24 @@ impl GroupTable {
                 Keys::Int => hash_word(self.rows.word(group, 0)),
                 Keys::Bytes { hash, .. } => self.rows.half(group, *hash),
             };
-            let mut slot = hash as usize & mask;
-            while self.index[slot] != 0 {
-                slot = (slot + 1) & mask;
-            }
-            self.index[slot] = group + 1;
+            self.index.insert(hash, group);
         }
+        Ok(())
     }
 
     /// Marks groups as changed; gives those that were not.
     pub fn mark(&mut self, groups: &[u32]) -> usize {
         let before = self.changed.len();
-        self.dirty.resize(self.rows.len().div_ceil(64), 0);
         for group in groups {
-            let (word, bit) = (&mut self.dirty[*group as usize / 64], 1 << (group % 64));
-            if *word & bit == 0 {
-                *word |= bit;
+            if self.dirty.insert(*group) {
                 self.changed.push(*group);
             }
         }
         before
+    }
+
+    pub fn is_changed(&self, group: u32) -> bool {
+        self.dirty.contains(group)
     }
 
     /// Groups changed since the last [`Self::clean`], in the order of their first change.
@@ -298,7 +468,7 @@ impl GroupTable {
 
     pub fn clean(&mut self) {
         for group in self.changed.drain(..) {
-            self.dirty[group as usize / 64] = 0;
+            self.dirty.remove(group);
         }
         self.changed.shrink_to(1 << 16);
     }
@@ -317,7 +487,7 @@ impl GroupTable {
                     .iter()
                     .map(|g| {
                         (!null(*g)).then(|| {
-                            std::str::from_utf8(stored(heap, self.rows.word(*g, 0)))
+                            std::str::from_utf8(heap.get(self.rows.word(*g, 0)))
                                 .expect("bytes of a string array")
                         })
                     })
@@ -326,87 +496,114 @@ impl GroupTable {
             }
             (KeyForm::Rows(converter), Keys::Bytes { heap, .. }) => {
                 let parser = converter.parser();
-                let rows = groups.iter().map(|g| parser.parse(stored(heap, self.rows.word(*g, 0))));
+                let rows = groups.iter().map(|g| parser.parse(heap.get(self.rows.word(*g, 0))));
                 converter.convert_rows(rows)?
             }
             _ => unreachable!("a table has the form it was made with"),
         })
     }
 
-    /// Orders groups by key, NULL first.
-    pub fn sort(&self, form: &KeyForm, groups: &mut [u32]) {
-        let null = |g: &u32| self.null_group == Some(*g);
-        let flip = if form.signed() { 1u64 << 63 } else { 0 };
+    /// All groups by key, NULL first.
+    pub fn sorted(&self, form: &KeyForm) -> Vec<u32> {
+        // What decides mostly lies beside the group: looking into the rows would miss the cache at
+        // each comparison.
+        let mut all: Vec<(u64, u32)> = (0..self.len() as u32)
+            .filter(|g| self.null_group != Some(*g))
+            .map(|g| (prefix(form, self.key(g)), g))
+            .collect();
         match &self.keys {
-            Keys::Unit => {}
-            Keys::Int => groups.sort_unstable_by_key(|g| (!null(g), self.rows.word(*g, 0) ^ flip)),
-            Keys::Bytes { heap, .. } => groups.sort_unstable_by(|a, b| match (null(a), null(b)) {
-                (true, _) => Ordering::Less,
-                (_, true) => Ordering::Greater,
-                _ => stored(heap, self.rows.word(*a, 0)).cmp(stored(heap, self.rows.word(*b, 0))),
-            }),
+            Keys::Unit | Keys::Int => all.sort_unstable_by_key(|(prefix, _)| *prefix),
+            Keys::Bytes { heap, .. } => {
+                let bytes = |g: u32| heap.get(self.rows.word(g, 0));
+                all.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| bytes(a.1).cmp(bytes(b.1))));
+            }
         }
-    }
-
-    pub fn save(&self, out: &mut Writer) {
-        self.rows.save(out);
-        out.u64(self.null_group.map_or(0, |g| u64::from(g) + 1));
-        if let Keys::Bytes { heap, .. } = &self.keys {
-            out.u64(heap.len() as u64);
-            heap.iter().for_each(|s| out.bytes(s));
-        }
-        out.u64(self.changed.len() as u64);
-        self.changed.iter().for_each(|g| out.u64(u64::from(*g)));
-    }
-
-    pub fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        self.rows.load(from)?;
-        self.null_group = from.u64()?.checked_sub(1).map(|g| g as u32);
-        if let Keys::Bytes { heap, .. } = &mut self.keys {
-            let n = from.count(8)?;
-            *heap = (0..n).map(|_| from.bytes().map(<[u8]>::to_vec)).collect::<Result<_, _>>()?;
-        }
-        let n = from.count(8)?;
-        let changed = (0..n).map(|_| from.u64().map(|g| g as u32)).collect::<Result<Vec<_>, _>>()?;
-        if changed.iter().any(|g| *g as usize >= self.rows.len()) {
-            return Err(Damaged("a changed group does not exist"));
-        }
-        self.mark(&changed);
-        if !matches!(self.keys, Keys::Unit) {
-            self.build_index((self.rows.len() * 10 / LOAD_TENTHS + 1).next_power_of_two().max(16));
-        }
-        Ok(())
+        self.null_group.into_iter().chain(all.into_iter().map(|(_, g)| g)).collect()
     }
 }
 
-/// Place of bytes in the heap: segment (24 bits), offset (20), length (20).
-fn store(heap: &mut Vec<Vec<u8>>, key: &[u8]) -> Result<u64, TableError> {
-    if key.len() >= HEAP_SEGMENT_BYTES {
-        return Err(TableError::KeyTooLong(key.len()));
-    }
-    if heap.last().is_none_or(|s| s.len() + key.len() > HEAP_SEGMENT_BYTES) {
-        if heap.len() == 1 << 24 {
-            return Err(TableError::Full);
+/// Orders as keys do, as far as eight bytes can.
+fn prefix(form: &KeyForm, key: Key<'_>) -> u64 {
+    match key {
+        Key::Unit | Key::Null => 0,
+        Key::Int(word) => word ^ if form.signed() { 1 << 63 } else { 0 },
+        Key::Bytes(bytes) => {
+            let mut first = [0; 8];
+            let n = bytes.len().min(8);
+            first[..n].copy_from_slice(&bytes[..n]);
+            u64::from_be_bytes(first)
         }
-        let first = heap.is_empty();
-        heap.push(if first { Vec::new() } else { Vec::with_capacity(HEAP_SEGMENT_BYTES) });
     }
-    let segment = heap.len() - 1;
-    let bytes = &mut heap[segment];
-    let place = (segment as u64) << 40 | (bytes.len() as u64) << 20 | key.len() as u64;
-    bytes.extend_from_slice(key);
-    Ok(place)
 }
 
-#[inline]
-fn stored(heap: &[Vec<u8>], place: u64) -> &[u8] {
-    let (segment, at, len) =
-        ((place >> 40) as usize, (place >> 20) as usize & 0xF_FFFF, place as usize & 0xF_FFFF);
-    &heap[segment][at..at + len]
+/// NULL first, then as the column's values.
+pub(crate) fn compare(form: &KeyForm, a: Key<'_>, b: Key<'_>) -> Ordering {
+    let rank = |key: &Key<'_>| !matches!(key, Key::Null);
+    rank(&a).cmp(&rank(&b)).then_with(|| match (a, b) {
+        (Key::Bytes(a), Key::Bytes(b)) => a.cmp(b),
+        _ => prefix(form, a).cmp(&prefix(form, b)),
+    })
+}
+
+/// Bytes of keys, one behind the other in segments that never move.
+#[derive(Debug, Default)]
+struct Heap {
+    segments: Vec<Block<u8>>,
+    /// Bytes of the last segment that are used.
+    used: usize,
+}
+
+impl Heap {
+    /// Gives the place: segment (22 bits), offset (21), length (21).
+    fn push(&mut self, key: &[u8]) -> Result<u64, TableError> {
+        if key.len() >= HEAP_SEGMENT_BYTES {
+            return Err(TableError::KeyTooLong(key.len()));
+        }
+        let (end, segments) = (self.used + key.len(), self.segments.len());
+        match self.segments.last_mut() {
+            Some(last) if end <= last.len() => {}
+            Some(last) if end <= HEAP_SEGMENT_BYTES => last.grow(end.next_power_of_two()),
+            _ if segments == 1 << (64 - 2 * HEAP_SHIFT) => return Err(TableError::Full),
+            last => {
+                let bytes = match last {
+                    None => key.len().next_power_of_two().max(HEAP_FIRST_BYTES),
+                    Some(_) => HEAP_SEGMENT_BYTES,
+                };
+                self.segments.push(Block::zeroed(bytes));
+                self.used = 0;
+            }
+        }
+        let segment = self.segments.len() - 1;
+        let at = self.used;
+        self.segments[segment][at..at + key.len()].copy_from_slice(key);
+        self.used += key.len();
+        Ok((segment as u64) << (2 * HEAP_SHIFT) | (at as u64) << HEAP_SHIFT | key.len() as u64)
+    }
+
+    #[inline]
+    fn get(&self, place: u64) -> &[u8] {
+        const MASK: usize = HEAP_SEGMENT_BYTES - 1;
+        let (segment, at) = ((place >> (2 * HEAP_SHIFT)) as usize, (place >> HEAP_SHIFT) as usize & MASK);
+        &self.segments[segment][at..at + (place as usize & MASK)]
+    }
+
+    #[inline]
+    fn prefetch(&self, place: u64) {
+        let bytes = self.get(place);
+        if let (Some(first), Some(last)) = (bytes.first(), bytes.last()) {
+            prefetch(first);
+            prefetch(last);
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.segments.iter().map(Block::bytes).sum()
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::bytes::{Reader, Writer};
     use super::*;
     use arrow_array::{Int32Array, UInt64Array};
     use arrow_schema::DataType;
@@ -426,7 +623,7 @@ mod tests {
                 (0..500).map(|_| Some(rng.below(3_000)).filter(|k| k % 41 != 0)).collect();
             let batch = form.encode(&columns(&keys), keys.len()).unwrap();
             let listed: Vec<u32> = (0..500).filter(|i| i % 3 != 1).collect();
-            let picked = if round % 2 == 0 { Picked::All(500) } else { Picked::Listed(&listed) };
+            let picked = if round % 2 == 0 { Picked::all(500) } else { Picked::Listed(&listed) };
             let mut groups = Vec::new();
             table.intern(&batch, picked, &mut groups).unwrap();
             for (i, group) in groups.iter().enumerate() {
@@ -438,15 +635,25 @@ mod tests {
                 assert_eq!(*group, expected, "{key:?} in round {round}");
             }
             if round == 20 {
+                // As a restore does: key by key.
                 let mut saved = Writer::default();
-                table.save(&mut saved);
-                table = GroupTable::new(&form, hash, &layout);
-                table.load(&mut Reader(&saved.0)).unwrap();
+                (0..table.len() as u32).for_each(|g| table.key(g).save(&mut saved));
+                let mut again = GroupTable::new(&form, hash, &layout);
+                let mut from = Reader(&saved.0);
+                for group in 0..table.len() as u32 {
+                    let key = Key::load(&mut from).unwrap();
+                    assert_eq!(again.intern_one(key, key.hash()).unwrap(), group);
+                    assert_eq!(again.intern_one(key, key.hash()).unwrap(), group);
+                }
+                assert_eq!(from.0, [0u8; 0]);
+                table = again;
             }
         }
         let mut groups: Vec<u32> = (0..table.len() as u32).collect();
         assert_eq!(&table.key_columns(&form, &groups).unwrap(), &columns(&order));
-        table.sort(&form, &mut groups);
+        groups = table.sorted(&form);
+        let by_key = |w: &[u32]| compare(&form, table.key(w[0]), table.key(w[1])) == Ordering::Less;
+        assert!(groups.windows(2).all(by_key));
         let mut sorted = order.clone();
         sorted.sort();
         assert_eq!(&table.key_columns(&form, &groups).unwrap(), &columns(&sorted));
@@ -479,7 +686,7 @@ mod tests {
         let mut table = GroupTable::new(&form, None, &layout);
         let keys: ArrayRef = Arc::new(UInt64Array::from_iter_values(0..200));
         let mut groups = Vec::new();
-        table.intern(&form.encode(&[keys], 200).unwrap(), Picked::All(200), &mut groups).unwrap();
+        table.intern(&form.encode(&[keys], 200).unwrap(), Picked::all(200), &mut groups).unwrap();
         table.mark(&[3, 3, 150]);
         table.mark(&[150, 2]);
         assert_eq!(table.changed(), [3, 150, 2]);

@@ -1,7 +1,7 @@
 //! One answer: generated logs through one plan, however it is run, against a naive model.
 //!
 //! A case is a log over shards, a plan and what to expect. It is run live, backfilled, begun in the
-//! middle of history, in batches of 1, 7 and 8192 rows, and with a snapshot, drop and restore after
+//! middle of history, in batches of 1, 7 and 8192 rows, over 1, 2 and 5 threads, with memory and without, and with a snapshot, drop and restore after
 //! every k-th batch. `WEIR_GENERATED_CASES` says how many cases (200 unless told); the seed of a
 //! failing one is printed, and `WEIR_SEED` runs that one alone.
 
@@ -18,11 +18,23 @@ fn check(seed: u64) {
     let case = Case::generate(&rng);
     let expected = model::expected(&case);
     let modes = [
-        Mode { backfill: 0, batch_rows: 8_192, restore_every: None },
-        Mode { backfill: usize::MAX, batch_rows: 7, restore_every: None },
-        Mode { backfill: case.log.len() / 2, batch_rows: 1, restore_every: None },
-        Mode { backfill: case.log.len() / 3, batch_rows: 7, restore_every: Some(1) },
-        Mode { backfill: 0, batch_rows: 1, restore_every: Some(1 + rng.below(20) as usize) },
+        Mode { backfill: 0, batch_rows: 8_192, restore_every: None, threads: 2, spill: false },
+        Mode { backfill: usize::MAX, batch_rows: 7, restore_every: None, threads: 1, spill: true },
+        Mode { backfill: case.log.len() / 2, batch_rows: 1, restore_every: None, threads: 5, spill: false },
+        Mode {
+            backfill: case.log.len() / 3,
+            batch_rows: 7,
+            restore_every: Some(1),
+            threads: 2,
+            spill: false,
+        },
+        Mode {
+            backfill: 0,
+            batch_rows: 1,
+            restore_every: Some(1 + rng.below(20) as usize),
+            threads: 5,
+            spill: true,
+        },
     ];
     for mode in &modes {
         let got = run(&case, mode, &case.log);

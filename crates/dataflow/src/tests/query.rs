@@ -3,6 +3,7 @@
 use super::support::*;
 use crate::DataflowRuntime;
 use crate::build::build;
+use crate::resources::Resources;
 use crate::task::{Finish, Task};
 use datafusion_expr::Operator as BinaryOp;
 use datafusion_physical_expr::PhysicalExpr;
@@ -151,7 +152,9 @@ async fn run_bare(root: &StreamNode, scripts: &Scripts) -> (Vec<Element>, Vec<cr
         root.sources().into_iter().map(|(id, _)| (id, scripts.open_one(id))).collect();
     let plan = StreamPlan { root: root.clone(), replay_order: ReplayOrder::Arrival };
     let memory = MemoryBudget::root("test", 1 << 30);
-    let graph = build(&plan, &mut sources, Arc::new(SystemClock::new()), &memory, &[]).unwrap();
+    let graph =
+        build(&plan, &mut sources, Arc::new(SystemClock::new()), &memory, &Resources::one_thread(), &[])
+            .unwrap();
     let (_cancel, cancelled) = watch::channel(false);
     let (kept, snapshots) = (Kept::default(), Arc::new(Mutex::new(Vec::new())));
     let into = snapshots.clone();

@@ -1,85 +1,211 @@
-//! One window's groups with the states of their aggregates, and what a changelog must remember.
+//! One window's groups: in one part as long as they are few, then in as many as there are threads,
+//! dealt by hash of the key. How they are dealt changes no result.
 
-use crate::agg::Accumulate;
+use super::core::Core;
+use super::merged::Merged;
+use super::part::Part;
+use crate::operator::OpError;
+use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
-use crate::state::table::GroupTable;
+use crate::state::keys::{Key, KeyForm};
+use crate::state::spill::{Run, RunReader, SpillSpace};
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
-use std::collections::{BTreeMap, BTreeSet};
+use arrow_select::interleave::interleave_record_batch;
+use std::sync::Arc;
 
 pub(super) struct Table {
-    pub groups: GroupTable,
-    pub states: Vec<Box<dyn Accumulate>>,
+    pub parts: Vec<Part>,
+    /// What was spilled, each by key. A key may be in several and in memory.
+    pub runs: Vec<Arc<Run>>,
     /// What was last reported as held.
     pub held_bytes: usize,
-    /// Of a changelog: groups that were told, whose old row must be taken back when they change.
-    pub told: BTreeSet<u32>,
-    /// The old rows of groups that changed since: batch and row.
-    pub old: BTreeMap<u32, (usize, usize)>,
-    pub old_batches: Vec<RecordBatch>,
+    pub held_groups: usize,
+}
+
+/// The part of a key, of so many.
+#[inline]
+pub(super) fn part_of(hash: u32, parts: usize) -> usize {
+    ((u64::from(hash) * parts as u64) >> 32) as usize
+}
+
+/// Runs of a window from which on they become one.
+const RUNS_MAX: usize = 64;
+/// Groups in memory while they do.
+const MERGE_ROWS: usize = 4_096;
+/// Groups that are restored before memory is looked at.
+const RESTORE_ROWS: usize = 16_384;
+
+/// A part's groups by key.
+fn write(core: &Core, space: &SpillSpace, part: &Part) -> Result<Run, OpError> {
+    let failed = |e| core.spill(e);
+    let mut writer = space.begin().map_err(failed)?;
+    for group in part.groups.sorted(&core.form) {
+        writer.add(|out| part.save(group, out)).map_err(failed)?;
+    }
+    writer.finish().map_err(failed)
 }
 
 impl Table {
-    pub fn new(groups: GroupTable, states: Vec<Box<dyn Accumulate>>) -> Self {
-        Table {
-            groups,
-            states,
-            held_bytes: 0,
-            told: BTreeSet::new(),
-            old: BTreeMap::new(),
-            old_batches: Vec::new(),
-        }
+    pub fn new(core: &Core) -> Result<Self, OpError> {
+        Ok(Table { parts: vec![core.new_part()?], runs: Vec::new(), held_bytes: 0, held_groups: 0 })
+    }
+
+    pub fn groups(&self) -> usize {
+        self.parts.iter().map(|p| p.groups.len()).sum()
     }
 
     pub fn bytes(&self) -> usize {
-        self.groups.bytes()
-            + self.states.iter().map(|s| s.bytes()).sum::<usize>()
-            + self.told.len() * 8
-            + self.old.len() * 32
-            + self.old_batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
+        let runs = self.runs.iter().map(|r| r.memory_bytes()).sum::<usize>();
+        self.parts.iter().map(Part::bytes).sum::<usize>() + runs
     }
 
-    pub fn save(&self, out: &mut Writer) -> Result<(), ArrowError> {
-        self.groups.save(out);
-        self.states.iter().for_each(|s| s.save(out));
-        out.u64(self.told.len() as u64);
-        self.told.iter().for_each(|g| out.u64(u64::from(*g)));
-        out.u64(self.old.len() as u64);
-        for (group, (batch, row)) in &self.old {
-            out.u64(u64::from(*group));
-            out.u64(*batch as u64);
-            out.u64(*row as u64);
+    /// Writes what is in memory down, each part as a run, and begins anew.
+    pub fn spill(
+        &mut self,
+        core: &Arc<Core>,
+        space: &Arc<SpillSpace>,
+        resources: &Resources,
+    ) -> Result<(), OpError> {
+        let parts = std::mem::take(&mut self.parts);
+        let (work, place) = (core.clone(), space.clone());
+        let done = resources.workers.run(parts, move |part| -> Result<_, OpError> {
+            let run = write(&work, &place, &part)?;
+            drop(part);
+            Ok((run, work.new_part()?))
+        });
+        for done in done {
+            let (run, part) = done?;
+            self.runs.extend((run.entries > 0).then(|| Arc::new(run)));
+            self.parts.push(part);
         }
-        out.u64(self.old_batches.len() as u64);
-        for batch in &self.old_batches {
-            let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema())?;
-            writer.write(batch)?;
-            out.bytes(&writer.into_inner()?);
+        if self.runs.len() > RUNS_MAX {
+            self.runs = vec![Arc::new(self.merge_runs(core, space)?)];
         }
         Ok(())
     }
 
-    pub fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        self.groups.load(from)?;
-        for state in &mut self.states {
-            state.load(from)?;
+    /// All runs as one.
+    fn merge_runs(&self, core: &Core, space: &SpillSpace) -> Result<Run, OpError> {
+        let mut merged = Merged::new(core, &self.runs, &[])?;
+        let mut writer = space.begin().map_err(|e| core.spill(e))?;
+        loop {
+            let part = merged.next(core, &[], MERGE_ROWS)?;
+            for group in 0..part.groups.len() as u32 {
+                writer.add(|out| part.save(group, out)).map_err(|e| core.spill(e))?;
+            }
+            if part.groups.len() < MERGE_ROWS {
+                return writer.finish().map_err(|e| core.spill(e));
+            }
         }
-        for _ in 0..from.count(8)? {
-            self.told.insert(from.u64()? as u32);
+    }
+
+    /// Deals the groups over threads once there are many.
+    pub fn divide(&mut self, core: &Core, resources: &Resources) -> Result<(), OpError> {
+        let few = self.parts.len() > 1 || self.parts[0].groups.len() <= resources.divide_groups;
+        // Old rows that wait to be taken back stay where they are until they have left.
+        if few || resources.threads < 2 || !self.parts[0].old.is_empty() || matches!(core.form, KeyForm::Unit)
+        {
+            return Ok(());
         }
-        for _ in 0..from.count(24)? {
-            let group = from.u64()? as u32;
-            self.old.insert(group, (from.u64()? as usize, from.u64()? as usize));
+        let whole = self.parts.pop().expect("there is one");
+        self.parts = (0..resources.threads).map(|_| core.new_part()).collect::<Result<_, _>>()?;
+        let mut one = Writer::default();
+        for group in 0..whole.groups.len() as u32 {
+            one.0.clear();
+            whole.save(group, &mut one);
+            self.take(&mut Reader(&one.0)).map_err(|e| core.damaged(&e))?;
         }
-        for _ in 0..from.count(8)? {
-            let damaged = |_| Damaged("an old row does not read");
-            let mut reader =
-                arrow::ipc::reader::StreamReader::try_new(from.bytes()?, None).map_err(damaged)?;
-            let batch = reader.next().ok_or(Damaged("an old row is missing"))?.map_err(damaged)?;
-            self.old_batches.push(batch);
+        Ok(())
+    }
+
+    /// Takes one saved group in; gives its part and number there.
+    pub fn take(&mut self, from: &mut Reader<'_>) -> Result<(usize, u32), Damaged> {
+        let key = Key::load(from)?;
+        let hash = key.hash();
+        let part = part_of(hash, self.parts.len());
+        Ok((part, self.parts[part].merge(key, hash, from)?))
+    }
+
+    pub fn save(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
+        let spilled: u64 = self.runs.iter().map(|r| r.entries).sum();
+        out.u64(u64::from(self.parts.len() > 1));
+        out.u64(spilled + self.groups() as u64);
+        for run in &self.runs {
+            let mut reader = RunReader::open(run.clone()).map_err(|e| core.spill(e))?;
+            while let Some(entry) = reader.entry() {
+                out.0.extend_from_slice(entry);
+                reader.advance().map_err(|e| core.spill(e))?;
+            }
         }
-        let there =
-            |(batch, row): &(usize, usize)| self.old_batches.get(*batch).is_some_and(|b| *row < b.num_rows());
-        if self.old.values().all(there) { Ok(()) } else { Err(Damaged("an old row is missing")) }
+        for part in &self.parts {
+            (0..part.groups.len() as u32).for_each(|g| part.save(g, out));
+        }
+        // Old rows of all parts as one batch, by the number of their group among all.
+        let mut batches: Vec<&RecordBatch> = Vec::new();
+        let (mut numbers, mut places) = (Vec::new(), Vec::new());
+        let mut before = 0;
+        for part in &self.parts {
+            for (group, (batch, row)) in &part.old {
+                numbers.push(before + u64::from(*group));
+                places.push((batches.len() + batch, *row));
+            }
+            batches.extend(&part.old_batches);
+            before += part.groups.len() as u64;
+        }
+        out.words(&numbers);
+        if !numbers.is_empty() {
+            let ipc = || -> Result<Vec<u8>, ArrowError> {
+                let old = interleave_record_batch(&batches, &places)?;
+                let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &old.schema())?;
+                writer.write(&old)?;
+                writer.into_inner()
+            };
+            out.bytes(&ipc().map_err(|e| core.arrow(e))?);
+        }
+        Ok(())
+    }
+
+    /// Into a new table.
+    pub fn load(
+        &mut self,
+        core: &Arc<Core>,
+        resources: &Resources,
+        from: &mut Reader<'_>,
+    ) -> Result<(), OpError> {
+        let damaged = |e: Damaged| core.damaged(&e);
+        if from.u64().map_err(damaged)? == 1 {
+            self.parts = (0..resources.threads).map(|_| core.new_part()).collect::<Result<_, _>>()?;
+        }
+        let n = from.count(2).map_err(damaged)?;
+        let mut places = Vec::with_capacity(n);
+        for i in 1..=n {
+            places.push(self.take(from).map_err(damaged)?);
+            if i % RESTORE_ROWS == 0
+                && let Some(space) = &resources.spill
+                && resources.is_tight(0, self.bytes())
+            {
+                self.spill(core, space, resources)?;
+            }
+        }
+        let numbers = from.words().map_err(damaged)?;
+        if numbers.is_empty() {
+            return Ok(());
+        }
+        let unread = |_| core.damaged(&Damaged("old rows do not read"));
+        let bytes = from.bytes().map_err(damaged)?;
+        let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes, None).map_err(unread)?;
+        let old = reader.next().ok_or_else(|| core.damaged(&Damaged("old rows are missing")))?;
+        let old = old.map_err(unread)?;
+        if old.num_rows() != numbers.len() {
+            return Err(core.damaged(&Damaged("old rows of another number")));
+        }
+        self.parts.iter_mut().for_each(|p| p.old_batches.push(old.clone()));
+        for (row, number) in numbers.into_iter().enumerate() {
+            let place = places.get(number as usize);
+            let (part, group) = place.ok_or_else(|| core.damaged(&Damaged("an old row of no group")))?;
+            self.parts[*part].old.insert(*group, (0, row));
+        }
+        Ok(())
     }
 }

@@ -4,7 +4,10 @@ use super::case::{Case, EmitKind, KeyKind, LogRow, MS};
 use super::model::FinalRow;
 use crate::build::build;
 use crate::graph::{Graph, Snapshot};
+use crate::resources::Resources;
+use crate::state::spill::SpillSpace;
 use crate::tests::support::Scripts;
+use crate::workers::Workers;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, TimestampMillisecondType};
 use arrow_array::{
@@ -17,6 +20,7 @@ use datafusion_physical_expr::expressions::col;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use weir_base::disk::SimDisk;
 use weir_base::{ManualClock, MemoryBudget};
 use weir_plan::{
     AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, NodeId, Projection, ReplayOrder,
@@ -31,6 +35,10 @@ pub struct Mode {
     pub batch_rows: usize,
     /// After every so many batches everything is written down, dropped and restored.
     pub restore_every: Option<usize>,
+    /// State of more than a few groups is dealt over so many threads; a restore goes on with more.
+    pub threads: usize,
+    /// Memory is never enough: all state spills after every batch.
+    pub spill: bool,
 }
 
 #[derive(Debug)]
@@ -195,30 +203,39 @@ struct Runner {
     plan: StreamPlan,
     clock: Arc<ManualClock>,
     memory: Arc<MemoryBudget>,
+    resources: Resources,
     graph: Graph,
     out: Vec<Rows>,
     epoch: u64,
 }
 
 impl Runner {
-    fn new(plan: StreamPlan) -> Self {
+    fn new(plan: StreamPlan, threads: usize, spill: bool) -> Self {
         let clock = Arc::new(ManualClock::new(1_000_000));
         let memory = MemoryBudget::root("test", 1 << 30);
-        let graph = Self::build(&plan, &clock, &memory, None);
-        Runner { plan, clock, memory, graph, out: Vec::new(), epoch: 0 }
+        let mut resources = Resources::new(Workers::new(threads));
+        (resources.divide_groups, resources.piece_rows) = (3, 4);
+        if spill {
+            resources.spill = Some(SpillSpace::new(Arc::new(SimDisk::new(1)), "spill"));
+            resources.memory = Some(MemoryBudget::root("tiny", 1));
+            resources.spill_bytes_min = 1;
+        }
+        let graph = Self::build(&plan, &clock, &memory, &resources, None);
+        Runner { plan, clock, memory, resources, graph, out: Vec::new(), epoch: 0 }
     }
 
     fn build(
         plan: &StreamPlan,
         clock: &Arc<ManualClock>,
         memory: &Arc<MemoryBudget>,
+        resources: &Resources,
         saved: Option<&Snapshot>,
     ) -> Graph {
         let scripts = Scripts::default();
         let mut sources: HashMap<_, _> =
             plan.root.sources().into_iter().map(|(id, _)| (id, scripts.open_one(id))).collect();
         let saved = saved.map_or(&[][..], |(_, states)| states);
-        let mut graph = build(plan, &mut sources, clock.clone(), memory, saved).unwrap();
+        let mut graph = build(plan, &mut sources, clock.clone(), memory, resources, saved).unwrap();
         graph.keep_snapshots = true;
         graph
     }
@@ -226,6 +243,9 @@ impl Runner {
     fn feed(&mut self, element: Element) {
         self.graph.feed(0, element).unwrap();
         self.take();
+        while self.graph.resume().unwrap() {
+            self.take();
+        }
     }
 
     fn take(&mut self) {
@@ -242,6 +262,9 @@ impl Runner {
         if self.graph.tick_due().is_some_and(|due| due <= weir_base::Clock::now_us(&*self.clock)) {
             self.graph.tick().unwrap();
             self.take();
+            while self.graph.resume().unwrap() {
+                self.take();
+            }
         }
     }
 
@@ -249,13 +272,18 @@ impl Runner {
         self.epoch += 1;
         self.feed(Element::Barrier(Epoch(self.epoch)));
         let snapshot = self.graph.snapshots.pop().expect("the barrier has left at the top");
-        self.graph = Self::build(&self.plan, &self.clock, &self.memory, Some(&snapshot));
+        self.graph = Self::build(&self.plan, &self.clock, &self.memory, &self.resources, Some(&snapshot));
         let again = {
             self.epoch += 1;
             self.feed(Element::Barrier(Epoch(self.epoch)));
             self.graph.snapshots.pop().unwrap()
         };
-        assert_eq!(again.1, snapshot.1, "what was restored is what was written");
+        if self.resources.spill.is_none() {
+            assert_eq!(again.1, snapshot.1, "what was restored is what was written");
+        }
+        // On a machine with other cores.
+        self.resources.threads = self.resources.threads % 5 + 1;
+        self.graph = Self::build(&self.plan, &self.clock, &self.memory, &self.resources, Some(&snapshot));
     }
 
     fn late_rows(&self) -> u64 {
@@ -277,7 +305,7 @@ fn batches(log: &[LogRow], rows_max: usize) -> Vec<&[LogRow]> {
 }
 
 pub fn run(case: &Case, mode: &Mode, log: &[LogRow]) -> Got {
-    let mut runner = Runner::new(plan(case, ReplayOrder::Arrival));
+    let mut runner = Runner::new(plan(case, ReplayOrder::Arrival), mode.threads, mode.spill);
     let seam = mode.backfill.min(log.len());
     let mut fed = 0;
     for (part, rows) in [&log[..seam], &log[seam..]].into_iter().enumerate() {
@@ -304,7 +332,7 @@ pub fn run(case: &Case, mode: &Mode, log: &[LogRow]) -> Got {
 
 /// History by event time, then nothing.
 pub fn by_event_time(case: &Case) -> Vec<FinalRow> {
-    let mut runner = Runner::new(plan(case, ReplayOrder::EventTime));
+    let mut runner = Runner::new(plan(case, ReplayOrder::EventTime), 2, true);
     let mut log = case.log.clone();
     log.sort_by_key(|r| (r.time_ms, r.shard, r.sn));
     for rows in log.chunks(11) {

@@ -1,0 +1,90 @@
+//! A window's groups by key where some of them were spilled: runs on disk and what is in memory, merged
+//! group by group, so that no more than a piece of them is in memory at a time.
+
+use super::core::Core;
+use super::leaving::ByKey;
+use super::part::Part;
+use crate::operator::OpError;
+use crate::state::bytes::{Reader, Writer};
+use crate::state::keys::Key;
+use crate::state::spill::{Run, RunReader};
+use crate::state::table::compare;
+use std::cmp::Ordering;
+use std::io;
+use std::sync::Arc;
+
+/// Reads all of a window's groups by key.
+pub(super) struct Merged {
+    runs: Vec<RunReader>,
+    memory: ByKey,
+    /// The group in memory whose turn it is, saved.
+    head: Option<Writer>,
+    /// A run that was read through, for its buffer.
+    started: bool,
+}
+
+impl Merged {
+    pub fn new(core: &Core, runs: &[Arc<Run>], parts: &[Part]) -> Result<Self, OpError> {
+        let open = |run: &Arc<Run>| RunReader::open(run.clone());
+        let runs = runs.iter().map(open).collect::<io::Result<Vec<_>>>().map_err(|e| core.spill(e))?;
+        Ok(Merged { runs, memory: ByKey::new(&core.form, parts), head: None, started: false })
+    }
+
+    fn advance_memory(&mut self, core: &Core, parts: &[Part]) {
+        let mut saved = self.head.take().unwrap_or_default();
+        saved.0.clear();
+        self.head = self.memory.pop(&core.form, parts).map(|(part, group)| {
+            parts[part].save(group, &mut saved);
+            saved
+        });
+    }
+
+    /// The next groups, in a part by themselves, numbered in the order of their keys.
+    pub fn next(&mut self, core: &Core, parts: &[Part], rows_max: usize) -> Result<Part, OpError> {
+        if !std::mem::replace(&mut self.started, true) {
+            self.advance_memory(core, parts);
+        }
+        let mut into = core.new_part()?;
+        let mut equal: Vec<usize> = Vec::new();
+        let memory = self.runs.len();
+        while into.groups.len() < rows_max {
+            // The least key, and everybody who has it.
+            equal.clear();
+            let mut least: Option<Key<'_>> = None;
+            let heads = self.runs.iter().map(RunReader::entry);
+            for (at, entry) in heads.chain([self.head.as_ref().map(|w| w.0.as_slice())]).enumerate() {
+                let Some(entry) = entry else { continue };
+                let key = Key::load(&mut Reader(entry)).map_err(|e| core.damaged(&e))?;
+                let order = least.map_or(Ordering::Less, |least| compare(&core.form, key, least));
+                match order {
+                    Ordering::Less => {
+                        least = Some(key);
+                        equal.clear();
+                        equal.push(at);
+                    }
+                    Ordering::Equal => equal.push(at),
+                    Ordering::Greater => {}
+                }
+            }
+            if equal.is_empty() {
+                break;
+            }
+            for at in &equal {
+                let entry = if *at == memory {
+                    self.head.as_ref().map(|w| w.0.as_slice())
+                } else {
+                    self.runs[*at].entry()
+                };
+                let mut from = Reader(entry.expect("it was compared above"));
+                let key = Key::load(&mut from).map_err(|e| core.damaged(&e))?;
+                into.merge(key, key.hash(), &mut from).map_err(|e| core.damaged(&e))?;
+                if *at == memory {
+                    self.advance_memory(core, parts);
+                } else {
+                    self.runs[*at].advance().map_err(|e| core.spill(e))?;
+                }
+            }
+        }
+        Ok(into)
+    }
+}

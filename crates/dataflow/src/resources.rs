@@ -1,0 +1,59 @@
+//! What operators with much state may use of the machine.
+
+use crate::state::spill::SpillSpace;
+use crate::workers::Workers;
+use std::sync::Arc;
+use weir_base::MemoryBudget;
+
+/// Groups of a window from which on its state is dealt over threads.
+const DIVIDE_GROUPS: usize = 1 << 16;
+/// Bytes of a window's state that are worth a file.
+const SPILL_BYTES_MIN: usize = 1 << 20;
+/// Of the query's memory so many tenths are used before state spills: the rest is for what reads its
+/// sources, and for sorting what spills.
+const MEMORY_TENTHS: u64 = 8;
+/// Rows that leave in one piece.
+const PIECE_ROWS: usize = 1 << 16;
+
+#[derive(Debug, Clone)]
+pub struct Resources {
+    /// Into so many parts a large state is dealt, by hash of the key.
+    pub threads: usize,
+    pub workers: Arc<Workers>,
+    /// Where state goes that memory has no room for; `None` = a query that needs it fails.
+    pub spill: Option<Arc<SpillSpace>>,
+    /// The query's; state spills before it is used up.
+    pub memory: Option<Arc<MemoryBudget>>,
+    pub(crate) divide_groups: usize,
+    /// Less state of one window is not worth a file.
+    pub(crate) spill_bytes_min: usize,
+    /// Even, since changes leave in pairs.
+    pub(crate) piece_rows: usize,
+}
+
+impl Resources {
+    /// As many threads as the workers have.
+    pub fn new(workers: Arc<Workers>) -> Self {
+        Resources {
+            threads: workers.threads(),
+            workers,
+            spill: None,
+            memory: None,
+            spill_bytes_min: SPILL_BYTES_MIN,
+            divide_groups: DIVIDE_GROUPS,
+            piece_rows: PIECE_ROWS,
+        }
+    }
+
+    /// Whether state that has become `now` bytes, of which `before` are counted, should rather lie on disk.
+    pub(crate) fn is_tight(&self, before: usize, now: usize) -> bool {
+        let Some(memory) = &self.memory else { return false };
+        let used = memory.used_bytes().saturating_add(now as u64).saturating_sub(before as u64);
+        self.spill.is_some() && used > memory.limit_bytes() / 10 * MEMORY_TENTHS
+    }
+
+    /// The caller's thread.
+    pub fn one_thread() -> Self {
+        Resources::new(Workers::new(1))
+    }
+}
