@@ -11,6 +11,7 @@ mod http;
 mod kill;
 mod lasting;
 mod life;
+mod one_answer;
 mod process;
 mod slt;
 mod stitch;
