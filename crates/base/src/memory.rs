@@ -122,6 +122,10 @@ impl MemoryBudget {
         bytes: u64,
         above: fn(&MemoryBudget, u64) -> Result<(), OverBudget>,
     ) -> Result<(), OverBudget> {
+        if bytes == 0 {
+            // Fits any limit, also one that was passed.
+            return Ok(());
+        }
         let wanted = self.used_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
         let refused = if wanted > self.limit_bytes {
             Some(OverBudget { owner: self.name.clone(), wanted_bytes: wanted, limit_bytes: self.limit_bytes })
@@ -137,6 +141,13 @@ impl MemoryBudget {
                 self.peak_bytes.fetch_max(wanted, Ordering::Relaxed);
                 Ok(())
             }
+        }
+    }
+    fn grow_past(&self, bytes: u64) {
+        let used = self.used_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        self.peak_bytes.fetch_max(used, Ordering::Relaxed);
+        if let Some(p) = &self.parent {
+            p.grow_past(bytes);
         }
     }
     fn shrink(&self, bytes: u64) {
@@ -169,6 +180,15 @@ impl Reservation {
         self.bytes += bytes;
         Ok(())
     }
+    /// Grows past the limits where it must: for a bounded amount, of work that can not stop half
+    /// way and gives memory back when it is done. Holders that can do without are asked first;
+    /// what is past a limit counts, so that others are refused the sooner.
+    pub fn grow_anyway(&mut self, bytes: u64) {
+        if self.budget.grow(bytes).is_err() {
+            self.budget.grow_past(bytes);
+        }
+        self.bytes += bytes;
+    }
     pub fn shrink(&mut self, bytes: u64) {
         let bytes = bytes.min(self.bytes);
         self.budget.shrink(bytes);
@@ -197,6 +217,22 @@ mod tests {
         assert_eq!((a.used_bytes(), b.used_bytes(), root.used_bytes()), (60, 0, 60));
         drop(held);
         assert_eq!((a.used_bytes(), root.used_bytes(), a.peak_bytes()), (0, 0, 60));
+    }
+
+    #[test]
+    fn what_must_grow_passes_the_limit_and_is_counted() {
+        let root = MemoryBudget::root("server", 100);
+        let query = root.child("query", 90);
+        let held = query.reserve(90).unwrap();
+        let mut work = query.reserve(0).unwrap();
+        work.grow_anyway(30);
+        assert_eq!((query.used_bytes(), root.used_bytes(), root.peak_bytes()), (120, 120, 120));
+        assert!(root.reserve(1).is_err());
+        root.reserve(0).expect("nothing fits a limit that was passed");
+        drop(held);
+        assert_eq!((work.bytes(), root.used_bytes()), (30, 30));
+        drop(work);
+        assert_eq!((query.used_bytes(), root.used_bytes()), (0, 0));
     }
 
     #[derive(Debug)]

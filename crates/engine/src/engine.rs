@@ -18,8 +18,10 @@ use crate::streams::Streams;
 use crate::system::Columns;
 use arrow::array::RecordBatch;
 use datafusion::execution::SessionState;
-use futures::StreamExt;
+use futures::{FutureExt, StreamExt};
 use std::collections::BTreeSet;
+use std::fmt::Display;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -143,6 +145,28 @@ impl Engine {
         text: &[u8],
         query_id: Option<String>,
     ) -> Result<Outcome> {
+        self.execute_on(Place::Compute, session, text, query_id).await
+    }
+
+    /// As [`Engine::execute`], on the caller's thread: for an INSERT whose text ends where its
+    /// data begins, which is little work, and little data. Another thread would have to be woken,
+    /// and this one again.
+    pub async fn execute_here(
+        &self,
+        session: &mut Session,
+        text: &str,
+        query_id: Option<String>,
+    ) -> Result<Outcome> {
+        self.execute_on(Place::Here, session, text.as_bytes(), query_id).await
+    }
+
+    async fn execute_on(
+        &self,
+        place: Place,
+        session: &mut Session,
+        text: &[u8],
+        query_id: Option<String>,
+    ) -> Result<Outcome> {
         let shared = self.shared.clone();
         shared.counters.statements.add(1);
         let query_id = query_id.filter(|id| !id.is_empty()).unwrap_or_else(|| shared.new_id().to_string());
@@ -156,15 +180,24 @@ impl Engine {
         });
         let task_record = record.clone();
         let (task_shared, task_session, text) = (shared.clone(), session.clone(), text.to_vec());
-        let task = shared.config.compute.spawn(async move {
+        let task = async move {
             let mut session = task_session;
             let outcome = execute::statement(task_shared, &mut session, &text, query_id, task_record).await;
             outcome.map(|outcome| (outcome, session))
-        });
-        // A client that goes away ends its statement.
-        let mut task = AbortOnDrop(task);
-        let ended =
-            (&mut task.0).await.map_err(|e| err!(LogicalError, "the statement ended without an answer: {e}"));
+        };
+        let without_answer =
+            |e: &dyn Display| err!(LogicalError, "the statement ended without an answer: {e}");
+        let ended = match place {
+            Place::Compute => {
+                // A client that goes away ends its statement.
+                let mut task = AbortOnDrop(shared.config.compute.spawn(task));
+                (&mut task.0).await.map_err(|e| without_answer(&e))
+            }
+            Place::Here => {
+                let ended = AssertUnwindSafe(task).catch_unwind().await;
+                ended.map_err(|_| without_answer(&"it stopped on a bug"))
+            }
+        };
         match ended.and_then(|outcome| outcome) {
             Ok((outcome, changed)) => {
                 *session = changed;
@@ -241,6 +274,12 @@ impl Engine {
             tracing::warn!("shutdown did not finish in {SHUTDOWN_WAIT:?}; the next start recovers the rest");
         }
     }
+}
+
+/// Which thread does the work of a statement.
+enum Place {
+    Compute,
+    Here,
 }
 
 struct AbortOnDrop<T>(tokio::task::JoinHandle<T>);

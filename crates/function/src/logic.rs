@@ -1,10 +1,10 @@
 //! Choosing between values.
 
-use crate::scalar::{Args, Call, Scalar, Want, args, bad_value, like_argument, many, opt};
+use crate::scalar::{Args, Call, Scalar, Want, args, like_argument, many, opt};
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, StringArray, UInt8Array};
 use arrow::compute::{is_not_null, is_null, kernels::zip::zip};
 use arrow::datatypes::{DataType, FieldRef};
-use datafusion::common::{Result, ScalarValue, plan_err};
+use datafusion::common::{DataFusionError, Result, ScalarValue, plan_err};
 use std::sync::Arc;
 use weir_format::types::Type;
 
@@ -136,10 +136,9 @@ pub(crate) fn functions() -> Vec<Scalar> {
             |call| {
                 if call.args[0].as_boolean().true_count() > 0 {
                     let message = call.constant_str(1, "the message")?;
-                    return Err(bad_value(format!(
-                        "throw_if: {}",
-                        message.unwrap_or_else(|| "value is not zero".into())
-                    )));
+                    let message = message.unwrap_or_else(|| "value is not zero".into());
+                    let thrown = weir_base::err!(ThrownByUser, "throw_if: {message}");
+                    return Err(DataFusionError::External(Box::new(thrown)));
                 }
                 Ok(Arc::new(UInt8Array::from(vec![0; call.rows])))
             },

@@ -133,7 +133,7 @@ async fn scalars() {
         ("xx_hash64('')", "17241709254077376921"),
         ("md5_hex('')", "d41d8cd98f00b204e9800998ecf8427e"),
         ("length(to_string(generate_uuid_v4()))", "36"),
-        ("throw_if(true, 'stop')", "error: Execution error: throw_if: stop"),
+        ("throw_if(true, 'stop')", "error: External error: throw_if: stop"),
     ];
     let mut wrong = Vec::new();
     for (expr, expected) in cases {

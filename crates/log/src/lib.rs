@@ -14,6 +14,7 @@ mod core;
 mod frontier;
 mod idempotency;
 mod index;
+mod lead;
 mod memory;
 mod pieces;
 mod record;
@@ -108,8 +109,8 @@ pub struct Record {
     pub payload: Bytes,
 }
 
-/// Told of every record once it is durable, in sequence order, on the writer's thread.
-/// Must be quick and must not block on the log.
+/// Told of every record once it is durable, in sequence order, on the thread that wrote it:
+/// the log's or an appender's. Must be quick and must not block on the log.
 pub trait CommitObserver: Send + Sync {
     fn durable(&self, record: &Record, attachment: Option<Arc<dyn Any + Send + Sync>>);
 }

@@ -1,5 +1,7 @@
 //! The log as others use it: real disk, threads, a runtime. Crashes are in weir-testkit.
 
+mod lead;
+
 use super::*;
 use weir_base::disk::RealDisk;
 use weir_base::{Disk, ManualClock, SystemClock};

@@ -1,19 +1,22 @@
 //! The log others use: a bounded queue, and a thread that drains it into groups.
 //!
-//! The thread takes whatever is queued, writes it, syncs, answers, and looks again: no
+//! An append that finds the log idle is a group of its own, written by who appends (`lead`):
+//! waking a thread and being woken by it takes longer than the work. Whatever comes meanwhile
+//! is queued. The thread takes what is queued, writes it, syncs, answers, and looks again: no
 //! linger, no polling. It starts with the first append and ends after an idle second (having
 //! written a seal), so a thousand quiet logs cost no threads.
 //!
 //! Not here: what a group is (`core`).
 
-use crate::core::{LogCore, write_error};
+use crate::core::{Group, LogCore, write_error};
 use crate::frontier::{ExtendGate, extend_soon};
+use crate::lead::Lead;
 use crate::shared::Shared;
 use crate::{
     Ack, Append, AppendError, Appended, CommitObserver, LogConfig, OpenError, ReadError, Record, SegmentInfo,
     ShardLog,
 };
-use parking_lot::{Condvar, Mutex};
+use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -46,31 +49,51 @@ pub struct SegmentLog {
     records: Arc<Semaphore>,
 }
 
-struct Inner {
-    core: Mutex<LogCore>,
+pub(crate) struct Inner {
+    writing: Mutex<Writing>,
     shared: Arc<Shared>,
     observer: Option<Arc<dyn CommitObserver>>,
-    queue: Mutex<Queue>,
-    wake: Condvar,
-    metrics: LogMetrics,
+    pub(crate) queue: Mutex<Queue>,
+    pub(crate) wake: Condvar,
+    pub(crate) metrics: LogMetrics,
     extending: ExtendGate,
 }
 
-struct Queue {
-    items: VecDeque<Item>,
+/// The core, and the group that is written and waits for its sync although nobody holds the lock.
+pub(crate) struct Writing {
+    pub core: LogCore,
+    pub unsynced: Option<Unsynced>,
+}
+
+/// Whoever takes the core next syncs it first; the thread is on its way for that.
+pub(crate) struct Unsynced {
+    pub group: Group,
+    pub _room: Room,
+}
+
+/// Bytes and a record of the queue's bounds; given back when the group is done.
+pub(crate) type Room = (OwnedSemaphorePermit, OwnedSemaphorePermit);
+
+pub(crate) struct Queue {
+    pub items: VecDeque<Item>,
     thread: Option<JoinHandle<()>>,
     /// The thread will look at the queue again before it ends.
     running: bool,
-    closed: bool,
+    pub closed: bool,
+    /// A group is being written, by the thread or by who appended it.
+    pub busy: bool,
+    /// A group is left for the thread to sync.
+    pub unsynced: bool,
+    /// Since the thread began to wait.
+    pub active: bool,
 }
 
-enum Item {
+pub(crate) enum Item {
     Append {
         append: Append,
         ack: Ack,
         reply: Option<oneshot::Sender<Result<Appended, AppendError>>>,
-        /// Given back when the group is done.
-        room: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+        room: Room,
     },
     Sync {
         reply: oneshot::Sender<Result<SeqNo, AppendError>>,
@@ -106,11 +129,19 @@ impl SegmentLog {
         let bytes_units_max = config.queue_bytes_max.div_ceil(BYTES_UNIT).clamp(1, 1 << 28) as u32;
         let records_max = config.queue_records_max.max(1) as usize;
         let core = LogCore::open(disk, clock, dir, config)?;
-        let queue = Queue { items: VecDeque::new(), thread: None, running: false, closed: false };
+        let queue = Queue {
+            items: VecDeque::new(),
+            thread: None,
+            running: false,
+            closed: false,
+            busy: false,
+            unsynced: false,
+            active: false,
+        };
         Ok(Arc::new(SegmentLog {
             inner: Arc::new(Inner {
                 shared: core.shared().clone(),
-                core: Mutex::new(core),
+                writing: Mutex::new(Writing { core, unsynced: None }),
                 observer,
                 queue: Mutex::new(queue),
                 wake: Condvar::new(),
@@ -132,10 +163,10 @@ impl SegmentLog {
         if self.inner.queue.lock().closed {
             return Err(AppendError::Closed);
         }
-        let mut core = self.inner.core.lock();
-        let mut group = core.write(appends)?;
+        let mut writing = self.inner.writing();
+        let mut group = writing.core.write(appends)?;
         self.inner.metrics.count(&group);
-        core.commit(&mut group, self.inner.observer.as_deref())?;
+        writing.core.commit(&mut group, self.inner.observer.as_deref())?;
         Ok(group.into_results())
     }
 
@@ -166,17 +197,23 @@ impl SegmentLog {
 
     /// The error of an earlier failed write, after which the log refuses appends.
     pub fn poisoned(&self) -> Option<AppendError> {
-        self.inner.core.lock().refuse_if_poisoned().err()
+        self.inner.writing.lock().core.refuse_if_poisoned().err()
     }
 
-    /// The answer to a sync while there is no writer thread, so nothing to wait for.
+    #[cfg(test)]
+    pub(crate) fn has_thread(&self) -> bool {
+        self.inner.queue.lock().running
+    }
+
+    /// The answer to a sync while nothing is queued or being written, so nothing to wait for.
     fn nothing_pending(&self) -> Option<Result<SeqNo, AppendError>> {
         let queue = self.inner.queue.lock();
-        if queue.running || queue.closed || !queue.items.is_empty() {
+        if queue.busy || queue.unsynced || queue.closed || !queue.items.is_empty() {
             return None;
         }
-        let core = self.inner.core.try_lock()?;
-        Some(core.refuse_if_poisoned().map(|()| core.durable_end()))
+        let writing = self.inner.writing.try_lock()?;
+        let done = writing.core.refuse_if_poisoned().map(|()| writing.core.durable_end());
+        writing.unsynced.is_none().then_some(done)
     }
 
     fn enqueue(&self, item: Item) -> Result<(), AppendError> {
@@ -210,6 +247,10 @@ impl ShardLog for SegmentLog {
             self.enqueue(Item::Append { append, ack, reply: None, room })?;
             return Ok(Appended { base: SeqNo::MAX, rows, append_time: AppendTime(0), repeated: false });
         }
+        let (append, room) = match Inner::lead(&self.inner, append, ack, room) {
+            Lead::Done(outcome) => return outcome,
+            Lead::Queue(append, room) => (append, room),
+        };
         let (reply, heard) = oneshot::channel();
         self.enqueue(Item::Append { append, ack, reply: Some(reply), room })?;
         heard.await.unwrap_or(Err(AppendError::Closed))
@@ -259,7 +300,7 @@ impl ShardLog for SegmentLog {
     }
 
     fn truncate(&self, before: SeqNo) -> Result<(), AppendError> {
-        self.inner.core.lock().truncate(before)
+        self.inner.writing().core.truncate(before)
     }
 
     fn segments(&self) -> Vec<SegmentInfo> {
@@ -305,7 +346,24 @@ impl Drop for SegmentLog {
 }
 
 impl Inner {
-    fn ensure_thread(self: &Arc<Self>, queue: &mut Queue) -> Result<(), AppendError> {
+    /// The core, with nothing left unsynced.
+    pub(crate) fn writing(&self) -> MutexGuard<'_, Writing> {
+        let mut writing = self.writing.lock();
+        let writing_ref = &mut *writing;
+        if let Some(Unsynced { mut group, _room }) = writing_ref.unsynced.take()
+            && writing_ref.core.commit(&mut group, self.observer.as_deref()).is_err()
+        {
+            // Poisoned; who appended them has heard that they are written.
+            self.metrics.unheard_failures_total.add(group.results().len() as i64);
+        }
+        writing
+    }
+
+    pub(crate) fn observer(&self) -> Option<&dyn CommitObserver> {
+        self.observer.as_deref()
+    }
+
+    pub(crate) fn ensure_thread(self: &Arc<Self>, queue: &mut Queue) -> Result<(), AppendError> {
         if queue.running {
             return Ok(());
         }
@@ -320,20 +378,23 @@ impl Inner {
         let _stopped = StoppedOnPanic(self);
         let group_bytes_max =
             self.shared.config.queue_bytes_max.min(self.shared.config.segment_size_bytes_max);
+        let mut queue = self.queue.lock();
         loop {
             let mut items = Vec::new();
-            let mut queue = self.queue.lock();
-            let mut idle = false;
-            while queue.items.is_empty() {
-                if queue.closed || idle {
+            let mut sealed = false;
+            while queue.busy || !queue.unsynced && queue.items.is_empty() {
+                if !queue.busy && (queue.closed || sealed && !queue.active) {
                     queue.running = false;
                     return;
                 }
-                if self.wake.wait_for(&mut queue, IDLE).timed_out() && queue.items.is_empty() {
-                    parking_lot::MutexGuard::unlocked(&mut queue, || self.seal());
-                    idle = true;
+                queue.active = false;
+                let idle = self.wake.wait_for(&mut queue, IDLE).timed_out();
+                sealed = idle && !queue.busy && !queue.active && !queue.unsynced && queue.items.is_empty();
+                if sealed {
+                    MutexGuard::unlocked(&mut queue, || self.seal());
                 }
             }
+            (queue.busy, queue.unsynced) = (true, false);
             let mut bytes = 0;
             while let Some(item) = queue.items.front() {
                 if let Item::Append { append, .. } = item {
@@ -345,8 +406,8 @@ impl Inner {
                 }
                 items.extend(queue.items.pop_front());
             }
-            drop(queue);
-            self.group(items);
+            MutexGuard::unlocked(&mut queue, || self.group(items));
+            queue.busy = false;
         }
     }
 
@@ -382,7 +443,8 @@ impl Inner {
     }
 
     fn write_and_commit(&self, appends: Vec<Append>, waiting: &mut [Waiter]) -> Result<SeqNo, AppendError> {
-        let mut core = self.core.lock();
+        let mut writing = self.writing();
+        let core = &mut writing.core;
         let mut group = match core.write(appends) {
             Ok(group) => group,
             Err(e) => {
@@ -397,7 +459,7 @@ impl Inner {
             }
         }
         let committed = core.commit(&mut group, self.observer.as_deref());
-        drop(core);
+        drop(writing);
         for (waiter, result) in waiting.iter_mut().zip(group.into_results()) {
             let result = match &committed {
                 Ok(_) => result,
@@ -418,7 +480,7 @@ impl Inner {
 
     fn seal(&self) {
         // A failure poisons the log and is logged there; the next append reports it.
-        let _ = self.core.lock().seal();
+        let _ = self.writing().core.seal();
     }
 
     fn seal_and_stop(&self) {
@@ -428,14 +490,16 @@ impl Inner {
 }
 
 /// An observer that panics ends the writer: what waits hears `Closed` instead of nothing.
-struct StoppedOnPanic<'a>(&'a Inner);
+pub(crate) struct StoppedOnPanic<'a>(pub &'a Inner);
 
 impl Drop for StoppedOnPanic<'_> {
     fn drop(&mut self) {
         if std::thread::panicking() {
             let mut queue = self.0.queue.lock();
             queue.closed = true;
+            queue.busy = false;
             queue.items.clear();
+            self.0.wake.notify_all();
         }
     }
 }
@@ -443,7 +507,7 @@ impl Drop for StoppedOnPanic<'_> {
 type Waiter = (Ack, Option<oneshot::Sender<Result<Appended, AppendError>>>);
 
 impl LogMetrics {
-    fn count(&self, group: &crate::Group) {
+    pub(crate) fn count(&self, group: &Group) {
         let (mut records, mut rows) = (0, 0);
         for appended in group.results().iter().flatten().filter(|a| !a.repeated) {
             records += 1;

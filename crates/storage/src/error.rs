@@ -42,6 +42,9 @@ pub enum StorageError {
     NoParts { storage_type: &'static str, what: &'static str },
     #[error("{0}; insert less at once or raise --memory-limit")]
     Memory(#[from] OverBudget),
+    /// Only of work that was asked for: the background waits.
+    #[error("no memory for {doing}: {over}; end queries that hold memory, retry, or raise --memory-limit")]
+    NoRoom { doing: &'static str, over: OverBudget },
     #[error("the shard is closed")]
     Closed,
     #[error("the stream was dropped")]
@@ -77,7 +80,7 @@ impl StorageError {
             Self::Schema { .. } => Code::TypeMismatch,
             Self::CommitStalled { .. } => Code::NotEnoughSpace,
             Self::NoParts { .. } => Code::BadArguments,
-            Self::Memory(_) => Code::MemoryLimitExceeded,
+            Self::Memory(_) | Self::NoRoom { .. } => Code::MemoryLimitExceeded,
             Self::Closed => Code::QueryWasCancelled,
             Self::Dropped => Code::UnknownStream,
         }

@@ -18,6 +18,7 @@ mod open;
 mod plan;
 mod replay;
 mod retention;
+mod room;
 mod snapshot;
 #[cfg(test)]
 mod tests;
@@ -90,6 +91,7 @@ struct ShardMetrics {
     commits: Metric,
     commit_failures: Metric,
     merges: Metric,
+    merges_put_off: Metric,
     expired_rows: Metric,
 }
 

@@ -12,6 +12,10 @@ impl QueryService for Engine {
         Engine::execute(self, session, text, Some(query_id)).await
     }
 
+    async fn execute_here(&self, session: &mut Session, text: &str, query_id: String) -> Result<Outcome> {
+        Engine::execute_here(self, session, text, Some(query_id)).await
+    }
+
     fn check_setting(&self, name: &str, value: &str) -> Result<()> {
         settings::check(name, value)
     }

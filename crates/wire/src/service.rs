@@ -13,6 +13,12 @@ pub trait QueryService: Send + Sync + 'static {
     /// Runs exactly one statement. `USE` and `SET` change `session`.
     async fn execute(&self, session: &mut Session, text: &str, query_id: String) -> Result<Outcome>;
 
+    /// As [`QueryService::execute`], on the caller's thread: for an INSERT whose text ends where
+    /// its data, which is little, begins.
+    async fn execute_here(&self, session: &mut Session, text: &str, query_id: String) -> Result<Outcome> {
+        self.execute(session, text, query_id).await
+    }
+
     /// Refuses a setting that is unknown (115) or has a bad value (36), before it enters a
     /// session.
     fn check_setting(&self, name: &str, value: &str) -> Result<()>;

@@ -122,14 +122,15 @@ impl StreamWriter {
             self.pending.rows += take;
             from += take;
             if self.pending.rows == self.options.block_rows_max {
-                self.flush().await?;
+                self.flush(false).await?;
             }
         }
         Ok(())
     }
 
-    /// Makes a block of what is pending and sends it on its way.
-    async fn flush(&mut self) -> Result<()> {
+    /// Makes a block of what is pending and sends it on its way. Of the `last` block one record
+    /// is seen to its end: nothing is left to be done meanwhile.
+    async fn flush(&mut self, last: bool) -> Result<()> {
         let pending = std::mem::take(&mut self.pending);
         if pending.rows == 0 {
             return Ok(());
@@ -149,18 +150,26 @@ impl StreamWriter {
         };
         let Block { records, content_hash, held } = made;
         let held = Arc::new(held);
+        let mut left = records.len();
         for (shard, batch) in records {
+            left -= 1;
             self.wait_for(shard).await?;
             let target = self.store.shards()[shard as usize].clone();
             let idempotency = self.id.clone().map(|id| Idempotency { id, record_no: block_no, content_hash });
             let (ack, held) = (self.options.ack, held.clone());
             let bytes = batch.get_array_memory_size() as u64;
             self.bytes_kept += bytes;
-            self.in_flight[shard as usize] = Some(self.options.compute.spawn(async move {
+            let append = async move {
                 let appended = target.append(batch, idempotency, ack).await;
                 drop(held);
                 appended
-            }));
+            };
+            if last && left == 0 {
+                let appended = append.await;
+                self.note(appended)?;
+            } else {
+                self.in_flight[shard as usize] = Some(self.options.compute.spawn(append));
+            }
         }
         Ok(())
     }
@@ -182,13 +191,17 @@ impl StreamWriter {
 
     async fn wait_for(&mut self, shard: u32) -> Result<()> {
         let Some(task) = self.in_flight[shard as usize].take() else { return Ok(()) };
-        let appended = task
-            .await
-            .map_err(|e| err!(LogicalError, "an append ended without an answer: {e}"))?
-            .map_err(|e| match e {
-                StorageError::Dropped => err!(UnknownStream, "stream {} was dropped", self.options.stream),
-                e => append_error(&e),
-            })?;
+        let appended =
+            task.await.map_err(|e| err!(LogicalError, "an append ended without an answer: {e}"))?;
+        self.note(appended)
+    }
+
+    /// What became of a record.
+    fn note(&mut self, appended: Result<Appended, StorageError>) -> Result<()> {
+        let appended = appended.map_err(|e| match e {
+            StorageError::Dropped => err!(UnknownStream, "stream {} was dropped", self.options.stream),
+            e => append_error(&e),
+        })?;
         self.rows_kept += u64::from(appended.rows);
         if !appended.repeated {
             self.options.written_rows_total.add(i64::from(appended.rows));
@@ -211,7 +224,7 @@ impl StreamWriter {
     /// # Errors
     /// As [`InsertWriter::write`].
     pub async fn commit(&mut self) -> Result<()> {
-        let result = match self.flush().await {
+        let result = match self.flush(true).await {
             Ok(()) => self.wait_for_all().await,
             Err(e) => Err(e),
         };

@@ -56,11 +56,10 @@ fn convert(e: DataFusionError, at: Option<(u64, u64)>) -> Error {
         DataFusionError::Context(_, inner) => convert(*inner, at),
         DataFusionError::Shared(inner) => match std::sync::Arc::try_unwrap(inner) {
             Ok(inner) => convert(inner, at),
-            Err(shared) => match shared.as_ref() {
-                DataFusionError::External(x) if x.downcast_ref::<Error>().is_some() => {
-                    x.downcast_ref::<Error>().expect("checked in the guard").clone()
-                }
-                other => from_text(&other.to_string(), at),
+            // Several holders: one of ours somewhere below is found without taking it out.
+            Err(shared) => match ours_below(shared.as_ref()) {
+                Some(ours) => place(ours, at),
+                None => from_text(&shared.to_string(), at),
             },
         },
         DataFusionError::Collection(mut all) if !all.is_empty() => convert(all.remove(0), at),
@@ -74,6 +73,17 @@ fn convert(e: DataFusionError, at: Option<(u64, u64)>) -> Error {
         DataFusionError::Internal(m) => err!(LogicalError, "{}", tidy(&m)),
         other => from_text(&other.to_string(), at),
     }
+}
+
+fn ours_below(e: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    let mut at = Some(e);
+    while let Some(here) = at {
+        if let Some(ours) = here.downcast_ref::<Error>() {
+            return Some(ours.clone());
+        }
+        at = here.source();
+    }
+    None
 }
 
 fn schema(e: SchemaError) -> Error {

@@ -23,6 +23,7 @@ pub(crate) struct PartReader {
     part: Arc<PartFile>,
     schema: SchemaRef,
     reader: ParquetRecordBatchReader,
+    windows: Arc<Windows>,
     rows_left: u64,
 }
 
@@ -34,19 +35,31 @@ impl PartReader {
         schema: &SchemaRef,
         batch_rows: usize,
     ) -> Result<Self> {
-        let source = PartSource(Arc::new(Windows {
+        let windows = Arc::new(Windows {
             store: store.clone(),
             part: part.clone(),
             recent: Mutex::default(),
-            windows_max: schema.flattened_fields().len() + 2,
-        }));
+            windows_max: windows_max(schema),
+        });
+        let source = PartSource(windows.clone());
         let failed = |e| StorageError::parquet("read part", part.path(), e);
         let reader = ParquetRecordBatchReaderBuilder::try_new(source)
             .map_err(failed)?
             .with_batch_size(batch_rows)
             .build()
             .map_err(failed)?;
-        Ok(PartReader { part: part.clone(), schema: schema.clone(), reader, rows_left: part.meta.rows })
+        let (part, rows_left) = (part.clone(), part.meta.rows);
+        Ok(PartReader { part, schema: schema.clone(), reader, windows, rows_left })
+    }
+
+    /// Of the file, held around places that are read.
+    pub fn windows_bytes(&self) -> u64 {
+        self.windows.recent.lock().iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+
+    /// What [`PartReader::windows_bytes`] is at most, where pages are not larger than a window.
+    pub fn windows_bytes_max(schema: &SchemaRef) -> u64 {
+        windows_max(schema) as u64 * WINDOW_BYTES
     }
 
     /// The next rows; `None` at the end, by when exactly the manifest's row count was read.
@@ -70,6 +83,11 @@ impl PartReader {
             None => Ok(None),
         }
     }
+}
+
+/// One a column, and the ends of the file.
+fn windows_max(schema: &SchemaRef) -> usize {
+    schema.flattened_fields().len() + 2
 }
 
 /// A part as the Parquet reader wants it: pages are asked for one by one, header and body

@@ -93,6 +93,13 @@ impl<'a> PartWriter<'a> {
         if self.effort.is_sample(rows, bytes) { self.begin() } else { Ok(()) }
     }
 
+    /// Held until the row group is written, about.
+    pub fn held_bytes(&self) -> u64 {
+        // The first rows are joined to a sample before they are encoded.
+        let first: usize = self.first.iter().map(RecordBatch::get_array_memory_size).sum();
+        (2 * first + self.writer.as_ref().map_or(0, ArrowWriter::memory_size)) as u64
+    }
+
     /// Opens the file: enough rows are there to choose encodings by, or all.
     fn begin(&mut self) -> Result<()> {
         let failed = |e| StorageError::parquet("write part", &self.path, e);

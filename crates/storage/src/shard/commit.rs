@@ -2,8 +2,11 @@
 //!
 //! Order on disk: parts and their checksums, their names, the manifest entry; only then may
 //! the log drop the rows. A failure at any point leaves the border where it was.
+//!
+//! Its memory is counted (`room`): where there is little, fewer rows go at a time.
 
 use super::Shard;
+use super::room::bytes_of;
 use crate::batch::TailBatch;
 use crate::error::Result;
 use crate::manifest::{Change, Manifest};
@@ -12,7 +15,7 @@ use crate::parts::{Effort, PartMeta, PartWriter};
 use crate::ring::decode_record;
 use arrow_array::RecordBatch;
 use arrow_select::interleave::interleave_record_batch;
-use weir_base::SeqNo;
+use weir_base::{Reservation, SeqNo};
 
 /// Log bytes one commit takes at most, so that its memory is bounded; more in a backlog than
 /// the thresholds ask for, so that parts do not stay small.
@@ -43,14 +46,14 @@ impl Shard {
 
     fn commit(&self, manifest: &mut Manifest) -> Result<bool> {
         let from = manifest.state().committed_end;
-        let (tails, to) = self.gather(from)?;
+        let (tails, to, mut room) = self.gather(from)?;
         if to == from {
             return Ok(false);
         }
         let rows = tails.iter().map(|t| t.rows() as u64).sum();
         let mut paths = Vec::new();
         let written = self
-            .write_parts(&tails, manifest.state().next_part_id, &mut paths)
+            .write_parts(&tails, manifest.state().next_part_id, &mut paths, &mut room)
             .and_then(|parts| self.ctx.parts().sync_dir(&self.part_dir).map(|()| parts))
             .and_then(|parts| manifest.append(Change::Commit { from, to, rows, parts }));
         if let Err(e) = written {
@@ -63,27 +66,45 @@ impl Shard {
         Ok(true)
     }
 
-    /// Durable rows from `from` on and where they end.
-    fn gather(&self, from: SeqNo) -> Result<(Vec<TailBatch>, SeqNo)> {
+    /// Durable rows from `from` on, where they end, and the memory that committing them takes.
+    /// One read of the log, the least there is, is taken whatever the limit says.
+    fn gather(&self, from: SeqNo) -> Result<(Vec<TailBatch>, SeqNo, Reservation)> {
         let target = self.log.durable_end();
         let limit = COMMIT_BYTES_MAX.max(self.options().flush_threshold_bytes);
         let (mut at, mut bytes, mut tails) = (from, 0, Vec::new());
+        let mut room = self.ctx.memory.reserve(0)?;
         while at < target && bytes < limit {
             let records = self.log.read(at, READ_BYTES)?;
-            let before = at;
+            let (mut next, mut cost, mut read) = (at, 0, Vec::new());
             for record in &records {
-                at = at.max(record.base.plus(u64::from(record.rows)));
+                next = next.max(record.base.plus(u64::from(record.rows)));
                 if record.kind != weir_log::RecordKind::ROWS || record.rows == 0 {
                     continue;
                 }
                 bytes += record.payload.len() as u64;
-                tails.push(decode_record(record, &self.book)?.starting_at(from));
+                let tail = decode_record(record, &self.book)?.starting_at(from);
+                cost += self.commit_cost(&tail);
+                read.push(tail);
             }
-            if at == before {
+            if next == at {
+                break;
+            }
+            let enough = match room.grow(cost) {
+                Ok(()) => false,
+                // These come with the next commit, when the memory of this one is free again.
+                Err(_) if !tails.is_empty() => break,
+                Err(_) => {
+                    room.grow_anyway(cost);
+                    true
+                }
+            };
+            tails.append(&mut read);
+            at = next;
+            if enough {
                 break;
             }
         }
-        Ok((tails, at))
+        Ok((tails, at, room))
     }
 
     /// Writes one part a partition. Every path that may exist afterwards is in `paths`, also
@@ -93,6 +114,7 @@ impl Shard {
         tails: &[TailBatch],
         next_id: u64,
         paths: &mut Vec<String>,
+        room: &mut Reservation,
     ) -> Result<Vec<PartMeta>> {
         let layout = &*self.layout;
         let options = self.options();
@@ -103,6 +125,11 @@ impl Shard {
         let full_refs: Vec<&RecordBatch> = full.iter().collect();
         let mut converter = Keys::default();
         let keys = batches.iter().map(|b| converter.of(layout, b)).collect::<Result<Option<Vec<_>>>>()?;
+        if let Some(keys) = &keys {
+            // Short texts have keys longer than themselves.
+            let keys_bytes = keys.iter().map(|k| k.size() as u64).sum::<u64>();
+            room.grow_anyway(keys_bytes.saturating_sub(batches.iter().map(bytes_of).sum()));
+        }
         let groups = partitions(layout, &batches)?;
         let only_one = groups.len() == 1;
         let mut parts = Vec::new();

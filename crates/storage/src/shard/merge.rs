@@ -1,13 +1,14 @@
 //! Fewer, larger parts: adjacent parts of one partition become one, in the layout's order.
 //!
-//! Inputs are streamed, so memory depends on their number, not their size. TTL is applied
-//! on the way. A merge whose inputs are gone by its end (TRUNCATE) is thrown away.
+//! Inputs are streamed, so memory depends on their number, not their size; it is counted, and a
+//! merge waits for it (`room`). TTL is applied on the way. A merge whose inputs are gone by its end (TRUNCATE) is thrown away.
 //!
 //! Not here: which parts to merge (`plan`), when (`background`).
 
 use super::Shard;
 use super::commit::GATHER_ROWS;
 use super::plan::{MergeMode, plan_merge};
+use super::room::{MergeRoom, Room, bytes_of};
 use crate::error::{Result, StorageError};
 use crate::manifest::Change;
 use crate::order::{Keys, failed};
@@ -20,13 +21,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Rows decoded at once from each input.
-const INPUT_ROWS: usize = 4_096;
+pub(super) const INPUT_ROWS: usize = 4_096;
 /// A run at least this long is passed on as a slice instead of being gathered.
 const SLICE_ROWS: usize = 1_024;
 
 impl Shard {
     /// Does one merge (or one application of TTL) if one is due. Returns whether it did.
-    /// Blocks; one merge a shard runs at a time.
+    /// Blocks; one merge a shard runs at a time. Without memory for a merge the background's are
+    /// put off.
+    ///
+    /// # Errors
+    /// [`StorageError::NoRoom`] for [`MergeMode::ToRest`] without memory; what reading and
+    /// writing parts gives. Nothing has changed then.
     pub fn merge_once(&self, mode: MergeMode) -> Result<bool> {
         if !self.has_parts() {
             return Ok(false);
@@ -49,12 +55,20 @@ impl Shard {
                 best = Some((cost, parts[range].iter().map(|p| Arc::clone(p)).collect()));
             }
         }
+        let put_off = |e| match (mode, e) {
+            (MergeMode::Tiered, StorageError::NoRoom { .. }) => Ok(false),
+            (_, e) => Err(e),
+        };
         if let Some((_, parts)) = best {
-            return self.merge_parts(&parts, now_ms).map(|()| true);
+            let (parts, room) = match self.room_for(&parts) {
+                Ok(admitted) => admitted,
+                Err(e) => return put_off(e),
+            };
+            return self.merge_parts(parts, now_ms, room).map(|()| true);
         }
         let Some(due_before_ms) = self.ttl_due_before(mode, now_ms)? else { return Ok(false) };
         match version.parts.values().find(|p| p.meta.ttl_applied_ms < due_before_ms) {
-            Some(part) => self.apply_ttl(part, now_ms).map(|()| true),
+            Some(part) => self.apply_ttl(part, now_ms).map(|()| true).or_else(put_off),
             None => Ok(false),
         }
     }
@@ -70,10 +84,12 @@ impl Shard {
 
     /// Rewrites a part if it holds expired rows; notes that it was looked at otherwise.
     fn apply_ttl(&self, part: &Arc<PartFile>, now_ms: i64) -> Result<()> {
+        let (one, room) = self.room_for(std::slice::from_ref(part))?;
         let mut reader = PartReader::open(self.ctx.parts(), part, &self.part_schema, INPUT_ROWS)?;
         while let Some(batch) = reader.next()? {
             if self.kept(&batch, now_ms)?.is_some_and(|kept| kept.num_rows() < batch.num_rows()) {
-                return self.merge_parts(std::slice::from_ref(part), now_ms);
+                drop(reader);
+                return self.merge_parts(one, now_ms, room);
             }
         }
         let mut manifest = self.manifest.as_ref().expect("has parts").lock();
@@ -99,7 +115,8 @@ impl Shard {
             .map_err(|e| StorageError::Schema { what: e.to_string() })
     }
 
-    fn merge_parts(&self, inputs: &[Arc<PartFile>], now_ms: i64) -> Result<()> {
+    fn merge_parts(&self, inputs: &[Arc<PartFile>], now_ms: i64, room: MergeRoom) -> Result<()> {
+        let MergeRoom { inputs: mut held, mut output } = room;
         let manifest = self.manifest.as_ref().expect("has parts");
         let options = self.options();
         let sort_columns = self.layout.sort_columns();
@@ -110,7 +127,11 @@ impl Shard {
         let level = inputs.iter().map(|p| p.meta.level).max().unwrap_or(0) + 1;
         let partition = &inputs[0].meta.partition;
         let rows_in: u64 = inputs.iter().map(|p| p.meta.rows).sum();
-        let merged = self.stream(inputs, now_ms, &mut |batch| writer.write(&batch));
+        let merged = self.stream(inputs, now_ms, &mut held, &mut |batch| {
+            writer.write(&batch)?;
+            output.uses(writer.held_bytes());
+            Ok(())
+        });
         let written = merged
             .and_then(|()| writer.finish(0, partition, level, now_ms))
             .and_then(|part| parts.sync_dir(&self.part_dir).map(|()| part));
@@ -152,19 +173,22 @@ impl Shard {
         &self,
         inputs: &[Arc<PartFile>],
         now_ms: i64,
+        held: &mut Room,
         out: &mut dyn FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
         let mut converter = Keys::default();
-        let mut heads = Vec::new();
+        let mut heads: Vec<Head> = Vec::new();
+        let mut heads_bytes = 0;
         for input in inputs {
             let reader = PartReader::open(self.ctx.parts(), input, &self.part_schema, INPUT_ROWS)?;
-            let mut head = Head { reader, batch: None, at: 0 };
+            let mut head = Head { reader, batch: None, at: 0, bytes: 0 };
             if !self.advance(&mut head, &mut converter, now_ms)? {
                 continue;
             }
             if head.batch.as_ref().is_some_and(|b| b.keys.is_none()) {
                 // Arrival order: adjacent parts follow each other.
                 loop {
+                    held.uses(head.bytes);
                     out(head.batch.take().expect("just filled").rows)?;
                     if !self.advance(&mut head, &mut converter, now_ms)? {
                         break;
@@ -172,6 +196,8 @@ impl Shard {
                 }
                 continue;
             }
+            heads_bytes += head.bytes;
+            held.uses(heads_bytes);
             heads.push(head);
         }
         let mut gather = Gather::default();
@@ -184,10 +210,13 @@ impl Shard {
             head.at += run;
             if head.at == current.rows.num_rows() {
                 gather.leave(first, out)?;
+                heads_bytes -= heads[first].bytes;
                 if !self.advance(&mut heads[first], &mut converter, now_ms)? {
                     heap.pop(&heads);
                     continue;
                 }
+                heads_bytes += heads[first].bytes;
+                held.uses(heads_bytes + gather.left_bytes);
             }
             heap.sift(&heads);
         }
@@ -203,10 +232,13 @@ impl Shard {
                 continue;
             }
             let keys = converter.of(&*self.layout, &self.stream_columns(&rows)?)?.map(KeyRows::new);
+            let keys_bytes = keys.as_ref().map_or(0, KeyRows::bytes);
+            // Windows, what is unpacked of them, rows and keys.
+            head.bytes = 2 * head.reader.windows_bytes() + bytes_of(&rows) + keys_bytes;
             head.batch = Some(Current { rows, keys });
             return Ok(true);
         }
-        head.batch = None;
+        (head.batch, head.bytes) = (None, 0);
         Ok(false)
     }
 }
@@ -218,6 +250,8 @@ struct Head {
     reader: PartReader,
     batch: Option<Current>,
     at: usize,
+    /// Memory that it takes now.
+    bytes: u64,
 }
 
 struct Current {
@@ -244,6 +278,10 @@ impl KeyRows {
             })
             .collect();
         KeyRows { rows, prefixes }
+    }
+
+    fn bytes(&self) -> u64 {
+        (self.rows.size() + size_of_val(&*self.prefixes)) as u64
     }
 }
 
@@ -343,6 +381,8 @@ struct Gather {
     /// Source batches and which input each came from while it is still current.
     sources: Vec<(Option<usize>, RecordBatch)>,
     places: Vec<(usize, usize)>,
+    /// Of source batches that are no longer current.
+    left_bytes: u64,
 }
 
 impl Gather {
@@ -371,9 +411,10 @@ impl Gather {
 
     /// The input's current batch is used up.
     fn leave(&mut self, input: usize, out: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        for (of, _) in &mut self.sources {
+        for (of, batch) in &mut self.sources {
             if *of == Some(input) {
                 *of = None;
+                self.left_bytes += bytes_of(batch);
             }
         }
         // Bounds what is held of used-up batches.
@@ -387,6 +428,7 @@ impl Gather {
         }
         self.places.clear();
         self.sources.clear();
+        self.left_bytes = 0;
         Ok(())
     }
 }

@@ -79,6 +79,9 @@ impl Shard {
             commits: ctx.metrics.counter("storage_commits_total", "commits of log rows to parts"),
             commit_failures: ctx.metrics.counter("storage_commit_failures_total", "commits that failed"),
             merges: ctx.metrics.counter("storage_merges_total", "merges of parts"),
+            merges_put_off: ctx
+                .metrics
+                .counter("storage_merges_put_off_total", "merges that wait for memory"),
             expired_rows: ctx.metrics.counter("storage_expired_rows_total", "rows removed by TTL"),
         };
         let shard = Arc::new(Shard {

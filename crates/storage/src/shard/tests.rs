@@ -1,6 +1,7 @@
 mod crash;
 mod damage;
 mod lifecycle;
+mod memory;
 mod model;
 mod sim;
 mod stitch;

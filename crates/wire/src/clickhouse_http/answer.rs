@@ -5,7 +5,7 @@
 
 use super::ask::Ask;
 use super::exception::{self, ExceptionTag};
-use super::socket::Flushes;
+use super::socket::{Flushes, Moved, Place};
 use bytes::Bytes;
 use futures::stream::BoxStream;
 use http::{HeaderValue, Response, StatusCode};
@@ -39,11 +39,17 @@ pub struct Flow {
     flushes: Arc<Flushes>,
     /// Set after the fatal chunk: the flushes seen when it was handed over.
     cut_after: Option<u64>,
+    _moved: Option<Moved>,
 }
 
 impl Flow {
     pub fn new(chunks: BoxStream<'static, Chunk>, flushes: Arc<Flushes>) -> Flow {
-        Flow { chunks, flushes, cut_after: None }
+        Flow { chunks, flushes, cut_after: None, _moved: None }
+    }
+
+    /// Its connection is served by the compute threads until the body has ended.
+    pub fn moved(self, place: Arc<Place>) -> Flow {
+        Flow { _moved: Some(Moved::to_compute(place)), ..self }
     }
 }
 

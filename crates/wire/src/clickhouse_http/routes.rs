@@ -3,14 +3,16 @@
 use super::Shared;
 use super::answer::{Answer, Body, Head};
 use super::ask::Ask;
-use super::socket::Flushes;
-use super::statement::Statement;
+use super::socket::FlowSide;
+use super::statement::{Statement, is_small_insert};
 use super::upload::Upload;
 use crate::rest;
+use futures::FutureExt;
 use http::{Method, Request, StatusCode};
 use hyper::body::Incoming;
 use std::convert::Infallible;
 use std::fmt::Write;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -30,10 +32,12 @@ impl<T> Drop for AbortOnDrop<T> {
 impl<T> Future for AbortOnDrop<T> {
     type Output = Result<T>;
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
-        Pin::new(&mut self.0).poll(cx).map(|joined| {
-            joined.map_err(|e| err!(LogicalError, "the statement broke off inside the server: {e}"))
-        })
+        Pin::new(&mut self.0).poll(cx).map(|joined| joined.map_err(|e| broke_off(&e)))
     }
+}
+
+fn broke_off(why: &dyn std::fmt::Display) -> Error {
+    err!(LogicalError, "the statement broke off inside the server: {why}")
 }
 
 /// Answers one request. Never fails: a refusal is an answer.
@@ -41,10 +45,10 @@ pub async fn answer(
     shared: Arc<Shared>,
     request: Request<Incoming>,
     mode: QueryMode,
-    flushes: Arc<Flushes>,
+    flow: FlowSide,
 ) -> Result<Answer, Infallible> {
     shared.requests.add(1);
-    let answer = route(&shared, request, mode, flushes).await;
+    let answer = route(&shared, request, mode, flow).await;
     if answer.status().is_client_error() || answer.status().is_server_error() {
         shared.failed_requests.add(1);
     }
@@ -62,12 +66,7 @@ fn whole(status: StatusCode, content_type: &'static str, body: impl Into<String>
     answer
 }
 
-async fn route(
-    shared: &Arc<Shared>,
-    request: Request<Incoming>,
-    mode: QueryMode,
-    flushes: Arc<Flushes>,
-) -> Answer {
+async fn route(shared: &Arc<Shared>, request: Request<Incoming>, mode: QueryMode, flow: FlowSide) -> Answer {
     let path = request.uri().path();
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match path {
@@ -83,9 +82,9 @@ async fn route(
             whole(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", metrics(shared))
         }
         "/" if reads && request.uri().query().is_none_or(str::is_empty) => text(StatusCode::OK, "Ok.\n"),
-        "/" if reads || *request.method() == Method::POST => statement(shared, request, mode, flushes).await,
+        "/" if reads || *request.method() == Method::POST => statement(shared, request, mode, flow).await,
         _ => match rest::Call::of(request.method(), path) {
-            Some(call) => rest_call(shared, request, call, mode, flushes).await,
+            Some(call) => rest_call(shared, request, call, mode, flow).await,
             None => text(
                 StatusCode::NOT_FOUND,
                 format!(
@@ -115,7 +114,7 @@ async fn statement(
     shared: &Arc<Shared>,
     request: Request<Incoming>,
     mode: QueryMode,
-    flushes: Arc<Flushes>,
+    flow: FlowSide,
 ) -> Answer {
     let (parts, body) = request.into_parts();
     let read_only = parts.method != Method::POST;
@@ -137,13 +136,14 @@ async fn statement(
         Ok(upload) => upload,
         Err(e) => return head.error(&e, credentials_given),
     };
-    if !ask.expects_continue
-        && content_length(&parts.headers).is_some_and(|n| n <= TAKE_IN_BYTES_MAX)
-        && let Err(e) = upload.take_in().await
-    {
-        return head.error(&e, true);
+    let mut here = false;
+    if !ask.expects_continue && content_length(&parts.headers).is_some_and(|n| n <= TAKE_IN_BYTES_MAX) {
+        if let Err(e) = upload.take_in().await {
+            return head.error(&e, true);
+        }
+        here = is_small_insert(&ask, upload.taken_in());
     }
-    run(shared, Statement { ask, user, read_only, head, flushes }, upload)
+    run(shared, Statement { ask, user, read_only, head, flow, here }, upload)
         .await
         .unwrap_or_else(|(head, e)| head.error(&e, true))
 }
@@ -160,7 +160,8 @@ fn head_of(shared: &Shared, ask: &Ask) -> Head {
     Head::of(ask, query_id, shared.display_name.clone())
 }
 
-/// Runs a statement on the compute runtime. A client that leaves ends it there.
+/// Runs a statement on the compute runtime, or here if it is little work. A client that leaves
+/// ends it.
 async fn run(
     shared: &Arc<Shared>,
     statement: Statement,
@@ -168,6 +169,7 @@ async fn run(
 ) -> std::result::Result<Answer, (Head, Error)> {
     let head = statement.head.clone();
     let expects_continue = statement.ask.expects_continue;
+    let here = statement.here;
     let task = {
         let shared = shared.clone();
         async move {
@@ -176,7 +178,11 @@ async fn run(
             answer
         }
     };
-    match AbortOnDrop(shared.compute.spawn(task)).await {
+    let ended = match here {
+        true => AssertUnwindSafe(task).catch_unwind().await.map_err(|_| broke_off(&"it stopped on a bug")),
+        false => AbortOnDrop(shared.compute.spawn(task)).await,
+    };
+    match ended {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(e)) | Err(e) => Err((head, e)),
     }
@@ -194,7 +200,7 @@ async fn rest_call(
     request: Request<Incoming>,
     call: rest::Call,
     mode: QueryMode,
-    flushes: Arc<Flushes>,
+    flow: FlowSide,
 ) -> Answer {
     let (parts, body) = request.into_parts();
     let url = parts.uri.query().unwrap_or("");
@@ -229,7 +235,8 @@ async fn rest_call(
     match work {
         rest::Work::Run { ask, data, rows_answer } => {
             let upload = Upload::of(data);
-            let statement = Statement { ask: *ask, user, read_only: false, head: head.clone(), flushes };
+            let statement =
+                Statement { ask: *ask, user, read_only: false, head: head.clone(), flow, here: false };
             match run(shared, statement, upload).await {
                 Ok(answer) if rows_answer => answer,
                 Ok(answer) => rest::done(answer, &head.query_id),

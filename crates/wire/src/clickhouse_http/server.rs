@@ -1,17 +1,29 @@
 //! Accepts connections and drives them; the only file here that owns sockets.
+//!
+//! A connection is served by the network threads, where no query computes. While it carries a
+//! result without end it is served by the compute threads instead: the one that has computed a
+//! row writes it out, and no other has to be woken for that.
 
+use super::answer::Answer;
 use super::sessions::Sessions;
-use super::socket::Socket;
+use super::socket::{Place, Socket};
 use super::{Shared, routes};
 use crate::access::Access;
 use crate::service::QueryService;
+use futures::FutureExt;
+use futures::future::BoxFuture;
+use http::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use std::convert::Infallible;
 use std::io;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::Handle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use weir_base::{Clock, Rng, err};
@@ -92,6 +104,7 @@ impl HttpServer {
     pub async fn serve(&self, listener: std::net::TcpListener, mode: QueryMode) -> io::Result<()> {
         listener.set_nonblocking(true)?;
         let listener = TcpListener::from_std(listener)?;
+        let network = Handle::current();
         loop {
             let accepted = tokio::select! {
                 () = self.shared.stop_streams.cancelled() => return Ok(()),
@@ -113,7 +126,10 @@ impl HttpServer {
             }
             // Rows leave as they come; waiting for company would cost latency.
             let _ = stream.set_nodelay(true);
-            self.connections.spawn(connection(self.shared.clone(), stream, mode));
+            let connection = Connection::new(self.shared.clone(), stream, mode);
+            let runtimes = Runtimes { network: network.clone(), compute: self.shared.compute.clone() };
+            self.shared.connections.add(1);
+            self.connections.spawn(connection.serve(false, runtimes, self.connections.clone()));
         }
     }
 
@@ -144,29 +160,71 @@ fn refuse(stream: &TcpStream, limit: usize) {
     let _ = stream.try_write(answer.as_bytes());
 }
 
-async fn connection(shared: Arc<Shared>, stream: TcpStream, mode: QueryMode) {
-    shared.connections.add(1);
-    let (socket, flushes) = Socket::new(stream);
-    let service = service_fn(|request| routes::answer(shared.clone(), request, mode, flushes.clone()));
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new())
-        .header_read_timeout(shared.options.head_timeout)
-        .max_buf_size(shared.options.head_bytes_max)
-        .max_headers(128);
-    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(socket), service));
-    let served = tokio::select! {
-        served = connection.as_mut() => served,
-        () = shared.stop_streams.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            tokio::select! {
-                served = connection.as_mut() => served,
-                () = shared.stop_all.cancelled() => Ok(()),
-            }
-        }
-    };
-    if let Err(e) = served {
-        // Clients leave, and broken results are cut: both are ordinary.
-        tracing::debug!("connection ended: {e}");
+struct Runtimes {
+    network: Handle,
+    compute: Handle,
+}
+
+type Service = Box<
+    dyn hyper::service::Service<
+            Request<Incoming>,
+            Response = Answer,
+            Error = Infallible,
+            Future = BoxFuture<'static, std::result::Result<Answer, Infallible>>,
+        > + Send
+        + Sync,
+>;
+
+struct Connection {
+    shared: Arc<Shared>,
+    place: Arc<Place>,
+    http: Pin<Box<http1::Connection<TokioIo<Socket>, Service>>>,
+}
+
+impl Connection {
+    fn new(shared: Arc<Shared>, stream: TcpStream, mode: QueryMode) -> Connection {
+        let (socket, flow) = Socket::new(stream);
+        let place = flow.place.clone();
+        let of_requests = shared.clone();
+        let service: Service = Box::new(service_fn(move |request| {
+            routes::answer(of_requests.clone(), request, mode, flow.clone()).boxed()
+        }));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new())
+            .header_read_timeout(shared.options.head_timeout)
+            .max_buf_size(shared.options.head_bytes_max)
+            .max_headers(128);
+        let http = Box::pin(http.serve_connection(TokioIo::new(socket), service));
+        Connection { shared, place, http }
     }
-    shared.connections.add(-1);
+
+    /// Serves it on this runtime until its end, or until it belongs on the other.
+    fn serve(mut self, on_compute: bool, runtimes: Runtimes, all: TaskTracker) -> BoxFuture<'static, ()> {
+        async move {
+            let served = tokio::select! {
+                served = self.http.as_mut() => served,
+                () = self.place.is_not(on_compute) => {
+                    let next = match on_compute {
+                        true => runtimes.network.clone(),
+                        false => runtimes.compute.clone(),
+                    };
+                    all.spawn_on(self.serve(!on_compute, runtimes, all.clone()), &next);
+                    return;
+                }
+                () = self.shared.stop_streams.cancelled() => {
+                    self.http.as_mut().graceful_shutdown();
+                    tokio::select! {
+                        served = self.http.as_mut() => served,
+                        () = self.shared.stop_all.cancelled() => Ok(()),
+                    }
+                }
+            };
+            if let Err(e) = served {
+                // Clients leave, and broken results are cut: both are ordinary.
+                tracing::debug!("connection ended: {e}");
+            }
+            self.shared.connections.add(-1);
+        }
+        .boxed()
+    }
 }

@@ -1,4 +1,4 @@
-//! A connection's socket that tells when everything written has left.
+//! A connection's socket that tells when everything written has left, and where it is served.
 //!
 //! A body that must be cut may only fail after its last bytes are out: hyper drops what it
 //! still holds when a body fails. hyper flushes the socket exactly when its own buffer is
@@ -8,10 +8,11 @@ use futures::task::AtomicWaker;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
 
 /// Counts flushes of one socket.
 #[derive(Debug, Default)]
@@ -35,15 +36,66 @@ impl Flushes {
     }
 }
 
+/// Whether a connection is served by network threads, as all are, or by compute threads, as those
+/// are that carry a result without end: who computes a row then writes it to the socket itself.
+#[derive(Debug, Default)]
+pub struct Place {
+    compute: AtomicBool,
+    changed: Notify,
+}
+
+impl Place {
+    pub fn is_compute(&self) -> bool {
+        self.compute.load(Ordering::Acquire)
+    }
+
+    fn set(&self, compute: bool) {
+        self.compute.store(compute, Ordering::Release);
+        self.changed.notify_one();
+    }
+
+    /// Waits until the connection belongs elsewhere.
+    pub async fn is_not(&self, compute: bool) {
+        while self.is_compute() == compute {
+            self.changed.notified().await;
+        }
+    }
+}
+
+/// Keeps a connection on the compute threads.
+#[derive(Debug)]
+pub struct Moved(Arc<Place>);
+
+impl Moved {
+    pub fn to_compute(place: Arc<Place>) -> Moved {
+        place.set(true);
+        Moved(place)
+    }
+}
+
+impl Drop for Moved {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+/// What a flowing body has to do with its connection.
+#[derive(Debug, Clone)]
+pub struct FlowSide {
+    pub flushes: Arc<Flushes>,
+    pub place: Arc<Place>,
+}
+
 pub struct Socket {
     stream: TcpStream,
     flushes: Arc<Flushes>,
 }
 
 impl Socket {
-    pub fn new(stream: TcpStream) -> (Socket, Arc<Flushes>) {
+    pub fn new(stream: TcpStream) -> (Socket, FlowSide) {
         let flushes = Arc::new(Flushes::default());
-        (Socket { stream, flushes: flushes.clone() }, flushes)
+        let socket = Socket { stream, flushes: flushes.clone() };
+        (socket, FlowSide { flushes, place: Arc::default() })
     }
 }
 

@@ -7,7 +7,7 @@ use super::coding;
 use super::exception::ExceptionTag;
 use super::insert;
 use super::result::{QueryResult, run_on};
-use super::socket::Flushes;
+use super::socket::FlowSide;
 use super::upload::Upload;
 use crate::formats;
 use crate::statement_text::{self, head};
@@ -26,6 +26,8 @@ const HOLD_BYTES: usize = 256 << 10;
 const WAIT_END_BYTES_MAX: usize = 256 << 20;
 /// `X-…-Progress` headers of one answer.
 const PROGRESS_HEADERS_MAX: usize = 100;
+/// The text of an INSERT that is done where the connection is served.
+const HERE_BYTES_MAX: usize = 16 << 10;
 const DEFAULT_FORMAT: &str = "TabSeparated";
 
 /// The statement's text; its data, if any, is what `upload` gives from here on.
@@ -58,6 +60,17 @@ pub async fn read_text(ask: &Ask, upload: &mut Upload) -> Result<String> {
             None => return utf8(text),
         }
     }
+}
+
+/// Whether this is an INSERT whose data are taken in: so little work that it is done where the
+/// connection is served, rather than by another thread that has to be woken for it.
+pub fn is_small_insert(ask: &Ask, taken_in: &[u8]) -> bool {
+    if ask.coding_in.is_some() || ask.blocks_in {
+        // Nobody knows how much it unpacks to.
+        return false;
+    }
+    let text = if statement_text::is_blank(&ask.query) { taken_in } else { ask.query.as_bytes() };
+    matches!(head(text, true), statement_text::Head::Insert { statement, .. } if statement <= HERE_BYTES_MAX)
 }
 
 /// The head is all there is: data comes in the body.
@@ -115,7 +128,9 @@ pub struct Statement {
     pub user: String,
     pub read_only: bool,
     pub head: Head,
-    pub flushes: Arc<Flushes>,
+    pub flow: FlowSide,
+    /// Done where the connection is served.
+    pub here: bool,
 }
 
 impl Statement {
@@ -133,7 +148,11 @@ impl Statement {
         let mut session = lease.as_ref().map(|l| l.session.clone()).unwrap_or_default();
         prepare(&shared, &self.ask, &self.user, self.read_only, &mut session)?;
         let before = session.clone();
-        let outcome = shared.service.execute(&mut session, &text, self.head.query_id.clone()).await?;
+        let query_id = self.head.query_id.clone();
+        let outcome = match self.here {
+            true => shared.service.execute_here(&mut session, &text, query_id).await?,
+            false => shared.service.execute(&mut session, &text, query_id).await?,
+        };
         if let Some(lease) = &mut lease {
             carry_over(&before, &session, &mut lease.session);
         }
@@ -193,14 +212,12 @@ impl Statement {
         let body = if complete {
             Body::whole(held.concat())
         } else if streaming {
-            // Its own runtime does the work; encoding a live row here saves it a hand-over.
-            Body::Flow(Flow::new(
-                with_lease(result.chunks(held, shared.stop_streams.clone()), lease),
-                self.flushes,
-            ))
+            // The connection goes to the threads that compute its rows: see `server`.
+            let chunks = result.chunks(held, shared.stop_streams.clone());
+            Body::Flow(Flow::new(with_lease(chunks, lease), self.flow.flushes).moved(self.flow.place))
         } else {
             let chunks = result.chunks(held, shared.stop_all.clone());
-            Body::Flow(Flow::new(with_lease(run_on(&shared.compute, chunks), lease), self.flushes))
+            Body::Flow(Flow::new(with_lease(run_on(&shared.compute, chunks), lease), self.flow.flushes))
         };
         let mut answer = self.head.answer(StatusCode::OK, info.content_type, body);
         self.head.result(&mut answer, info.name, &tag);

@@ -77,6 +77,11 @@ impl Upload {
         Ok(())
     }
 
+    /// What of a plain body is in memory already.
+    pub fn taken_in(&self) -> &[u8] {
+        &self.pushed_back
+    }
+
     /// Gives `bytes` again, before the rest.
     pub fn push_back(&mut self, bytes: Bytes) {
         self.pushed_back = bytes;
