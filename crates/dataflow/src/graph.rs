@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use weir_base::{Clock, Code, Reservation};
-use weir_plan::{Element, Epoch, NodeId, QueryCounters, Rows, Source, StreamError};
+use weir_plan::{Element, Epoch, LateRows, NodeId, QueryCounters, Rows, Source, StreamError};
 
 /// Where a node's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub(crate) struct Leaf {
     /// It has brought this barrier; not polled until the barrier has left at the top.
     pub blocked: Option<Epoch>,
     judge: Option<Judge>,
+    /// Somebody above counts by the clock: rows come behind a tick that says what time it is.
+    pub timed: bool,
     target: Target,
     counters: Arc<QueryCounters>,
 }
@@ -90,7 +92,7 @@ impl Leaf {
         target: Target,
         counters: Arc<QueryCounters>,
     ) -> Self {
-        Leaf { id, source: Some(source), blocked: None, judge, target, counters }
+        Leaf { id, source: Some(source), blocked: None, judge, timed: false, target, counters }
     }
 }
 
@@ -107,6 +109,8 @@ pub(crate) struct Graph {
     ticked_us: i64,
     /// What has left at the top and waits for the sink: at most what one element became.
     pub results: VecDeque<Element>,
+    /// Rows left out as late that the sink is to be told of: at most what one element held.
+    pub late: VecDeque<LateRows>,
     /// Whether barriers make operators write their state down.
     pub keep_snapshots: bool,
     partial: Vec<(NodeId, StateReader)>,
@@ -125,6 +129,7 @@ impl Graph {
             held,
             ticked_us: i64::MIN,
             results: VecDeque::new(),
+            late: VecDeque::new(),
             keep_snapshots: false,
             partial: Vec::new(),
             snapshots: Vec::new(),
@@ -187,6 +192,10 @@ impl Graph {
 
     /// Takes one element of a source all the way up.
     pub fn feed(&mut self, leaf: usize, mut element: Element) -> Result<(), StreamError> {
+        if self.leaves[leaf].timed && matches!(element, Element::Rows(_)) {
+            let now_us = self.clock.now_us();
+            self.send(self.leaves[leaf].target, Element::Tick(now_us))?;
+        }
         let l = &mut self.leaves[leaf];
         if let (Element::Rows(rows), Some(judge)) = (&element, &mut l.judge)
             && rows.batch.num_rows() > 0
@@ -388,6 +397,7 @@ impl Graph {
         }
         outcome?;
         self.account(index, before.state_bytes)?;
+        self.late.extend(out.late);
         let target = self.nodes[index].target;
         for element in out.elements {
             self.send(target, element)?;

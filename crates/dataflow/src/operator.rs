@@ -3,7 +3,7 @@
 use crate::state::{StateReader, StateWriter};
 use datafusion_common::DataFusionError;
 use weir_base::Code;
-use weir_plan::{Element, Rows, StreamError, WatermarkTime};
+use weir_plan::{Element, LateRows, Rows, StreamError, WatermarkTime};
 
 /// Which input of an operator an element came from, from 0 in the order of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -147,6 +147,7 @@ pub trait Operator: Send {
 pub struct Output {
     pub(crate) elements: Vec<Element>,
     pub(crate) rows: u64,
+    pub(crate) late: Vec<LateRows>,
 }
 
 impl Output {
@@ -161,6 +162,11 @@ impl Output {
 
     pub fn watermark(&mut self, at: WatermarkTime) {
         self.elements.push(Element::Watermark(at));
+    }
+
+    /// Tells of rows that are left out as late.
+    pub fn late(&mut self, rows: LateRows) {
+        self.late.push(rows);
     }
 
     pub fn push(&mut self, element: Element) {

@@ -7,7 +7,8 @@ use crate::ingest::{StreamWriter, rows_of_values};
 use crate::insert_select::insert_select;
 use crate::outcome::{Done, InsertHandle, InsertWriter, Outcome, QueryHandle};
 use crate::query::{
-    Event, QueryAbout, QueryEntry, QueryRecord, SELECT, StreamingQuery, start_bounded, start_streaming,
+    Event, LateWriter, QueryAbout, QueryEntry, QueryRecord, SELECT, StreamingQuery, late_target,
+    start_bounded, start_streaming,
 };
 use crate::scope::EngineScope;
 use crate::session::{QueryMode, Session};
@@ -227,7 +228,12 @@ pub(crate) async fn run_streaming(
     scope: Arc<EngineScope>,
 ) -> Result<StreamingQuery> {
     let replay_order = bound.replay_order;
-    let plan = stream::lower(bound, state)?;
+    let late = late_target(cx)?;
+    let columns = late.iter().flat_map(|t| &t.columns).map(|(name, _)| name.clone()).collect();
+    let plan = stream::lower(BoundQuery { late_columns: columns, ..bound }, state)?;
+    if let Some(target) = late {
+        entry.keep_late(LateWriter::new(cx, target, &plan, &entry)?);
+    }
     let task = Arc::new(TaskContext::from(state));
     let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
     let sources = StreamSources::new(scope, replay_order, task, memory, progress).telling(cx.record.clone());
@@ -277,6 +283,13 @@ pub(crate) struct Target {
     open: Arc<OpenStream>,
     pub columns: Vec<(String, Type)>,
     pub schema: SchemaRef,
+}
+
+impl Target {
+    /// Every column an insert may name.
+    pub fn insertable(&self) -> Vec<String> {
+        self.open.ingest.insertable().map(|c| c.name.clone()).collect()
+    }
 }
 
 pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Result<Target> {
@@ -352,7 +365,7 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
     // Data that comes by name may name every column; data by position gives the declared ones.
     let mut target = target(cx, &name, columns)?;
     if columns.is_none() && names_columns(&format) {
-        let all: Vec<String> = target.open.ingest.insertable().map(|c| c.name.clone()).collect();
+        let all = target.insertable();
         target = self::target(cx, &name, Some(&all))?;
     }
     let entry = cx.register(false)?;

@@ -5,7 +5,7 @@ use crate::outcome::Outcome;
 use crate::system::Columns;
 use datafusion::physical_plan::displayable;
 use weir_base::{Result, err};
-use weir_plan::{StreamNode, StreamPlan};
+use weir_plan::{StreamNode, StreamPlan, WindowTime};
 use weir_sql::ast::{ExplainKind, InsertSource, Statement as Ast};
 use weir_sql::bind::errors::from_datafusion;
 use weir_sql::stream;
@@ -75,7 +75,15 @@ fn node_text(node: &StreamNode, depth: usize, out: &mut String) {
             exprs.iter().map(|p| format!("{} AS {}", p.expr, p.name)).collect::<Vec<_>>().join(", ")
         }
         StreamNode::Union { inputs, .. } => format!("{} inputs", inputs.len()),
-        StreamNode::Window { spec, time, .. } => format!("{spec} over {time}"),
+        StreamNode::Window { spec, time, session, .. } => {
+            let time = match time {
+                WindowTime::Event(time) => time.to_string(),
+                WindowTime::Processing => "the clock".to_owned(),
+            };
+            let keys = session.as_ref().map(|s| s.keys.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let by = keys.map_or_else(String::new, |keys| format!(", by [{}]", keys.join(", ")));
+            format!("{spec} over {time}{by}")
+        }
         StreamNode::Aggregate { keys, aggregates, emit, .. } => {
             let keys: Vec<&str> = keys.iter().map(|k| k.name.as_str()).collect();
             let aggregates: Vec<String> = aggregates.iter().map(ToString::to_string).collect();

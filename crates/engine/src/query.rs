@@ -13,6 +13,7 @@
 mod bounded;
 mod buffer;
 mod history;
+mod late;
 mod memory;
 mod registry;
 mod state;
@@ -22,6 +23,8 @@ mod tests;
 
 pub use bounded::start_bounded;
 pub use history::{FinishedQuery, HistoryBounds, QueryAbout, QueryHistory, QueryRecord, QueryWarning};
+pub use late::{LateLog, LateRow};
+pub(crate) use late::{LateWriter, late_target};
 pub use memory::BudgetPool;
 pub(crate) use registry::SELECT;
 pub use registry::{QueryEntry, QueryInfo, QueryRegistry, QuerySpec};

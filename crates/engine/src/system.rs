@@ -42,6 +42,7 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("databases", catalog::databases),
     ("formats", fixed::formats),
     ("functions", fixed::functions),
+    ("late_rows", running::late_rows),
     ("log_segments", storage::log_segments),
     ("metrics", running::metrics),
     ("one", fixed::one),

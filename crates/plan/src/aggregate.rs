@@ -2,6 +2,7 @@
 //!
 //! Not here: state, hashing, time.
 
+use crate::window::{WindowBound, WindowKind, WindowSpec};
 use arrow_schema::FieldRef;
 use datafusion_physical_expr::PhysicalExpr;
 use std::fmt;
@@ -85,6 +86,17 @@ pub struct WindowKeys {
     /// Positions among the keys.
     pub start: usize,
     pub end: usize,
+    pub spec: WindowSpec,
+    /// The bound that a window above goes by: the watermark is passed on as far as it allows. `None` =
+    /// nobody above asks for it.
+    pub passes: Option<WindowBound>,
+}
+
+impl WindowKeys {
+    /// Rows come only when their window has closed: all that has come leaves at the next watermark.
+    pub fn closed_below(&self) -> bool {
+        matches!(self.spec.kind, WindowKind::Session(_))
+    }
 }
 
 /// When results leave. Times are processing time in microseconds.

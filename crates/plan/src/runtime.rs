@@ -1,6 +1,6 @@
 //! Contracts between whoever starts a streaming query, whoever runs it, and the two ends.
 
-use crate::{Element, NodeId, SourceSpec, StreamPlan};
+use crate::{Element, LateRows, NodeId, SourceSpec, StreamPlan};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use weir_base::{Clock, Code, MemoryBudget, SeqNo};
@@ -37,6 +37,11 @@ pub trait SourceFactory: Send + Sync {
 #[async_trait::async_trait]
 pub trait Sink: Send {
     async fn send(&mut self, element: Element) -> Result<(), StreamError>;
+
+    /// Rows that were left out as late. Told beside the results, each once.
+    async fn late(&mut self, _rows: LateRows) -> Result<(), StreamError> {
+        Ok(())
+    }
 }
 
 /// Numbers of one operator while it runs.

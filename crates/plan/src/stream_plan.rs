@@ -77,9 +77,49 @@ pub struct WatermarkSpec {
     pub idle_timeout_us: i64,
     /// Rows further ahead of their append time do not move the watermark (nanoseconds; 0 = off).
     pub future_max_ns: i64,
+    /// What a silence of the whole source does.
+    pub timeout: Option<Timeout>,
     /// Positions among the source's columns.
     pub shard: usize,
     pub append_time: usize,
+}
+
+/// No row for so long (append time) closes every window that rows lie in, save those too far in the
+/// future.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    pub after_us: i64,
+    pub window: WindowSpec,
+}
+
+/// Which time of a row its windows go by.
+#[derive(Debug, Clone)]
+pub enum WindowTime {
+    /// A timestamp over the input.
+    Event(Arc<dyn PhysicalExpr>),
+    /// The time at which the row is processed, and the watermark is the clock.
+    Processing,
+}
+
+/// Where in a window's input stands what says whether a row is late, and what is told of one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    pub watermark: usize,
+    pub shard: usize,
+    pub sn: usize,
+    /// Columns kept of late rows, with the names they are kept under.
+    pub kept: Vec<(String, usize)>,
+}
+
+/// How rows fall to sessions.
+#[derive(Debug, Clone)]
+pub struct SessionKeys {
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether a row starts a session, and whether it ends one.
+    pub conditions: Option<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
+    /// Positions in the input: rows of one time are taken by shard and sequence number.
+    pub shard: usize,
+    pub sn: usize,
 }
 
 impl SourceSpec {
@@ -139,14 +179,16 @@ pub enum StreamNode {
         fetch: Option<u64>,
         input: Box<StreamNode>,
     },
-    /// Gives every row once for each window it lies in and is not late for.
+    /// Gives every row once for each window it lies in and is not late for; of a session when it has
+    /// closed.
     Window {
         id: NodeId,
         spec: WindowSpec,
-        /// The event time, a timestamp.
-        time: Arc<dyn PhysicalExpr>,
-        /// Position of the judging watermark in the input.
-        watermark: usize,
+        time: WindowTime,
+        /// `None` = no row is late.
+        judged: Option<Judged>,
+        /// Of session windows.
+        session: Option<SessionKeys>,
         /// Where start and end are put among the columns.
         at: usize,
         schema: SchemaRef,
@@ -238,6 +280,7 @@ impl StreamNode {
             StreamNode::Project { .. } => "Project",
             StreamNode::Union { .. } => "Union",
             StreamNode::Limit { .. } => "Limit",
+            StreamNode::Window { session: Some(_), .. } => "Session",
             StreamNode::Window { .. } => "Window",
             StreamNode::Aggregate { window: Some(_), .. } => "WindowAggregate",
             StreamNode::Aggregate { .. } => "Aggregate",

@@ -6,6 +6,9 @@
 //! batch, tick -> what changed, or everything, as the emit policy says
 //! ```
 //!
+//! Rows of sessions come when these have closed: they lie in one table with the window among its
+//! keys, and all of it leaves at the next watermark.
+//!
 //! While history is read nothing but closed windows leaves; at its end there is one emission.
 //!
 //! Not here: late rows (none come here), state in memory (`state`), aggregates (`agg`).
@@ -115,13 +118,13 @@ impl Aggregate {
             }
         };
         let is_bound = |at: usize| spec.window.is_some_and(|w| at == w.start || at == w.end);
-        let keys: Vec<_> = spec
-            .keys
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !is_bound(*i))
-            .map(|(_, k)| k.expr.clone())
-            .collect();
+        let closed = window.as_ref().filter(|w| w.keys.closed_below());
+        let bounds = closed.map(|w| [w.end.clone(), w.start.clone()]);
+        let others = spec.keys.iter().enumerate().filter(|(i, _)| !is_bound(*i));
+        let keys: Vec<_> = bounds.into_iter().flatten().chain(others.map(|(_, k)| k.expr.clone())).collect();
+        if closed.is_some() && spec.emit != EmitSpec::WINDOW {
+            return Err(plan("rows of sessions leave when they close".into()));
+        }
         let types = keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>().map_err(eval)?;
         let shapes = spec
             .aggregates
@@ -301,9 +304,15 @@ impl Operator for Aggregate {
         Ok(())
     }
 
-    /// Closes windows. The watermark ends here: rows of open windows are yet to leave.
+    /// Closes windows. Above, time has come as far as no row of an open window can be earlier; where
+    /// nobody goes by it the watermark ends here.
     fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
-        if self.core.window.is_some() { self.emit(What::Closed(at.0), None, out) } else { Ok(()) }
+        let Some(window) = &self.core.window else { return Ok(()) };
+        let keys = window.keys;
+        let passed =
+            keys.passes.map(|bound| Element::Watermark(WatermarkTime(keys.spec.passed_on(at.0, bound))));
+        let up_to = if keys.closed_below() { i64::MAX } else { at.0 };
+        self.emit(What::Closed(up_to), passed, out)
     }
 
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {

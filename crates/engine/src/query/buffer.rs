@@ -3,13 +3,15 @@
 //! A full queue makes the query wait, and with it its cursor in the log. A batch larger than
 //! the whole limit goes through alone.
 
+use super::late::LateWriter;
+use super::registry::QueryRegistry;
 use crate::Progress;
 use arrow::array::RecordBatch;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use weir_base::Code;
-use weir_plan::{Element, Sink, StreamError};
+use weir_plan::{Element, LateRows, Sink, StreamError};
 
 /// Batches in the queue, whatever their size.
 const BATCHES_MAX: usize = 1_024;
@@ -23,12 +25,24 @@ pub(super) struct BufferSink {
     room: Arc<Semaphore>,
     permits: u32,
     progress: Arc<Progress>,
+    late: Late,
 }
 
-pub(super) fn buffer(bytes_max: u64, progress: Arc<Progress>) -> (BufferSink, mpsc::Receiver<Item>) {
+/// Where late rows of the query are noted.
+pub(super) struct Late {
+    pub query_id: Arc<str>,
+    pub registry: Weak<QueryRegistry>,
+    pub writer: Option<LateWriter>,
+}
+
+pub(super) fn buffer(
+    bytes_max: u64,
+    progress: Arc<Progress>,
+    late: Late,
+) -> (BufferSink, mpsc::Receiver<Item>) {
     let permits = (bytes_max / PERMIT_BYTES).clamp(1, 1 << 30) as u32;
     let (to, from) = mpsc::channel(BATCHES_MAX);
-    (BufferSink { to, room: Arc::new(Semaphore::new(permits as usize)), permits, progress }, from)
+    (BufferSink { to, room: Arc::new(Semaphore::new(permits as usize)), permits, progress, late }, from)
 }
 
 /// Bytes that are this batch's own: a slice counts for its rows only.
@@ -53,5 +67,18 @@ impl Sink for BufferSink {
         self.to.send((rows.batch, room)).await.map_err(|_| gone())?;
         self.progress.result_rows.fetch_add(n, Ordering::Relaxed);
         Ok(())
+    }
+
+    async fn late(&mut self, rows: LateRows) -> Result<(), StreamError> {
+        if let Some(registry) = self.late.registry.upgrade() {
+            registry.late.add(&self.late.query_id, &rows);
+        }
+        match &mut self.late.writer {
+            None => Ok(()),
+            Some(writer) => writer.write(&rows.kept).await.map_err(|e| StreamError {
+                code: e.code,
+                message: format!("late_rows_stream: {}", e.message),
+            }),
+        }
     }
 }

@@ -5,6 +5,7 @@
 //! - an entry is there from `register` until its last holder is gone.
 
 use super::history::QueryRecord;
+use super::late::{LateLog, LateWriter};
 use super::state::{Event, Finish, State};
 use crate::Progress;
 use crate::source::QuerySources;
@@ -79,6 +80,8 @@ pub struct QueryEntry {
     streaming: Mutex<Option<Streaming>>,
     /// Of `INSERT … SELECT`: how many of the rows that have left are durable in the target.
     written: Mutex<Option<watch::Receiver<u64>>>,
+    /// Takes late rows, from before the start on.
+    late: Mutex<Option<LateWriter>>,
     clock: Arc<dyn Clock>,
     started_us: i64,
     started: Duration,
@@ -107,6 +110,7 @@ pub struct QueryRegistry {
     clock: Arc<dyn Clock>,
     /// An entry is no longer there.
     gone: Notify,
+    pub late: LateLog,
 }
 
 impl QueryRegistry {
@@ -114,7 +118,14 @@ impl QueryRegistry {
     pub fn new(concurrent_max: usize, memory: Arc<MemoryBudget>, clock: Arc<dyn Clock>) -> Arc<Self> {
         let concurrent_max = AtomicUsize::new(concurrent_max);
         let gone = Notify::new();
-        Arc::new(QueryRegistry { entries: Mutex::default(), concurrent_max, memory, clock, gone })
+        Arc::new(QueryRegistry {
+            entries: Mutex::default(),
+            concurrent_max,
+            memory,
+            clock,
+            gone,
+            late: LateLog::default(),
+        })
     }
 
     pub fn set_concurrent_max(&self, max: usize) {
@@ -145,6 +156,7 @@ impl QueryRegistry {
             state: Mutex::new(State::Planned),
             streaming: Mutex::new(None),
             written: Mutex::new(None),
+            late: Mutex::new(None),
             started_us: self.clock.now_us(),
             started: self.clock.monotonic(),
             clock: self.clock.clone(),
@@ -309,6 +321,18 @@ impl QueryEntry {
         let (to, from) = watch::channel(0);
         *self.written.lock() = Some(from);
         to
+    }
+
+    pub(crate) fn keep_late(&self, writer: LateWriter) {
+        *self.late.lock() = Some(writer);
+    }
+
+    pub(super) fn late_writer(&self) -> Option<LateWriter> {
+        self.late.lock().take()
+    }
+
+    pub(super) fn registry(&self) -> Weak<QueryRegistry> {
+        self.registry.clone()
     }
 
     /// For the record of what became of it.

@@ -1,6 +1,6 @@
 //! Runs an unbounded plan and hands out its rows.
 
-use super::buffer::buffer;
+use super::buffer::{Late, buffer};
 use super::registry::QueryEntry;
 use super::state::{Event, Finish};
 use crate::source::StreamSources;
@@ -31,7 +31,12 @@ pub async fn start_streaming(
     clock: Arc<dyn Clock>,
 ) -> Result<StreamingQuery> {
     entry.on(Event::Start);
-    let (sink, from) = buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone());
+    let late = Late {
+        query_id: entry.spec.query_id.as_str().into(),
+        registry: entry.registry(),
+        writer: entry.late_writer(),
+    };
+    let (sink, from) = buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone(), late);
     let (warnings, positions) = (sources.warnings(), sources.sources());
     let factory: Arc<dyn SourceFactory> = Arc::new(sources);
     let started = tokio::select! {

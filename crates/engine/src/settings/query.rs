@@ -18,6 +18,7 @@ pub struct QuerySettings {
     pub replay_order: ReplayOrder,
     pub replay_order_text: String,
     pub lateness: weir_sql::bind::Lateness,
+    pub late_rows_stream: Option<String>,
     /// At least 1.
     pub threads_max: usize,
     /// 0 = the server's limit.
@@ -100,6 +101,7 @@ impl QuerySettings {
                 idle_timeout_us: at.number("watermark_idle_timeout_ms").min(1 << 40) as i64 * 1_000,
                 future_max_ns: at.number("event_time_future_max_ms").min(1 << 40) as i64 * 1_000_000,
             },
+            late_rows_stream: Some(at.text("late_rows_stream")).filter(|s| !s.is_empty()).map(str::to_owned),
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),
                 n => n.min(256) as usize,

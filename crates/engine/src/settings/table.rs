@@ -97,6 +97,7 @@ pub const SETTINGS: &[Setting] = &[
         "input that is not UTF-8 is refused, or replaced by U+FFFD",
     ),
     q("join_use_nulls", Bool, "0", "a join without match gives NULL, not the type's default"),
+    q("late_rows_stream", Text, "", "a stream that takes rows that come too late for their windows"),
     q("log_queries", Bool, "1", "remember the statement in system.query_log once it has ended"),
     q("max_block_size", UInt, "8192", "rows a batch of a bounded query has at most"),
     server("max_concurrent_queries", UInt, "1000", "queries that may run at once; more get error 202"),

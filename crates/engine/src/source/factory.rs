@@ -117,8 +117,10 @@ impl StreamSources {
             }
             _ => (Phase::Arrival, ends),
         };
-        let judged = spec.watermark.as_ref().filter(|_| shards.len() > 1);
-        let ordered = judged.map(|w| LogOrder::new(w.idle_timeout_us));
+        // A shard alone is in order and never held back; only a timeout asks how time passes.
+        let judged = spec.watermark.as_ref().filter(|w| shards.len() > 1 || w.timeout.is_some());
+        let ordered = judged
+            .map(|w| LogOrder::new(w.idle_timeout_us.max(w.timeout.map_or(0, |timeout| timeout.after_us))));
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))

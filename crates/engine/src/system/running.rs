@@ -91,6 +91,17 @@ pub(super) fn query_warnings(cx: &Context) -> Result<Columns> {
         .text("warning", all.iter().map(|w| &w.warning)))
 }
 
+/// Rows that windows left out, the newest of each query last.
+pub(super) fn late_rows(cx: &Context) -> Result<Columns> {
+    let all = cx.shared.queries.late.all();
+    Ok(Columns::default()
+        .text("query_id", all.iter().map(|r| &r.query_id))
+        .int("shard", all.iter().map(|r| i64::from(r.shard)))
+        .int("sn", all.iter().map(|r| r.sn))
+        .time_ms("event_time", all.iter().map(|r| r.event_time_ns.div_euclid(1_000_000)))
+        .time_ms("watermark", all.iter().map(|r| r.watermark_ns.div_euclid(1_000_000))))
+}
+
 pub(super) fn metrics(cx: &Context) -> Result<Columns> {
     let all = cx.shared.metrics.all();
     Ok(Columns::default()

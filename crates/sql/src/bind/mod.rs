@@ -20,6 +20,7 @@ mod infer;
 mod scope;
 mod seek;
 mod select;
+mod session;
 mod shape;
 mod spell;
 mod widths;
@@ -37,7 +38,7 @@ pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
 pub(crate) use seek::from_predicate;
-pub(crate) use window_table::{WindowTable, bound_of};
+pub(crate) use window_table::{WindowTable, bound_of, bound_of_result};
 
 use crate::parse::emit::{Emit, emit as parse_emit};
 use crate::parse::reserved;
@@ -49,6 +50,8 @@ use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::optimizer::{Optimizer, OptimizerRule};
+use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use sqlparser::ast::{Expr as Ast, Query};
@@ -108,6 +111,8 @@ pub struct BoundQuery {
     /// The EMIT clause of the outermost level.
     pub emit: Option<Emit>,
     pub lateness: Lateness,
+    /// Columns of sources to be kept of rows that are late, where a source has them.
+    pub late_columns: Vec<String>,
 }
 
 /// Binds a query.
@@ -136,7 +141,15 @@ pub fn bind_query(
     }
     let (mut plan, mut schema) =
         typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
+    plan = session::claim(plan)?;
     if !unbounded {
+        if session::occurs(&plan) {
+            // As over a stream: conditions come before sessions are cut.
+            let rule: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(PushDownFilter::new());
+            plan = Optimizer::with_rules(vec![rule])
+                .optimize(plan, state, |_, _| {})
+                .map_err(errors::from_datafusion)?;
+        }
         plan = without_windows(plan).map_err(errors::from_datafusion)?;
     }
     if emit.is_some_and(|e| e.changelog) {
@@ -144,7 +157,16 @@ pub fn bind_query(
         fields.push(Arc::new(Type::Int8.field(weir_plan::WEIGHT_COLUMN)));
         schema = Arc::new(Schema::new(fields));
     }
-    Ok(BoundQuery { plan, schema, unbounded, seek_to, replay_order, emit, lateness: options.lateness })
+    Ok(BoundQuery {
+        plan,
+        schema,
+        unbounded,
+        seek_to,
+        replay_order,
+        emit,
+        lateness: options.lateness,
+        late_columns: Vec::new(),
+    })
 }
 
 /// Window functions of FROM as projections.

@@ -12,7 +12,8 @@ use datafusion::physical_expr::expressions::Column;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, RowOrder, StreamNode, WindowKeys,
+    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, RowOrder, StreamNode, WindowBound,
+    WindowKeys, WindowKind,
 };
 
 fn unaliased(mut e: &Expr) -> &Expr {
@@ -23,9 +24,18 @@ fn unaliased(mut e: &Expr) -> &Expr {
 }
 
 /// Whether rows below come from a window that is not aggregated yet.
-fn windowed(plan: &LogicalPlan) -> bool {
+pub(super) fn windowed(plan: &LogicalPlan) -> bool {
     WindowTable::of(plan).is_some()
         || !matches!(plan, LogicalPlan::Aggregate(_)) && plan.inputs().into_iter().any(windowed)
+}
+
+/// The window whose rows come here.
+fn window_below(plan: &LogicalPlan) -> Option<&WindowTable> {
+    match WindowTable::of(plan) {
+        Some(window) => Some(window),
+        None if matches!(plan, LogicalPlan::Aggregate(_)) => None,
+        None => plan.inputs().into_iter().find_map(window_below),
+    }
 }
 
 /// Whether an aggregation lies below.
@@ -59,6 +69,22 @@ impl Lowering<'_> {
             ));
         }
         let emit = self.policy(over_window)?;
+        let spec = window_below(&a.input).map(|w| w.spec);
+        let passes = self.passes.take();
+        if let Some(spec) = spec.filter(|s| matches!(s.kind, WindowKind::Session(_))) {
+            if emit != EmitSpec::WINDOW {
+                return Err(err!(
+                    NotImplemented,
+                    "rows of session windows leave when the session has closed; EMIT AFTER WINDOW CLOSE [WITH DELAY] is all they have"
+                ));
+            }
+            if passes == Some(WindowBound::Start) {
+                return Err(err!(
+                    NotImplemented,
+                    "a window over session windows ({spec}) goes by window_end: their starts are open as long as they are"
+                ));
+            }
+        }
         let whole = std::mem::take(&mut self.whole);
         let schema = a.input.schema();
         let functions = a
@@ -108,7 +134,9 @@ impl Lowering<'_> {
                 Ok(keys.len() - 1)
             };
             let start = place(false, Hidden::WindowStart)?;
-            Some(WindowKeys { start, end: place(true, Hidden::WindowEnd)? })
+            let end = place(true, Hidden::WindowEnd)?;
+            let spec = spec.ok_or_else(|| err!(LogicalError, "a window lost its shape"))?;
+            Some(WindowKeys { start, end, spec, passes })
         } else {
             None
         };

@@ -43,6 +43,7 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     let plan =
         Optimizer::with_rules(rules).optimize(bound.plan, state, |_, _| {}).map_err(from_datafusion)?;
     let mut lowering = node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness);
+    lowering.late_columns = bound.late_columns;
     let root = lowering.root(&plan, bound.schema)?;
     Ok(StreamPlan { root, replay_order: bound.replay_order })
 }
