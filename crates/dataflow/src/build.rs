@@ -5,10 +5,12 @@ use crate::op::aggregate::{Aggregate, Panes, Spec};
 use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
+use crate::op::lives::Lives;
 use crate::op::project::Project;
 use crate::op::session::Session;
 use crate::op::sort::Sort;
 use crate::op::union::Union;
+use crate::op::version::Version;
 use crate::op::window::Window;
 use crate::operator::{InputId, OpError, Operator};
 use crate::resources::Resources;
@@ -16,7 +18,6 @@ use crate::state::StateReader;
 use crate::watermark::Judge;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use weir_base::{Clock, MemoryBudget};
 use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, StreamNode, StreamPlan, WindowTime};
 
@@ -60,6 +61,12 @@ fn operator(
                 schema: schema.clone(),
             };
             Box::new(Aggregate::new(spec, &input.schema(), resources.clone())?)
+        }
+        StreamNode::Lives { spec, keys, schema, input, .. } => {
+            Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema())?)
+        }
+        StreamNode::EmitVersion { at, each_row, schema, .. } => {
+            Box::new(Version::new(*at, *each_row, schema.clone()))
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),
@@ -114,7 +121,6 @@ fn add(
 ) -> Result<(), OpError> {
     let timed = timed || matches!(node, StreamNode::Window { time: WindowTime::Processing, .. });
     let counters = Arc::new(QueryCounters::default());
-    counters.watermark.store(i64::MIN, Ordering::Relaxed);
     match operator(node, panes, resources)? {
         None => {
             let source = sources.remove(&node.id()).ok_or_else(|| OpError::Plan {

@@ -64,6 +64,8 @@ impl From<OpError> for StreamError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     pub late_rows: u64,
+    /// Rows left out because of an emit policy.
+    pub skipped_rows: u64,
     pub keys: u64,
     /// Accounted against the query's memory.
     pub state_bytes: u64,
@@ -84,6 +86,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Every later row was appended after this, microseconds since the epoch.
+    fn frontier(&mut self, append_us: i64, out: &mut Output) -> Result<(), OpError> {
+        out.push(Element::Frontier(append_us));
+        Ok(())
+    }
+
     /// Processing time, microseconds since the epoch.
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
         out.push(Element::Tick(now_us));
@@ -98,6 +106,11 @@ pub trait Operator: Send {
 
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+
+    /// The event time (nanoseconds) at which something held leaves, once the watermark is there.
+    fn waits_for(&self) -> Option<i64> {
+        None
     }
 
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {

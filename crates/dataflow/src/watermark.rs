@@ -29,7 +29,7 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use weir_plan::{ReplayOrder, SourceSpec, WatermarkSpec, WatermarkTime};
+use weir_plan::{ReplayOrder, ShardProgress, SourceSpec, WatermarkSpec, WatermarkTime};
 
 const NAME: &str = "Source";
 /// Before any row.
@@ -279,6 +279,16 @@ impl Judge {
         if std::mem::take(&mut self.unordered) {
             self.merge();
         }
+    }
+
+    /// How far each shard has come, for who asks what holds the watermark back.
+    pub fn shards(&self) -> impl Iterator<Item = ShardProgress> {
+        self.shards.iter().map(|(shard, s)| ShardProgress {
+            shard: *shard,
+            watermark: s.watermark,
+            last_append_us: s.last_append,
+            idle: s.idle,
+        })
     }
 
     /// The query's watermark, if it rose since it was last told.

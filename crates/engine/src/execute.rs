@@ -98,6 +98,7 @@ pub(crate) async fn statement(
     let done = match statement {
         Ast::Query(query) => return select(&cx, &query).await,
         Ast::Explain { kind, statement } => return explain::explain(&cx, kind, *statement).await,
+        Ast::ExplainWhy { query_id } => return explain::explain_why(&cx, &query_id),
         Ast::Insert(insert) => return insert_into(&cx, insert).await,
         Ast::Show(show) => return ddl::show(&cx, show),
         Ast::Describe(DescribeTarget::Relation(name)) => return ddl::describe_relation(&cx, &name),
@@ -137,7 +138,7 @@ pub(crate) async fn statement(
 fn kind_of(statement: &Ast) -> &'static str {
     match statement {
         Ast::Query(_) => SELECT,
-        Ast::Explain { .. } => "Explain",
+        Ast::Explain { .. } | Ast::ExplainWhy { .. } => "Explain",
         Ast::Insert(_) => "Insert",
         Ast::Show(_) => "Show",
         Ast::Describe(_) => "Describe",
@@ -158,6 +159,7 @@ fn changes_something(statement: &Ast) -> bool {
     match statement {
         Ast::Query(_)
         | Ast::Explain { .. }
+        | Ast::ExplainWhy { .. }
         | Ast::Show(_)
         | Ast::Describe(_)
         | Ast::Exists { .. }

@@ -50,6 +50,7 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("processes", running::processes),
     ("queries", running::processes),
     ("query_log", running::query_log),
+    ("query_operators", running::query_operators),
     ("query_warnings", running::query_warnings),
     ("settings", fixed::settings),
     ("stream_settings", fixed::stream_settings),

@@ -15,9 +15,9 @@ pub mod session;
 pub mod stream_plan;
 pub mod window;
 
-pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, RowOrder, WindowKeys};
+pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, RowOrder, WindowKeys};
 pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
-pub use runtime::{QueryCounters, Running, Runtime, Sink, Source, SourceFactory, StreamError};
+pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError};
 pub use session::{Brackets, OpenSession, Place, SessionSpec};
 pub use stream_plan::{
     Judged, NodeId, Projection, ReplayOrder, ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition,

@@ -1,6 +1,6 @@
 //! The plan: a tree of plain data.
 
-use crate::aggregate::{AggregateSpec, EmitSpec, RowOrder, WindowKeys};
+use crate::aggregate::{AggregateSpec, EmitSpec, LifeSpec, RowOrder, WindowKeys};
 use crate::window::WindowSpec;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
@@ -75,6 +75,9 @@ pub struct WatermarkSpec {
     pub delay_ns: i64,
     /// A shard without a row for so long (append time, microseconds) holds nobody back.
     pub idle_timeout_us: i64,
+    /// Somebody above counts silences of the stream up to so long (append time, microseconds): the
+    /// source says how append time passes. 0 = nobody does.
+    pub silence_us: i64,
     /// Rows further ahead of their append time do not move the watermark (nanoseconds; 0 = off).
     pub future_max_ns: i64,
     /// What a silence of the whole source does.
@@ -208,6 +211,25 @@ pub enum StreamNode {
         schema: SchemaRef,
         input: Box<StreamNode>,
     },
+    /// Holds rows until the life of their key has ended, then gives all of it in one batch, with its
+    /// number as one more column at the end.
+    Lives {
+        id: NodeId,
+        spec: LifeSpec,
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Says of each row which emission of the aggregation below it belongs to, from 0.
+    EmitVersion {
+        id: NodeId,
+        /// Where the number is put among the columns.
+        at: usize,
+        /// Every row is an emission.
+        each_row: bool,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
     /// Shows the weight of each row as its last column.
     Delta {
         id: NodeId,
@@ -232,6 +254,8 @@ impl StreamNode {
             | StreamNode::Limit { id, .. }
             | StreamNode::Window { id, .. }
             | StreamNode::Aggregate { id, .. }
+            | StreamNode::EmitVersion { id, .. }
+            | StreamNode::Lives { id, .. }
             | StreamNode::Delta { id, .. }
             | StreamNode::Sort { id, .. } => *id,
         }
@@ -244,6 +268,8 @@ impl StreamNode {
             | StreamNode::Union { schema, .. }
             | StreamNode::Window { schema, .. }
             | StreamNode::Aggregate { schema, .. }
+            | StreamNode::EmitVersion { schema, .. }
+            | StreamNode::Lives { schema, .. }
             | StreamNode::Delta { schema, .. } => schema.clone(),
             StreamNode::Filter { input, .. }
             | StreamNode::Limit { input, .. }
@@ -258,6 +284,8 @@ impl StreamNode {
             | StreamNode::Project { input, .. }
             | StreamNode::Window { input, .. }
             | StreamNode::Aggregate { input, .. }
+            | StreamNode::EmitVersion { input, .. }
+            | StreamNode::Lives { input, .. }
             | StreamNode::Sort { input, .. }
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
@@ -284,6 +312,8 @@ impl StreamNode {
             StreamNode::Window { .. } => "Window",
             StreamNode::Aggregate { window: Some(_), .. } => "WindowAggregate",
             StreamNode::Aggregate { .. } => "Aggregate",
+            StreamNode::EmitVersion { .. } => "EmitVersion",
+            StreamNode::Lives { .. } => "Lives",
             StreamNode::Sort { .. } => "Sort",
             StreamNode::Delta { .. } => "Delta",
         }

@@ -19,6 +19,7 @@ mod leaving;
 mod merged;
 mod panes;
 mod part;
+mod per_event;
 mod table;
 
 use self::core::{Core, Window};
@@ -272,15 +273,21 @@ impl Operator for Aggregate {
             self.deal(bounds, rows, n, work.keys.hashes(), &mut jobs)?;
         }
         let core = self.core.clone();
+        let each_row = self.core.emit.policy == EmitPolicy::PerEvent && !self.muted;
         let run = move |mut job: Job| {
             let picked = job.rows.as_deref().map_or(Picked::all(n), Picked::Listed);
-            let updated = core.update(job.bounds, &mut job.part, &work, picked);
-            (job, updated)
+            let told = if each_row {
+                core.per_event(job.bounds, &mut job.part, &work, picked).map(Some)
+            } else {
+                core.update(job.bounds, &mut job.part, &work, picked).map(|()| None)
+            };
+            (job, told)
         };
         let shared = n >= ROWS_TO_SHARE && jobs.iter().any(|j| j.at > 0);
         let done: Vec<_> =
             if shared { self.resources.workers.run(jobs, run) } else { jobs.into_iter().map(run).collect() };
         let (mut all, mut last) = (Ok(()), None);
+        let mut told = Vec::new();
         for (job, updated) in done {
             // Parts of a window lie one behind the other, in their order.
             if last.is_some_and(|bounds| bounds != job.bounds) {
@@ -288,15 +295,25 @@ impl Operator for Aggregate {
             }
             last = Some(job.bounds);
             self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts.push(job.part);
-            all = all.and(updated);
+            match updated {
+                Ok(results) => told.extend(results.map(|r| (job.rows, r))),
+                Err(e) => all = all.and(Err(e)),
+            }
         }
         if let Some(bounds) = last {
             self.account(bounds);
         }
         all?;
         self.came += n as i64;
-        self.changed = true;
+        self.changed = !each_row;
         self.make_room(before)?;
+        if each_row {
+            return self.core.told(n, told, out);
+        }
+        if self.core.emit.policy == EmitPolicy::Complete {
+            self.changed = false;
+            return self.emit(What::Closed(i64::MAX), None, out);
+        }
         if !self.muted && self.core.emit.policy == (EmitPolicy::OnUpdate { every_us: None }) {
             self.changed = false;
             self.emit(What::Changed, None, out)?;
@@ -333,7 +350,7 @@ impl Operator for Aggregate {
         let (timed, repeat) = match self.core.emit.policy {
             EmitPolicy::Periodic { repeat, .. } => (true, repeat),
             EmitPolicy::OnUpdate { every_us } => (every_us.is_some(), false),
-            EmitPolicy::OnClose => (false, false),
+            EmitPolicy::OnClose | EmitPolicy::PerEvent | EmitPolicy::Complete => (false, false),
         };
         (timed && !self.muted && (self.changed || repeat)).then_some(self.due_us)
     }
@@ -368,7 +385,16 @@ impl Operator for Aggregate {
     }
 
     fn stats(&self) -> Stats {
-        Stats { keys: self.groups as u64, state_bytes: self.bytes as u64, late_rows: 0 }
+        Stats { keys: self.groups as u64, state_bytes: self.bytes as u64, ..Stats::default() }
+    }
+
+    fn waits_for(&self) -> Option<i64> {
+        self.core.window.as_ref()?;
+        let (bounds, _) = self.tables.first_key_value()?;
+        match self.panes {
+            None => Some(bounds.0),
+            Some(panes) => panes.closes(*bounds, self.closed),
+        }
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {

@@ -14,8 +14,7 @@
 //!
 //! Not here: what a session is (`plan::session`), how rows are stored (`held`), aggregates.
 
-mod held;
-
+use super::held::{Handle, Held};
 use super::late;
 use super::window::times_of;
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
@@ -31,7 +30,6 @@ use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
 use arrow_schema::{ArrowError, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
-use held::{Handle, Held};
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::sync::Arc;
@@ -601,7 +599,12 @@ impl Operator for Session {
 
     fn stats(&self) -> Stats {
         let bytes = if self.state.is_empty() { 0 } else { self.state.bytes() };
-        Stats { late_rows: self.late_rows, keys: self.state.keys_used as u64, state_bytes: bytes as u64 }
+        Stats {
+            late_rows: self.late_rows,
+            keys: self.state.keys_used as u64,
+            state_bytes: bytes as u64,
+            ..Stats::default()
+        }
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {

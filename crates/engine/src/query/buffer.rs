@@ -10,7 +10,7 @@ use arrow::array::RecordBatch;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use weir_base::Code;
+use weir_base::{Clock, Code};
 use weir_plan::{Element, LateRows, Sink, StreamError};
 
 /// Batches in the queue, whatever their size.
@@ -25,6 +25,7 @@ pub(super) struct BufferSink {
     room: Arc<Semaphore>,
     permits: u32,
     progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
     late: Late,
 }
 
@@ -38,11 +39,13 @@ pub(super) struct Late {
 pub(super) fn buffer(
     bytes_max: u64,
     progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
     late: Late,
 ) -> (BufferSink, mpsc::Receiver<Item>) {
     let permits = (bytes_max / PERMIT_BYTES).clamp(1, 1 << 30) as u32;
     let (to, from) = mpsc::channel(BATCHES_MAX);
-    (BufferSink { to, room: Arc::new(Semaphore::new(permits as usize)), permits, progress, late }, from)
+    let room = Arc::new(Semaphore::new(permits as usize));
+    (BufferSink { to, room, permits, progress, clock, late }, from)
 }
 
 /// Bytes that are this batch's own: a slice counts for its rows only.
@@ -59,12 +62,30 @@ impl Sink for BufferSink {
         let Element::Rows(rows) = element else { return Ok(()) };
         let gone = || StreamError { code: Code::QueryWasCancelled, message: "the reader is gone".into() };
         let wanted = size_of(&rows.batch).div_ceil(PERMIT_BYTES).clamp(1, u64::from(self.permits)) as u32;
-        let room = tokio::select! {
-            room = self.room.clone().acquire_many_owned(wanted) => room.map_err(|_| gone())?,
-            () = self.to.closed() => return Err(gone()),
-        };
         let n = rows.batch.num_rows() as u64;
-        self.to.send((rows.batch, room)).await.map_err(|_| gone())?;
+        let (room, place) = match self.room.clone().try_acquire_many_owned(wanted) {
+            Ok(room) => (Some(room), self.to.try_reserve().ok()),
+            Err(_) => (None, None),
+        };
+        match (room, place) {
+            (Some(room), Some(place)) => place.send((rows.batch, room)),
+            (room, _) => {
+                // For who asks why nothing comes.
+                self.progress.full_since_us.store(self.clock.now_us(), Ordering::Relaxed);
+                let waited = async {
+                    let room = match room {
+                        Some(room) => room,
+                        None => self.room.clone().acquire_many_owned(wanted).await.map_err(|_| gone())?,
+                    };
+                    self.to.send((rows.batch, room)).await.map_err(|_| gone())
+                };
+                tokio::select! {
+                    sent = waited => sent?,
+                    () = self.to.closed() => return Err(gone()),
+                }
+                self.progress.full_since_us.store(0, Ordering::Relaxed);
+            }
+        }
         self.progress.result_rows.fetch_add(n, Ordering::Relaxed);
         Ok(())
     }

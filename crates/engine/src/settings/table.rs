@@ -84,6 +84,12 @@ pub const SETTINGS: &[Setting] = &[
     q("format_csv_delimiter", Char, ",", "between the fields of CSV"),
     q("idempotent_id", Text, "", "names an INSERT: repeating the same rows adds nothing twice"),
     q(
+        "include_session_end",
+        Bool,
+        "1",
+        "EMIT AFTER SESSION CLOSE: the row that closes a session belongs to it",
+    ),
+    q(
         "input_format_null_as_default",
         Bool,
         "1",
@@ -117,6 +123,12 @@ pub const SETTINGS: &[Setting] = &[
         UInt,
         "4194304",
         "bytes of results a streaming query keeps for a slow reader",
+    ),
+    q(
+        "merge_open_sessions",
+        Bool,
+        "0",
+        "EMIT AFTER SESSION CLOSE: a row that opens joins an open session instead of closing it",
     ),
     q("output_format_json_quote_64bit_integers", Bool, "0", "64-bit integers as strings in JSON"),
     q("output_format_json_quote_denormals", Bool, "0", "inf and nan as strings in JSON, else null"),

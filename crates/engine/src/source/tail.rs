@@ -435,6 +435,9 @@ impl StreamSource {
         }
         let state = &mut self.shards[shard];
         state.next = rows.end().unwrap_or(state.next);
+        if let (Some(order), Some(last)) = (&mut self.ordered, rows.rows().checked_sub(1)) {
+            order.given_us = order.given_us.max(rows.append_time(last).0);
+        }
         self.picker.pick(&rows, state.reader.shard().id()).map_err(|e| StreamError {
             code: Code::LogicalError,
             message: format!("rows of {} do not fit the plan: {e}", self.name),

@@ -14,3 +14,4 @@ mod life;
 mod process;
 mod slt;
 mod stitch;
+mod why;

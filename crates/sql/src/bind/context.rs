@@ -52,7 +52,7 @@ pub(crate) struct Binder<'a> {
     pub scope: &'a dyn Scope,
     pub state: &'a SessionState,
     pub options: &'a BindOptions,
-    functions: Functions<'a>,
+    pub(super) functions: Functions<'a>,
     database: String,
     table_mode: bool,
     /// The views we are in, outermost first.
@@ -509,6 +509,9 @@ impl ContextProvider for Binder<'_> {
         self.state.higher_order_functions().get(name).cloned()
     }
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        if name == super::emit_version::EMIT_VERSION {
+            return Some(super::emit_version::function());
+        }
         self.state.aggregate_functions().get(name).cloned()
     }
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {

@@ -1,8 +1,10 @@
 //! Node by node.
 
 use crate::bind::errors::from_datafusion;
-use crate::bind::{Lateness, WindowTable, bound_of_result, from_predicate, unbounded_table};
-use crate::parse::emit::Emit;
+use crate::bind::{
+    Lateness, LifeExprs, SessionRules, WindowTable, bound_of_result, from_predicate, unbounded_table,
+};
+use crate::parse::emit::{Emit, Life};
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -36,6 +38,10 @@ pub(super) enum Hidden {
     Kept(usize),
     WindowStart,
     WindowEnd,
+    AppendTime,
+    LifeTime,
+    LifeOpens,
+    LifeCloses,
 }
 
 /// A node and where its hidden columns are.
@@ -63,11 +69,20 @@ pub(super) struct Lowering<'a> {
     /// `EMIT TIMEOUT`: how long, and the window of the aggregation that has it.
     pub(super) timeout: Option<Timeout>,
     /// The time by which the source below must judge rows, over the scan.
-    judged_by: Option<Expr>,
+    pub(super) judged_by: Option<Expr>,
     /// The bound by which a window above goes, for the aggregation below it.
     pub(super) passes: Option<WindowBound>,
     /// Kept of rows that are late.
     pub(super) late_columns: Vec<String>,
+    /// Of the aggregation that ends keys by their lives, which takes it.
+    pub(super) life: Option<LifeExprs>,
+    pub(super) sessions: SessionRules,
+    /// The life of the aggregation being lowered, between its policy and its input.
+    pub(super) ends_keys: Option<Life>,
+    /// What the source below must say of the lives of keys.
+    pub(super) lives: Option<LifeExprs>,
+    /// Of the longest silence that the life of a key outlasts, microseconds.
+    pub(super) silence_us: i64,
     /// Rows below must say their place in the log.
     pub(super) ordered: bool,
     /// A result set is wanted as one batch.
@@ -92,6 +107,11 @@ impl<'a> Lowering<'a> {
             judged_by: None,
             passes: None,
             late_columns: Vec::new(),
+            life: None,
+            sessions: SessionRules::default(),
+            ends_keys: None,
+            silence_us: 0,
+            lives: None,
             ordered: false,
             whole: false,
             next: 0,
@@ -100,13 +120,22 @@ impl<'a> Lowering<'a> {
 
     /// The whole plan under the result's own schema.
     pub fn root(&mut self, plan: &LogicalPlan, schema: SchemaRef) -> Result<StreamNode, Error> {
-        let delta = self.emit.is_some_and(|e| e.changelog).then(|| self.id());
+        let delta = self.emit.as_ref().is_some_and(|e| e.changelog).then(|| self.id());
         let root = self.node(plan)?.node;
-        if self.emit.is_some() {
-            return Err(err!(
-                NotImplemented,
-                "EMIT says when aggregates leave, and this query has none: its rows leave as they come; leave EMIT out"
-            ));
+        match &self.emit {
+            None => {}
+            Some(emit) if emit.changelog => {
+                return Err(err!(
+                    NotImplemented,
+                    "EMIT CHANGELOG of rows that are only ever added is not supported: none of them is taken back; leave it out"
+                ));
+            }
+            Some(_) => {
+                return Err(err!(
+                    IncorrectQuery,
+                    "EMIT says when aggregates leave, and this query has none: its rows leave as they come; leave EMIT out"
+                ));
+            }
         }
         let Some(id) = delta else { return self.named(root, schema) };
         let own = schema.fields().iter().filter(|f| f.name() != WEIGHT_COLUMN).cloned().collect::<Vec<_>>();
@@ -237,6 +266,12 @@ impl<'a> Lowering<'a> {
             ));
         }
         let time = if is_clock(&window.time)? {
+            if self.timeout.is_some() {
+                return Err(err!(
+                    IncorrectQuery,
+                    "EMIT TIMEOUT means nothing for windows by the clock: they close by themselves; leave it out"
+                ));
+            }
             WindowTime::Processing
         } else if let Some(of_whole) = aggregation_below(input) {
             self.passes = Some(over_result(window, of_whole)?);
@@ -333,13 +368,22 @@ impl<'a> Lowering<'a> {
             fields.push(table.schema.fields()[time].clone());
         }
         let mut hidden = Vec::new();
+        let column = |name: &str| -> Result<FieldRef, Error> {
+            let found = table.schema.fields().find(name).map(|(_, field)| field.clone());
+            found.ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))
+        };
+        // What says when keys end may read columns that nobody else does.
+        let lives = self.lives.clone();
+        let life = lives.iter().flat_map(|l| [Some(&l.time), l.opens.as_ref(), l.closes.as_ref()]);
+        for read in life.flatten().flat_map(Expr::column_refs) {
+            if !fields.iter().any(|f| *f.name() == read.name) {
+                fields.push(column(&read.name)?);
+            }
+        }
+        let seen = DFSchema::try_from_qualified_schema(t.table_name.clone(), &Schema::new(fields.clone()))
+            .map_err(from_datafusion)?;
         let mut also = |name: &str| -> Result<usize, Error> {
-            let (_, field) = table
-                .schema
-                .fields()
-                .find(name)
-                .ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))?;
-            fields.push(field.clone());
+            fields.push(column(name)?);
             Ok(fields.len() - 1)
         };
         if self.ordered {
@@ -360,8 +404,9 @@ impl<'a> Lowering<'a> {
         let watermark = match &self.judged_by {
             None => None,
             Some(time) => Some(WatermarkSpec {
-                time: self.physical(time, &t.projected_schema)?,
+                time: self.physical(time, &seen)?,
                 delay_ns: self.delay_ns,
+                silence_us: self.silence_us,
                 idle_timeout_us: self.lateness.idle_timeout_us,
                 future_max_ns: self.lateness.future_max_ns,
                 timeout: self.timeout,
@@ -373,8 +418,9 @@ impl<'a> Lowering<'a> {
                 append_time: also(APPEND_TIME)?,
             }),
         };
-        if watermark.is_some() {
+        if let Some(w) = &watermark {
             hidden.push((Hidden::Watermark, fields.len()));
+            hidden.push((Hidden::AppendTime, w.append_time));
         }
         let all = conjunction(own.iter().map(|e| (*e).clone()));
         let seeks = match &all {
@@ -405,7 +451,42 @@ impl<'a> Lowering<'a> {
                 watermark,
             },
         };
-        Ok(Lowered { node, hidden })
+        match lives {
+            Some(lives) => self.life_columns(node, hidden, &lives, &seen),
+            None => Ok(Lowered { node, hidden }),
+        }
+    }
+
+    /// Puts behind a source's columns what says of each row when the life of its key begins and ends.
+    fn life_columns(
+        &mut self,
+        node: StreamNode,
+        mut hidden: Vec<(Hidden, usize)>,
+        lives: &LifeExprs,
+        seen: &DFSchema,
+    ) -> Result<Lowered, Error> {
+        let below = node.schema();
+        let mut fields: Vec<FieldRef> = below.fields().iter().cloned().collect();
+        let mut exprs: Vec<Projection> = fields
+            .iter()
+            .enumerate()
+            .map(|(i, f)| Projection { expr: Arc::new(Column::new(f.name(), i)), name: f.name().clone() })
+            .collect();
+        let all = [
+            (Hidden::LifeTime, Some(&lives.time), "__life_time"),
+            (Hidden::LifeOpens, lives.opens.as_ref(), "__life_opens"),
+            (Hidden::LifeCloses, lives.closes.as_ref(), "__life_closes"),
+        ];
+        for (what, e, name) in all {
+            let Some(e) = e else { continue };
+            let expr = self.physical(e, seen)?;
+            let t = expr.data_type(&below).map_err(from_datafusion)?;
+            hidden.push((what, fields.len()));
+            fields.push(Arc::new(Field::new(name, t, true)));
+            exprs.push(Projection { expr, name: name.into() });
+        }
+        let (id, schema) = (self.id(), Arc::new(Schema::new(fields)));
+        Ok(Lowered { node: StreamNode::Project { id, exprs, schema, input: Box::new(node) }, hidden })
     }
 
     /// The result's own schema on top: names that repeat, Weir's types.
@@ -514,7 +595,7 @@ fn over_result(window: &WindowTable, of_whole: bool) -> Result<WindowBound, Erro
 }
 
 /// An expression over a plan's columns, over those of the one scan below it.
-fn over_scan(e: Expr, plan: &LogicalPlan) -> Result<Expr, Error> {
+pub(crate) fn over_scan(e: Expr, plan: &LogicalPlan) -> Result<Expr, Error> {
     let at = |c: &datafusion::common::Column| {
         plan.schema()
             .maybe_index_of_column(c)

@@ -113,6 +113,7 @@ pub fn tumbled(case: &Case, spec: WindowSpec) -> StreamNode {
             watermark: Some(WatermarkSpec {
                 time: col("t", &input).unwrap(),
                 delay_ns: case.delay_ns,
+                silence_us: 0,
                 idle_timeout_us: case.idle_timeout_us,
                 future_max_ns: case.future_max_ns,
                 timeout: None,

@@ -101,6 +101,7 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
             watermark: case.window.map(|_| WatermarkSpec {
                 time: column("t", &schema),
                 delay_ns: case.delay_ns,
+                silence_us: 0,
                 idle_timeout_us: case.idle_timeout_us,
                 future_max_ns: case.future_max_ns,
                 timeout: None,

@@ -48,6 +48,7 @@ pub fn plan(case: &Case, spec: SessionSpec, replay_order: ReplayOrder, id: u32) 
             watermark: Some(WatermarkSpec {
                 time: col("t", &input).unwrap(),
                 delay_ns: case.delay_ns,
+                silence_us: 0,
                 idle_timeout_us: case.idle_timeout_us,
                 future_max_ns: case.future_max_ns,
                 timeout: None,

@@ -18,7 +18,7 @@ use std::collections::HashMap;
 const BLOCK_ROWS: usize = 8_192;
 
 /// Where a row lies: block, and row in it.
-pub(super) type Handle = (u32, u32);
+pub(crate) type Handle = (u32, u32);
 
 #[derive(Debug)]
 struct Part {
@@ -35,7 +35,7 @@ struct Block {
 }
 
 #[derive(Debug)]
-pub(super) struct Held {
+pub(crate) struct Held {
     schema: SchemaRef,
     blocks: Vec<Block>,
     free: Vec<u32>,
