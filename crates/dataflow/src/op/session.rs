@@ -597,6 +597,12 @@ impl Operator for Session {
         self.advance(i64::MAX, out)
     }
 
+    /// No later than the end of the next session.
+    fn waits_for(&self) -> Option<i64> {
+        let waiting = self.state.waiting.peek().map(|w| w.0.order.0.saturating_add(self.spec.idle_ns));
+        self.state.due.peek().map(|d| d.0.0).into_iter().chain(waiting).min()
+    }
+
     fn stats(&self) -> Stats {
         let bytes = if self.state.is_empty() { 0 } else { self.state.bytes() };
         Stats {

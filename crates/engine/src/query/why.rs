@@ -99,11 +99,12 @@ impl Why<'_> {
             StreamNode::Limit { skip, fetch, .. } => self.limit(*skip, *fetch, &status),
             StreamNode::Aggregate { emit, window, .. } => {
                 let backfilled = self.backfilled(node);
-                if window.is_some() {
+                if window.is_some_and(|w| !w.closed_below()) {
                     self.closing(node, &status);
                 }
                 self.emission(node, emit.policy, window.is_some(), backfilled, &status);
             }
+            StreamNode::Window { session: Some(_), .. } => self.closing(node, &status),
             StreamNode::Lives { .. } if status.keys > 0 => self.say(
                 Rank::Holds,
                 format!(
@@ -239,8 +240,9 @@ impl Why<'_> {
         let source = self.of(id);
         let delay_ns = spec.watermark.as_ref().map_or(0, |w| w.delay_ns);
         let wanted = end.saturating_add(delay_ns);
+        let what = if matches!(node, StreamNode::Window { .. }) { "session" } else { "window" };
         let mut text =
-            format!("The next window ends at {} and leaves when the watermark is there; ", time(end));
+            format!("The next {what} ends at {} and leaves when the watermark is there; ", time(end));
         match source.watermark {
             None => text += "there is no watermark yet. ",
             Some(at) => {
