@@ -13,6 +13,7 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, SkipType, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
@@ -375,9 +376,11 @@ impl<'a> Lowering<'a> {
         // What says when keys end may read columns that nobody else does.
         let lives = self.lives.clone();
         let life = lives.iter().flat_map(|l| [Some(&l.time), l.opens.as_ref(), l.closes.as_ref()]);
-        for read in life.flatten().flat_map(Expr::column_refs) {
-            if !fields.iter().any(|f| *f.name() == read.name) {
-                fields.push(column(&read.name)?);
+        let read: BTreeSet<&str> =
+            life.flatten().flat_map(Expr::column_refs).map(|c| c.name.as_str()).collect();
+        for name in read {
+            if !fields.iter().any(|f| f.name() == name) {
+                fields.push(column(name)?);
             }
         }
         let seen = DFSchema::try_from_qualified_schema(t.table_name.clone(), &Schema::new(fields.clone()))
