@@ -36,8 +36,20 @@ pub struct MetricEntry {
 }
 
 /// Every metric of one process, by name. Names end in their unit (`_bytes`, `_rows_total`).
-#[derive(Debug, Default)]
-pub struct Registry(Mutex<BTreeMap<&'static str, MetricEntry>>);
+#[derive(Default)]
+pub struct Registry {
+    entries: Mutex<BTreeMap<&'static str, MetricEntry>>,
+    /// Called before numbers are read: for those that are counted elsewhere.
+    refresh: Mutex<Vec<Refresh>>,
+}
+
+type Refresh = Arc<dyn Fn() + Send + Sync>;
+
+impl std::fmt::Debug for Registry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Registry").field("entries", &self.entries).finish_non_exhaustive()
+    }
+}
 
 impl Registry {
     pub fn counter(&self, name: &'static str, help: &'static str) -> Metric {
@@ -47,13 +59,20 @@ impl Registry {
         self.entry(name, help, MetricKind::Gauge)
     }
     fn entry(&self, name: &'static str, help: &'static str, kind: MetricKind) -> Metric {
-        let mut all = self.0.lock();
+        let mut all = self.entries.lock();
         let entry =
             all.entry(name).or_insert_with(|| MetricEntry { name, help, kind, metric: Metric::default() });
         assert_eq!(entry.kind, kind, "metric {name} registered twice with different kinds");
         entry.metric.clone()
     }
+    /// Calls `refresh` before every reading.
+    pub fn before_reading(&self, refresh: impl Fn() + Send + Sync + 'static) {
+        self.refresh.lock().push(Arc::new(refresh));
+    }
+
     pub fn all(&self) -> Vec<MetricEntry> {
-        self.0.lock().values().cloned().collect()
+        let refresh = self.refresh.lock().clone();
+        refresh.iter().for_each(|r| r());
+        self.entries.lock().values().cloned().collect()
     }
 }

@@ -3,11 +3,11 @@
 //! `cargo run --release -p weir-dataflow --example windows -- rows=50000000 keys=1000 window_ms=1000`
 //!
 //! A millisecond of event time is 1,000 rows; rows are out of order by up to 2 s. `hop_ms=N` = hop windows
-//! every N ms; `p99`.
+//! every N ms; `idle_ms=N` = sessions instead; `p99`.
 
 use arrow_array::{
-    ArrayRef, Float64Array, Int32Array, RecordBatch, TimestampMicrosecondArray, TimestampMillisecondArray,
-    UInt64Array,
+    ArrayRef, Float64Array, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray,
+    TimestampMillisecondArray, UInt64Array,
 };
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_physical_expr::expressions::col;
@@ -16,9 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weir_base::{Clock, MemoryBudget, Rng, SeqNo, SystemClock};
 use weir_dataflow::DataflowRuntime;
 use weir_plan::{
-    AggregateKind, AggregateSpec, Element, EmitSpec, NodeId, Projection, ReplayOrder, Rows, Runtime, Sink,
-    Source, SourceFactory, SourceSpec, Span, StartPosition, StreamError, StreamNode, StreamPlan,
-    WATERMARK_COLUMN, WatermarkSpec, WatermarkTime, WindowKeys, WindowKind, WindowSpec,
+    AggregateKind, AggregateSpec, Element, EmitSpec, Judged, NodeId, Projection, ReplayOrder, Rows, Runtime,
+    SessionKeys, SessionSpec, Sink, Source, SourceFactory, SourceSpec, Span, StartPosition, StreamError,
+    StreamNode, StreamPlan, WATERMARK_COLUMN, WatermarkSpec, WatermarkTime, WindowKeys, WindowKind,
+    WindowSpec, WindowTime,
 };
 
 const BATCH_ROWS: usize = 8_192;
@@ -56,6 +57,7 @@ impl Source for Script {
             v,
             Arc::new(Int32Array::from(vec![0; BATCH_ROWS])),
             Arc::new(TimestampMicrosecondArray::from(vec![now(0) * 1_000; BATCH_ROWS])),
+            Arc::new(Int64Array::from_iter_values((first..first + BATCH_ROWS).map(|sn| sn as i64))),
         ];
         self.batch += 1;
         self.rows_left = self.rows_left.saturating_sub(BATCH_ROWS);
@@ -118,6 +120,7 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
                 delay_ns: DISORDER_MS as i64 * 1_000_000,
                 idle_timeout_us: 5_000_000,
                 future_max_ns: 86_400_000_000_000,
+                timeout: None,
                 shard: 3,
                 append_time: 4,
             }),
@@ -127,12 +130,19 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
     fields.push(Field::new("window_start", schema.field(0).data_type().clone(), false));
     fields.push(Field::new("window_end", schema.field(0).data_type().clone(), false));
     fields.push(Field::new(WATERMARK_COLUMN, DataType::Int64, false));
+    let spec = WindowSpec { kind, zone: chrono_tz::Tz::UTC };
     let window = StreamNode::Window {
         id: NodeId(1),
-        spec: WindowSpec { kind, zone: chrono_tz::Tz::UTC },
-        time: column("t", schema),
-        watermark: 5,
-        at: 5,
+        spec,
+        time: WindowTime::Event(column("t", schema)),
+        judged: Some(Judged { watermark: 6, shard: 3, sn: 5, kept: Vec::new() }),
+        session: matches!(kind, WindowKind::Session(_)).then(|| SessionKeys {
+            keys: vec![column("k", schema)],
+            conditions: None,
+            shard: 3,
+            sn: 5,
+        }),
+        at: 6,
         schema: Arc::new(Schema::new(fields)),
         input: Box::new(source),
     };
@@ -163,7 +173,7 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
         keys,
         aggregates,
         order: None,
-        window: Some(WindowKeys { start: 0, end: 1 }),
+        window: Some(WindowKeys { start: 0, end: 1, spec, passes: None }),
         emit: EmitSpec::WINDOW,
         whole: false,
         schema: Arc::new(Schema::new(out)),
@@ -181,6 +191,11 @@ fn main() {
     let (rows, keys) = (number("rows", 20_000_000) as usize, number("keys", 1_000));
     let size = Span::Fixed(number("window_ms", 1_000) as i64 * 1_000_000);
     let kind = match number("hop_ms", 0) as i64 {
+        0 if number("idle_ms", 0) > 0 => WindowKind::Session(SessionSpec {
+            idle_ns: number("idle_ms", 0) as i64 * 1_000_000,
+            max_len_ns: None,
+            conditions: None,
+        }),
         0 => WindowKind::Tumble { size },
         slide => WindowKind::Hop { slide: Span::Fixed(slide * 1_000_000), size },
     };
@@ -191,6 +206,7 @@ fn main() {
         Field::new("v", DataType::Float64, false),
         Field::new("_tp_shard", DataType::Int32, false),
         Field::new("_tp_append_time", time(TimeUnit::Microsecond), false),
+        Field::new("_tp_sn", DataType::Int64, false),
     ]));
     let plan = plan(&schema, kind, args.iter().any(|a| a == "p99"));
     let threads = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");

@@ -5,9 +5,12 @@ use crate::op::aggregate::{Aggregate, Panes, Spec};
 use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
+use crate::op::lives::Lives;
 use crate::op::project::Project;
+use crate::op::session::Session;
 use crate::op::sort::Sort;
 use crate::op::union::Union;
+use crate::op::version::Version;
 use crate::op::window::Window;
 use crate::operator::{InputId, OpError, Operator};
 use crate::resources::Resources;
@@ -15,9 +18,8 @@ use crate::state::StateReader;
 use crate::watermark::Judge;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use weir_base::{Clock, MemoryBudget};
-use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, StreamNode, StreamPlan};
+use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, StreamNode, StreamPlan, WindowTime};
 
 /// The operator of a node; `None` for a source.
 /// `panes` = what the aggregation above is made of, where its windows are.
@@ -39,9 +41,13 @@ fn operator(
             Box::new(Union::new(schema.clone(), &inputs)?)
         }
         StreamNode::Limit { skip, fetch, .. } => Box::new(Limit::new(*skip, *fetch)),
-        StreamNode::Window { spec, time, watermark, at, schema, .. } => {
+        StreamNode::Window { spec, time, judged, session: Some(keys), at, schema, input, .. } => {
+            let (time, judged) = (time.clone(), judged.clone());
+            Box::new(Session::new(*spec, time, judged, keys.clone(), *at, schema.clone(), &input.schema())?)
+        }
+        StreamNode::Window { spec, time, judged, session: None, at, schema, .. } => {
             let pane = panes.map(|p| p.pane);
-            Box::new(Window::new(*spec, time.clone(), *watermark, *at, schema.clone())?.in_panes(pane))
+            Box::new(Window::new(*spec, time.clone(), judged.clone(), *at, schema.clone())?.in_panes(pane))
         }
         StreamNode::Aggregate { keys, aggregates, order, window, emit, whole, schema, input, .. } => {
             let spec = Spec {
@@ -55,6 +61,12 @@ fn operator(
                 schema: schema.clone(),
             };
             Box::new(Aggregate::new(spec, &input.schema(), resources.clone())?)
+        }
+        StreamNode::Lives { spec, keys, schema, input, .. } => {
+            Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema())?)
+        }
+        StreamNode::EmitVersion { at, each_row, schema, .. } => {
+            Box::new(Version::new(*at, *each_row, schema.clone()))
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),
@@ -84,22 +96,31 @@ pub(crate) fn build(
 ) -> Result<Graph, OpError> {
     let held = memory.reserve(0).map_err(|e| OpError::Plan { operator: "Query", reason: e.to_string() })?;
     let mut graph = Graph::new(clock, held);
-    add(&plan.root, plan.replay_order, Target::Sink, None, sources, resources, &mut graph)?;
+    let above = Above { target: Target::Sink, panes: None, timed: false };
+    add(&plan.root, plan.replay_order, above, sources, resources, &mut graph)?;
     graph.restore(saved)?;
     Ok(graph)
+}
+
+/// What a node must know of those above it.
+struct Above {
+    target: Target,
+    /// Of the aggregation right above.
+    panes: Option<Panes>,
+    /// Somebody counts by the clock.
+    timed: bool,
 }
 
 fn add(
     node: &StreamNode,
     order: ReplayOrder,
-    target: Target,
-    panes: Option<Panes>,
+    Above { target, panes, timed }: Above,
     sources: &mut HashMap<NodeId, Box<dyn Source>>,
     resources: &Resources,
     graph: &mut Graph,
 ) -> Result<(), OpError> {
+    let timed = timed || matches!(node, StreamNode::Window { time: WindowTime::Processing, .. });
     let counters = Arc::new(QueryCounters::default());
-    counters.watermark.store(i64::MIN, Ordering::Relaxed);
     match operator(node, panes, resources)? {
         None => {
             let source = sources.remove(&node.id()).ok_or_else(|| OpError::Plan {
@@ -108,14 +129,17 @@ fn add(
             })?;
             let StreamNode::Source { spec, .. } = node else { unreachable!("sources have no operator") };
             let judge = Judge::of(spec, order);
-            graph.leaves.push(Leaf::new(node.id(), source, judge, target, counters));
+            let mut leaf = Leaf::new(node.id(), source, judge, target, counters);
+            leaf.timed = timed;
+            graph.leaves.push(leaf);
         }
         Some(op) => {
             let (inputs, panes) = (node.inputs(), panes_of(node));
             let index = graph.nodes.len();
             graph.nodes.push(Node::new(node.id(), node.name(), op, inputs.len(), target, counters));
             for (i, input) in inputs.into_iter().enumerate() {
-                add(input, order, Target::Node(index, InputId(i)), panes, sources, resources, graph)?;
+                let above = Above { target: Target::Node(index, InputId(i)), panes, timed };
+                add(input, order, above, sources, resources, graph)?;
             }
         }
     }

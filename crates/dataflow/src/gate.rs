@@ -14,6 +14,7 @@ use weir_plan::{Epoch, WatermarkTime};
 #[derive(Debug, Clone, Default)]
 struct Input {
     watermark: Option<WatermarkTime>,
+    frontier: Option<i64>,
     barrier: Option<Epoch>,
     idle: bool,
     backfilled: bool,
@@ -24,6 +25,7 @@ struct Input {
 pub(crate) struct Gate {
     inputs: Vec<Input>,
     watermark: Option<WatermarkTime>,
+    frontier: Option<i64>,
     idle: bool,
     backfilled: bool,
     ended: bool,
@@ -37,6 +39,7 @@ pub(crate) enum Signal {
     EndOfBackfill,
     Barrier(Epoch),
     Tick(i64),
+    Frontier(i64),
     Idle,
     End,
 }
@@ -51,6 +54,7 @@ impl Gate {
         Gate {
             inputs: vec![Input::default(); inputs],
             watermark: None,
+            frontier: None,
             idle: false,
             backfilled: false,
             ended: false,
@@ -81,6 +85,16 @@ impl Gate {
         if now_us > self.tick_us {
             self.tick_us = now_us;
             out.push(Signal::Tick(now_us));
+        }
+    }
+
+    /// The least of inputs that go on.
+    pub fn frontier(&mut self, from: InputId, append_us: i64, out: &mut Vec<Signal>) {
+        self.inputs[from.0].frontier = self.inputs[from.0].frontier.max(Some(append_us));
+        let least = self.live().map(|i| i.frontier).min().flatten();
+        if let Some(at) = least.filter(|at| Some(*at) > self.frontier) {
+            self.frontier = Some(at);
+            out.push(Signal::Frontier(at));
         }
     }
 
@@ -215,6 +229,15 @@ mod tests {
         assert_eq!(said(|o| g.end(A, o).unwrap()), []);
         assert_eq!(said(|o| g.barrier(B, Epoch(1), o).unwrap()), [Signal::Barrier(Epoch(1))]);
         assert_eq!(said(|o| g.end(B, o).unwrap()), [Signal::End]);
+    }
+
+    #[test]
+    fn the_frontier_is_the_least_of_inputs() {
+        let mut g = Gate::new(2);
+        assert_eq!(said(|o| g.frontier(A, 5, o)), []);
+        assert_eq!(said(|o| g.frontier(B, 3, o)), [Signal::Frontier(3)]);
+        assert_eq!(said(|o| g.frontier(B, 9, o)), [Signal::Frontier(5)]);
+        assert_eq!(said(|o| g.frontier(A, 4, o)), [], "it never falls");
     }
 
     #[test]

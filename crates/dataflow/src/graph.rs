@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use weir_base::{Clock, Code, Reservation};
-use weir_plan::{Element, Epoch, NodeId, QueryCounters, Rows, Source, StreamError};
+use weir_plan::{Element, Epoch, LateRows, NodeId, QueryCounters, Rows, Source, StreamError};
 
 /// Where a node's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub(crate) struct Leaf {
     /// It has brought this barrier; not polled until the barrier has left at the top.
     pub blocked: Option<Epoch>,
     judge: Option<Judge>,
+    /// Somebody above counts by the clock: rows come behind a tick that says what time it is.
+    pub timed: bool,
     target: Target,
     counters: Arc<QueryCounters>,
 }
@@ -90,7 +92,7 @@ impl Leaf {
         target: Target,
         counters: Arc<QueryCounters>,
     ) -> Self {
-        Leaf { id, source: Some(source), blocked: None, judge, target, counters }
+        Leaf { id, source: Some(source), blocked: None, judge, timed: false, target, counters }
     }
 }
 
@@ -107,6 +109,8 @@ pub(crate) struct Graph {
     ticked_us: i64,
     /// What has left at the top and waits for the sink: at most what one element became.
     pub results: VecDeque<Element>,
+    /// Rows left out as late that the sink is to be told of: at most what one element held.
+    pub late: VecDeque<LateRows>,
     /// Whether barriers make operators write their state down.
     pub keep_snapshots: bool,
     partial: Vec<(NodeId, StateReader)>,
@@ -125,6 +129,7 @@ impl Graph {
             held,
             ticked_us: i64::MIN,
             results: VecDeque::new(),
+            late: VecDeque::new(),
             keep_snapshots: false,
             partial: Vec::new(),
             snapshots: Vec::new(),
@@ -164,7 +169,12 @@ impl Graph {
 
     /// When an operator next wants a tick: a time that has passed asks for one now.
     pub fn tick_due(&self) -> Option<i64> {
-        let due = self.nodes.iter().filter(|n| !n.ended).filter_map(|n| n.op.tick_due()).min()?;
+        let due = |n: &Node| {
+            let due = n.op.tick_due();
+            n.counters.due_us.store(due.unwrap_or(i64::MAX), Relaxed);
+            due
+        };
+        let due = self.nodes.iter().filter(|n| !n.ended).filter_map(due).min()?;
         // A clock that stands still gives one tick, however often it is asked for.
         Some(due.max(self.ticked_us.saturating_add(1)))
     }
@@ -187,6 +197,10 @@ impl Graph {
 
     /// Takes one element of a source all the way up.
     pub fn feed(&mut self, leaf: usize, mut element: Element) -> Result<(), StreamError> {
+        if self.leaves[leaf].timed && matches!(element, Element::Rows(_)) {
+            let now_us = self.clock.now_us();
+            self.send(self.leaves[leaf].target, Element::Tick(now_us))?;
+        }
         let l = &mut self.leaves[leaf];
         if let (Element::Rows(rows), Some(judge)) = (&element, &mut l.judge)
             && rows.batch.num_rows() > 0
@@ -204,12 +218,14 @@ impl Graph {
                 l.counters.rows_out.fetch_add(n, Relaxed);
                 l.counters.batches_in.fetch_add(1, Relaxed);
                 l.counters.idle.store(false, Relaxed);
+                l.counters.came_us.store(self.clock.now_us(), Relaxed);
             }
-            Element::Watermark(at) => l.counters.watermark.store(at.0, Relaxed),
+            Element::Watermark(at) => l.counters.rose(*at, self.clock.now_us()),
             Element::Idle => l.counters.idle.store(true, Relaxed),
             Element::Barrier(epoch) => l.blocked = Some(*epoch),
             Element::End => l.source = None,
             Element::EndOfBackfill => {
+                l.counters.backfilled.store(true, Relaxed);
                 if let Some(judge) = &mut l.judge {
                     judge.end_of_backfill();
                     self.tell(leaf)?;
@@ -219,7 +235,8 @@ impl Graph {
                 if let Some(judge) = &mut l.judge {
                     judge.frontier(*append_us);
                 }
-                return self.tell(leaf);
+                self.tell(leaf)?;
+                return self.send(self.leaves[leaf].target, Element::Frontier(*append_us));
             }
             Element::Tick(_) => {}
         }
@@ -239,8 +256,9 @@ impl Graph {
         let l = &mut self.leaves[leaf];
         let Some(judge) = &mut l.judge else { return Ok(()) };
         l.counters.future_rows.store(judge.future_rows, Relaxed);
+        l.counters.set_shards(judge.shards());
         let Some(at) = judge.tell() else { return Ok(()) };
-        l.counters.watermark.store(at.0, Relaxed);
+        l.counters.rose(at, self.clock.now_us());
         let target = l.target;
         self.send(target, Element::Watermark(at))
     }
@@ -295,7 +313,7 @@ impl Graph {
             Element::Watermark(at) => node.gate.watermark(from, at, &mut signals),
             Element::Idle => node.gate.idle(from, &mut signals),
             Element::Tick(now_us) => node.gate.tick(now_us, &mut signals),
-            Element::Frontier(_) => {}
+            Element::Frontier(append_us) => node.gate.frontier(from, append_us, &mut signals),
             Element::EndOfBackfill => node.gate.end_of_backfill(from, &mut signals),
             Element::Barrier(epoch) => {
                 node.gate.barrier(from, epoch, &mut signals).map_err(misaligned)?;
@@ -319,9 +337,10 @@ impl Graph {
         }
         match signal {
             Signal::Watermark(at) => {
-                self.nodes[index].counters.watermark.store(at.0, Relaxed);
+                self.nodes[index].counters.rose(at, self.clock.now_us());
                 self.call(index, |op, out| op.watermark(at, out))
             }
+            Signal::Frontier(append_us) => self.call(index, |op, out| op.frontier(append_us, out)),
             Signal::Tick(now_us) => self.call(index, |op, out| op.tick(now_us, out)),
             Signal::EndOfBackfill => self.call(index, |op, out| op.end_of_backfill(out)),
             Signal::Barrier(epoch) => {
@@ -379,15 +398,18 @@ impl Graph {
         node.counters.busy_ns.fetch_add(took.as_nanos() as u64, Relaxed);
         node.counters.rows_out.fetch_add(out.rows, Relaxed);
         node.busy = node.op.unfinished();
+        node.counters.waits_for.store(node.op.waits_for().unwrap_or(i64::MAX), Relaxed);
         let (stats, before) = (node.op.stats(), node.stats);
         if stats != before {
             node.stats = stats;
             node.counters.late_rows.store(stats.late_rows, Relaxed);
+            node.counters.skipped_rows.store(stats.skipped_rows, Relaxed);
             node.counters.keys.store(stats.keys, Relaxed);
             node.counters.state_bytes.store(stats.state_bytes, Relaxed);
         }
         outcome?;
         self.account(index, before.state_bytes)?;
+        self.late.extend(out.late);
         let target = self.nodes[index].target;
         for element in out.elements {
             self.send(target, element)?;

@@ -3,7 +3,7 @@
 use crate::state::{StateReader, StateWriter};
 use datafusion_common::DataFusionError;
 use weir_base::Code;
-use weir_plan::{Element, Rows, StreamError, WatermarkTime};
+use weir_plan::{Element, LateRows, Rows, StreamError, WatermarkTime};
 
 /// Which input of an operator an element came from, from 0 in the order of the plan.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -64,6 +64,8 @@ impl From<OpError> for StreamError {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Stats {
     pub late_rows: u64,
+    /// Rows left out because of an emit policy.
+    pub skipped_rows: u64,
     pub keys: u64,
     /// Accounted against the query's memory.
     pub state_bytes: u64,
@@ -84,6 +86,12 @@ pub trait Operator: Send {
         Ok(())
     }
 
+    /// Every later row was appended after this, microseconds since the epoch.
+    fn frontier(&mut self, append_us: i64, out: &mut Output) -> Result<(), OpError> {
+        out.push(Element::Frontier(append_us));
+        Ok(())
+    }
+
     /// Processing time, microseconds since the epoch.
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
         out.push(Element::Tick(now_us));
@@ -98,6 +106,11 @@ pub trait Operator: Send {
 
     fn stats(&self) -> Stats {
         Stats::default()
+    }
+
+    /// The event time (nanoseconds) at which something held leaves, once the watermark is there.
+    fn waits_for(&self) -> Option<i64> {
+        None
     }
 
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {
@@ -147,6 +160,7 @@ pub trait Operator: Send {
 pub struct Output {
     pub(crate) elements: Vec<Element>,
     pub(crate) rows: u64,
+    pub(crate) late: Vec<LateRows>,
 }
 
 impl Output {
@@ -161,6 +175,11 @@ impl Output {
 
     pub fn watermark(&mut self, at: WatermarkTime) {
         self.elements.push(Element::Watermark(at));
+    }
+
+    /// Tells of rows that are left out as late.
+    pub fn late(&mut self, rows: LateRows) {
+        self.late.push(rows);
     }
 
     pub fn push(&mut self, element: Element) {

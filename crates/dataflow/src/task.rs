@@ -126,6 +126,13 @@ impl Task {
         if *self.cancel.borrow() {
             return Ok(false);
         }
+        while let Some(rows) = self.graph.late.pop_front() {
+            tokio::select! {
+                biased;
+                () = cancelled(&mut self.cancel) => return Ok(false),
+                told = self.sink.late(rows) => told?,
+            }
+        }
         while let Some(element) = self.graph.results.pop_front() {
             tokio::select! {
                 biased;

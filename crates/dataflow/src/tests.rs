@@ -1,5 +1,7 @@
 //! Whole queries over scripted sources.
 
+mod emit;
+mod lives;
 mod oracle;
 mod property;
 mod query;

@@ -11,6 +11,9 @@
 //! A shard is idle from `idle_timeout_us` after its last row on. The query's watermark is the least
 //! of shards that are not idle; with all of them idle it stays.
 //!
+//! With a timeout, a silence of the whole source for that long brings the watermark to where every
+//! window closes that rows lie in, save those of rows too far ahead. All shards count as idle then.
+//!
 //! In event-time replay no row of history is late; at its end each shard goes on from its own
 //! greatest time.
 //!
@@ -26,7 +29,7 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use weir_plan::{ReplayOrder, SourceSpec, WatermarkSpec, WatermarkTime};
+use weir_plan::{ReplayOrder, ShardProgress, SourceSpec, WatermarkSpec, WatermarkTime};
 
 const NAME: &str = "Source";
 /// Before any row.
@@ -51,6 +54,10 @@ pub(crate) struct Judge {
     told: i64,
     /// History by event time: nothing is late, append times come in any order.
     unordered: bool,
+    /// Where a timeout counts from, and what it closes: the last append of any shard (microseconds),
+    /// the greatest event time that is not too far ahead. `NEVER` once it has happened.
+    last_append: i64,
+    greatest: i64,
     pub future_rows: u64,
 }
 
@@ -93,6 +100,8 @@ impl Judge {
             watermark: NEVER,
             told: NEVER,
             unordered: order == ReplayOrder::EventTime,
+            last_append: NEVER,
+            greatest: NEVER,
             future_rows: 0,
         })
     }
@@ -148,6 +157,8 @@ impl Judge {
     /// Rows of one shard, one behind the other in log order.
     fn run(&mut self, shard: i32, times: &[i64], appends: &[i64], judged: &mut Vec<i64>) {
         let mut at = 0;
+        let timeout_us = self.spec.timeout.map_or(i64::MAX, |t| t.after_us);
+        let silence_max_us = self.spec.idle_timeout_us.min(timeout_us);
         while at < times.len() {
             self.pass(appends[at]);
             let query = self.watermark;
@@ -171,7 +182,8 @@ impl Judge {
             // As far as this shard does not fall idle on the way.
             let mut last = appends[at];
             let mut watermark = held.watermark;
-            while at < times.len() && appends[at].saturating_sub(last) <= self.spec.idle_timeout_us {
+            let mut greatest = self.greatest;
+            while at < times.len() && appends[at].saturating_sub(last) <= silence_max_us {
                 judged.push(watermark);
                 last = appends[at];
                 let future = self.spec.future_max_ns > 0
@@ -180,11 +192,14 @@ impl Judge {
                     self.future_rows += 1;
                 } else {
                     watermark = watermark.max(times[at].saturating_sub(self.spec.delay_ns));
+                    greatest = greatest.max(times[at]);
                 }
                 at += 1;
             }
             held.watermark = watermark;
             held.last_append = last;
+            self.greatest = greatest;
+            self.last_append = last;
             self.merge();
             self.pass(last);
         }
@@ -205,12 +220,31 @@ impl Judge {
                 self.future_rows += 1;
             } else {
                 held.watermark = held.watermark.max(time.saturating_sub(self.spec.delay_ns));
+                self.greatest = self.greatest.max(*time);
             }
+            self.last_append = self.last_append.max(*append);
         }
     }
 
-    /// Append time comes to `now`: shards fall idle in their order, before the rows of that moment.
+    /// Append time comes to `now`: shards fall idle in their order, before the rows of that moment,
+    /// and then the timeout happens.
     fn pass(&mut self, now: i64) {
+        let silent = self.spec.timeout.filter(|_| self.last_append != NEVER);
+        match silent.map(|t| (t, self.last_append.saturating_add(t.after_us))) {
+            Some((timeout, at)) if at < now => {
+                self.pass_idle(at.saturating_add(1));
+                self.last_append = NEVER;
+                self.shards.values_mut().for_each(|s| s.idle = true);
+                if self.greatest != NEVER {
+                    self.watermark = self.watermark.max(timeout.window.closes_all(self.greatest));
+                }
+            }
+            _ => {}
+        }
+        self.pass_idle(now);
+    }
+
+    fn pass_idle(&mut self, now: i64) {
         loop {
             let timeout = self.spec.idle_timeout_us;
             let next = self
@@ -247,6 +281,16 @@ impl Judge {
         }
     }
 
+    /// How far each shard has come, for who asks what holds the watermark back.
+    pub fn shards(&self) -> impl Iterator<Item = ShardProgress> {
+        self.shards.iter().map(|(shard, s)| ShardProgress {
+            shard: *shard,
+            watermark: s.watermark,
+            last_append_us: s.last_append,
+            idle: s.idle,
+        })
+    }
+
     /// The query's watermark, if it rose since it was last told.
     pub fn tell(&mut self) -> Option<WatermarkTime> {
         if self.unordered || self.watermark <= self.told {
@@ -262,6 +306,8 @@ impl Judge {
         out.i64(self.told);
         out.u64(u64::from(self.unordered));
         out.u64(self.future_rows);
+        out.i64(self.last_append);
+        out.i64(self.greatest);
         out.u64(self.shards.len() as u64);
         for (id, shard) in &self.shards {
             out.i64(i64::from(*id));
@@ -282,6 +328,8 @@ impl Judge {
         self.told = from.i64()?;
         self.unordered = from.u64()? == 1;
         self.future_rows = from.u64()?;
+        self.last_append = from.i64()?;
+        self.greatest = from.i64()?;
         self.shards.clear();
         for _ in 0..from.count(32)? {
             let id = from.i64()? as i32;

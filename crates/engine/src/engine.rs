@@ -7,7 +7,7 @@ use crate::execute;
 use crate::expr::Compiler;
 use crate::ingest::WriterOptions;
 use crate::outcome::{Done, Outcome, QueryHandle};
-use crate::query::{QueryAbout, QueryEntry, QueryHistory, QueryRecord, QueryRegistry, QuerySpec};
+use crate::query::{Drops, QueryAbout, QueryEntry, QueryHistory, QueryRecord, QueryRegistry, QuerySpec};
 use crate::scan::FooterCache;
 use crate::scope::EngineScope;
 use crate::session::{QueryMode, Session};
@@ -99,7 +99,14 @@ impl Engine {
             statement_errors: metrics.counter("weir_statement_errors_total", "statements that failed"),
             inserted_rows: metrics.counter("weir_inserted_rows_total", "rows acknowledged to inserts"),
         };
-        let queries = QueryRegistry::new(config.queries_max, memory, world.clock.clone());
+        let drops = Drops::of(&metrics);
+        let queries = QueryRegistry::new(config.queries_max, memory, world.clock.clone(), drops);
+        let counted = Arc::downgrade(&queries);
+        metrics.before_reading(move || {
+            if let Some(queries) = counted.upgrade() {
+                queries.count_drops();
+            }
+        });
         let history = QueryHistory::new(history_bounds(&config.settings), world.clock.clone());
         let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
         let shared = Arc::new(Shared {
@@ -375,6 +382,7 @@ impl Statement {
             replay_order: self.settings.replay_order_text.clone(),
             time_zone: self.settings.time_zone.clone(),
             lateness: self.settings.lateness,
+            sessions: self.settings.sessions,
         }
     }
 

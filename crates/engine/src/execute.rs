@@ -7,7 +7,8 @@ use crate::ingest::{StreamWriter, rows_of_values};
 use crate::insert_select::insert_select;
 use crate::outcome::{Done, InsertHandle, InsertWriter, Outcome, QueryHandle};
 use crate::query::{
-    Event, QueryAbout, QueryEntry, QueryRecord, SELECT, StreamingQuery, start_bounded, start_streaming,
+    Event, LateWriter, QueryAbout, QueryEntry, QueryRecord, SELECT, StreamingQuery, late_target,
+    start_bounded, start_streaming,
 };
 use crate::scope::EngineScope;
 use crate::session::{QueryMode, Session};
@@ -97,6 +98,7 @@ pub(crate) async fn statement(
     let done = match statement {
         Ast::Query(query) => return select(&cx, &query).await,
         Ast::Explain { kind, statement } => return explain::explain(&cx, kind, *statement).await,
+        Ast::ExplainWhy { query_id } => return explain::explain_why(&cx, &query_id),
         Ast::Insert(insert) => return insert_into(&cx, insert).await,
         Ast::Show(show) => return ddl::show(&cx, show),
         Ast::Describe(DescribeTarget::Relation(name)) => return ddl::describe_relation(&cx, &name),
@@ -136,7 +138,7 @@ pub(crate) async fn statement(
 fn kind_of(statement: &Ast) -> &'static str {
     match statement {
         Ast::Query(_) => SELECT,
-        Ast::Explain { .. } => "Explain",
+        Ast::Explain { .. } | Ast::ExplainWhy { .. } => "Explain",
         Ast::Insert(_) => "Insert",
         Ast::Show(_) => "Show",
         Ast::Describe(_) => "Describe",
@@ -157,6 +159,7 @@ fn changes_something(statement: &Ast) -> bool {
     match statement {
         Ast::Query(_)
         | Ast::Explain { .. }
+        | Ast::ExplainWhy { .. }
         | Ast::Show(_)
         | Ast::Describe(_)
         | Ast::Exists { .. }
@@ -227,7 +230,12 @@ pub(crate) async fn run_streaming(
     scope: Arc<EngineScope>,
 ) -> Result<StreamingQuery> {
     let replay_order = bound.replay_order;
-    let plan = stream::lower(bound, state)?;
+    let late = late_target(cx)?;
+    let columns = late.iter().flat_map(|t| &t.columns).map(|(name, _)| name.clone()).collect();
+    let plan = stream::lower(BoundQuery { late_columns: columns, ..bound }, state)?;
+    if let Some(target) = late {
+        entry.keep_late(LateWriter::new(cx, target, &plan, &entry)?);
+    }
     let task = Arc::new(TaskContext::from(state));
     let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
     let sources = StreamSources::new(scope, replay_order, task, memory, progress).telling(cx.record.clone());
@@ -277,6 +285,13 @@ pub(crate) struct Target {
     open: Arc<OpenStream>,
     pub columns: Vec<(String, Type)>,
     pub schema: SchemaRef,
+}
+
+impl Target {
+    /// Every column an insert may name.
+    pub fn insertable(&self) -> Vec<String> {
+        self.open.ingest.insertable().map(|c| c.name.clone()).collect()
+    }
 }
 
 pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[String]>) -> Result<Target> {
@@ -352,7 +367,7 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
     // Data that comes by name may name every column; data by position gives the declared ones.
     let mut target = target(cx, &name, columns)?;
     if columns.is_none() && names_columns(&format) {
-        let all: Vec<String> = target.open.ingest.insertable().map(|c| c.name.clone()).collect();
+        let all = target.insertable();
         target = self::target(cx, &name, Some(&all))?;
     }
     let entry = cx.register(false)?;

@@ -1,11 +1,12 @@
-//! EXPLAIN: how a statement would run.
+//! EXPLAIN: how a statement would run, and why a running one gives nothing.
 
 use crate::engine::Statement;
 use crate::outcome::Outcome;
+use crate::query::why;
 use crate::system::Columns;
 use datafusion::physical_plan::displayable;
 use weir_base::{Result, err};
-use weir_plan::{StreamNode, StreamPlan};
+use weir_plan::{EmitPolicy, StartPosition, StreamNode, StreamPlan, WindowTime};
 use weir_sql::ast::{ExplainKind, InsertSource, Statement as Ast};
 use weir_sql::bind::errors::from_datafusion;
 use weir_sql::stream;
@@ -44,6 +45,16 @@ pub(crate) async fn explain(cx: &Statement, kind: ExplainKind, statement: Ast) -
     lines(cx, &text)
 }
 
+/// `EXPLAIN WHY 'query_id'`.
+///
+/// # Errors
+/// Code 36 for an id that does not run.
+pub(crate) fn explain_why(cx: &Statement, query_id: &str) -> Result<Outcome> {
+    let queries = &cx.shared.queries;
+    let info = queries.expect(query_id)?.info();
+    lines(cx, &why(&info, cx.shared.world.clock.now_us()).join("\n"))
+}
+
 fn lines(cx: &Statement, text: &str) -> Result<Outcome> {
     cx.rows(Columns::default().text("explain", text.lines()))
 }
@@ -54,33 +65,133 @@ fn stream_text(plan: &StreamPlan) -> String {
     out
 }
 
+/// One line a node: what it is, how time passes it, what it keeps, what it does.
 fn node_text(node: &StreamNode, depth: usize, out: &mut String) {
-    let detail = match node {
-        StreamNode::Source { spec, .. } => format!(
-            "{}.{}, columns [{}], start {:?}{}{}",
-            spec.database,
-            spec.relation,
-            spec.columns.join(", "),
-            spec.start,
-            spec.prune.as_ref().map_or_else(String::new, |p| format!(", prune {p}")),
-            spec.watermark.as_ref().map_or_else(String::new, |w| format!(
-                ", watermark {} - {} ms, idle after {} ms",
+    // A LIMIT ends the stream, everything below and beside it does not.
+    let bounded =
+        if matches!(node, StreamNode::Limit { fetch: Some(_), .. }) { "bounded" } else { "unbounded" };
+    *out += &format!(
+        "{}{}: {bounded} #{}, watermark: {}, state: {}; {}\n",
+        "  ".repeat(depth),
+        node.name(),
+        node.id().0,
+        watermark(node),
+        state(node),
+        detail(node)
+    );
+    for input in node.inputs() {
+        node_text(input, depth + 1, out);
+    }
+}
+
+/// How a node is named in a sentence.
+pub(crate) fn about(node: &StreamNode) -> String {
+    match node {
+        StreamNode::Aggregate { emit, .. } => format!("{} (EMIT {emit})", node.name()),
+        _ => format!("{} {}", node.name(), detail(node)),
+    }
+}
+
+/// Whether a watermark leaves the node upwards.
+fn passes(node: &StreamNode) -> bool {
+    match node {
+        StreamNode::Source { spec, .. } => spec.watermark.is_some(),
+        StreamNode::Aggregate { window: Some(w), .. } => w.passes.is_some(),
+        StreamNode::Aggregate { .. } | StreamNode::Lives { .. } => false,
+        other => other.inputs().into_iter().all(passes),
+    }
+}
+
+fn watermark(node: &StreamNode) -> String {
+    match node {
+        StreamNode::Source { spec, .. } => match &spec.watermark {
+            None => "none".into(),
+            Some(w) => format!(
+                "{} - {} ms of the slowest shard that is not idle (after {} ms)",
                 w.time,
                 w.delay_ns / 1_000_000,
                 w.idle_timeout_us / 1_000
-            ))
+            ),
+        },
+        StreamNode::Aggregate { window: Some(w), .. } if w.passes.is_some() => {
+            "closes windows, passes as far as no open one has an earlier bound".into()
+        }
+        StreamNode::Aggregate { window: Some(_), .. } => "closes windows, ends here".into(),
+        StreamNode::Lives { .. } => "ends here".into(),
+        StreamNode::Union { .. } if passes(node) => "the least of its inputs".into(),
+        other if passes(other) => "passes".into(),
+        _ => "none".into(),
+    }
+}
+
+fn state(node: &StreamNode) -> &'static str {
+    match node {
+        StreamNode::Source { spec, .. } if spec.watermark.is_some() => "a watermark a shard",
+        StreamNode::Source { .. } => "its position",
+        StreamNode::Aggregate { window: Some(_), .. } => "keys of each window until it closes",
+        StreamNode::Aggregate { keys, .. } if keys.is_empty() => "one row",
+        StreamNode::Aggregate { emit, .. } if emit.policy == EmitPolicy::Complete => "none between batches",
+        StreamNode::Aggregate { .. } => "keys over the whole stream",
+        StreamNode::Lives { .. } => "rows of keys that live",
+        StreamNode::Limit { .. } | StreamNode::EmitVersion { .. } => "a count",
+        StreamNode::Window { session: Some(_), .. } => "rows of open sessions",
+        StreamNode::Filter { .. }
+        | StreamNode::Project { .. }
+        | StreamNode::Union { .. }
+        | StreamNode::Window { .. }
+        | StreamNode::Sort { .. }
+        | StreamNode::Delta { .. } => "none",
+    }
+}
+
+/// Where a source begins, in words.
+pub(crate) fn start(start: &StartPosition) -> String {
+    match start {
+        StartPosition::Latest => "its start on".into(),
+        StartPosition::Earliest => "the earliest row".into(),
+        StartPosition::EventTime(at) => {
+            let at = chrono::DateTime::from_timestamp_millis(at.0);
+            at.map_or_else(String::new, |at| at.format("event time %Y-%m-%d %H:%M:%S%.3f").to_string())
+        }
+        StartPosition::SeqNo(all) => {
+            let all: Vec<String> = all.iter().map(ToString::to_string).collect();
+            format!("sequence number {}", all.join(", "))
+        }
+    }
+}
+
+fn detail(node: &StreamNode) -> String {
+    match node {
+        StreamNode::Source { spec, .. } => format!(
+            "{}.{}, columns [{}], from {}{}",
+            spec.database,
+            spec.relation,
+            spec.columns.join(", "),
+            start(&spec.start),
+            spec.prune.as_ref().map_or_else(String::new, |p| format!(", prune {p}")),
         ),
         StreamNode::Filter { predicate, .. } => predicate.to_string(),
         StreamNode::Project { exprs, .. } => {
             exprs.iter().map(|p| format!("{} AS {}", p.expr, p.name)).collect::<Vec<_>>().join(", ")
         }
         StreamNode::Union { inputs, .. } => format!("{} inputs", inputs.len()),
-        StreamNode::Window { spec, time, .. } => format!("{spec} over {time}"),
+        StreamNode::Window { spec, time, session, .. } => {
+            let time = match time {
+                WindowTime::Event(time) => time.to_string(),
+                WindowTime::Processing => "the clock".to_owned(),
+            };
+            let keys = session.as_ref().map(|s| s.keys.iter().map(ToString::to_string).collect::<Vec<_>>());
+            let by = keys.map_or_else(String::new, |keys| format!(", by [{}]", keys.join(", ")));
+            format!("{spec} over {time}{by}")
+        }
         StreamNode::Aggregate { keys, aggregates, emit, .. } => {
             let keys: Vec<&str> = keys.iter().map(|k| k.name.as_str()).collect();
             let aggregates: Vec<String> = aggregates.iter().map(ToString::to_string).collect();
             format!("by [{}]: {}; emit {emit}", keys.join(", "), aggregates.join(", "))
         }
+        StreamNode::Lives { spec, .. } => spec.to_string(),
+        StreamNode::EmitVersion { each_row: true, .. } => "a number a row".to_owned(),
+        StreamNode::EmitVersion { .. } => "a number an emission".to_owned(),
         StreamNode::Delta { .. } => "weights as a column".to_owned(),
         StreamNode::Sort { keys, .. } => {
             let key =
@@ -91,12 +202,5 @@ fn node_text(node: &StreamNode, depth: usize, out: &mut String) {
             Some(fetch) => format!("skip {skip}, fetch {fetch}"),
             None => format!("skip {skip}"),
         },
-    };
-    // A LIMIT ends the stream, everything below and beside it does not.
-    let bounded =
-        if matches!(node, StreamNode::Limit { fetch: Some(_), .. }) { "bounded" } else { "unbounded" };
-    *out += &format!("{}{}: {} #{} {detail}\n", "  ".repeat(depth), node.name(), bounded, node.id().0);
-    for input in node.inputs() {
-        node_text(input, depth + 1, out);
     }
 }

@@ -11,6 +11,6 @@ pub mod fill;
 mod values;
 mod writer;
 
-pub use fill::IngestPlan;
+pub use fill::{IngestPlan, default_array};
 pub(crate) use values::rows_of_values;
 pub(crate) use writer::{StreamWriter, WriterOptions};

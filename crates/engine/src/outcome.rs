@@ -4,7 +4,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 use futures::stream::BoxStream;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use weir_base::Result;
 use weir_format::{DecodedBatch, FormatSettings};
 
@@ -38,6 +38,10 @@ pub struct Progress {
     /// 0 = not known.
     pub total_rows: AtomicU64,
     pub result_rows: AtomicU64,
+    /// Of a streaming query's result rows those that its reader has taken.
+    pub taken_rows: AtomicU64,
+    /// Since when the query waits for its reader, microseconds since the epoch; 0 = it does not.
+    pub full_since_us: AtomicI64,
 }
 
 impl Progress {

@@ -13,17 +13,24 @@
 mod bounded;
 mod buffer;
 mod history;
+mod late;
 mod memory;
+mod operators;
 mod registry;
 mod state;
 mod streaming;
 #[cfg(test)]
 mod tests;
+mod why;
 
 pub use bounded::start_bounded;
 pub use history::{FinishedQuery, HistoryBounds, QueryAbout, QueryHistory, QueryRecord, QueryWarning};
+pub use late::{LateLog, LateRow};
+pub(crate) use late::{LateWriter, late_target};
 pub use memory::BudgetPool;
+pub use operators::{OperatorStatus, OperatorSums};
 pub(crate) use registry::SELECT;
-pub use registry::{QueryEntry, QueryInfo, QueryRegistry, QuerySpec};
+pub use registry::{Drops, QueryEntry, QueryInfo, QueryRegistry, QuerySpec};
 pub use state::{Event, Finish, State};
 pub use streaming::{StreamingQuery, start_streaming};
+pub(crate) use why::why;

@@ -30,6 +30,6 @@ mod tests;
 
 pub use factory::{StreamSources, Warnings};
 pub use generate::{RowGenerator, TypedGenerator};
-pub use progress::QuerySources;
+pub use progress::{QuerySources, SourceRead};
 
 pub(crate) use random::generate_block;

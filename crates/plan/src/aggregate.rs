@@ -2,6 +2,7 @@
 //!
 //! Not here: state, hashing, time.
 
+use crate::window::{WindowBound, WindowKind, WindowSpec};
 use arrow_schema::FieldRef;
 use datafusion_physical_expr::PhysicalExpr;
 use std::fmt;
@@ -85,6 +86,17 @@ pub struct WindowKeys {
     /// Positions among the keys.
     pub start: usize,
     pub end: usize,
+    pub spec: WindowSpec,
+    /// The bound that a window above goes by: the watermark is passed on as far as it allows. `None` =
+    /// nobody above asks for it.
+    pub passes: Option<WindowBound>,
+}
+
+impl WindowKeys {
+    /// Rows come only when their window has closed: all that has come leaves at the next watermark.
+    pub fn closed_below(&self) -> bool {
+        matches!(self.spec.kind, WindowKind::Session(_))
+    }
 }
 
 /// When results leave. Times are processing time in microseconds.
@@ -96,6 +108,43 @@ pub enum EmitPolicy {
     Periodic { every_us: i64, repeat: bool },
     /// Keys that changed: after each input batch, or at most every so often.
     OnUpdate { every_us: Option<i64> },
+    /// For each input row the result of its key.
+    PerEvent,
+    /// The groups of an input batch get no more rows: they leave with it and are forgotten.
+    Complete,
+}
+
+/// When the life of a key begins and ends (`AFTER KEY EXPIRE`, `AFTER SESSION CLOSE`). Columns are
+/// positions in the input.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LifeSpec {
+    /// By which it is measured.
+    pub time: usize,
+    pub append_time: usize,
+    /// Whether a row opens a life; without it every row may.
+    pub opens: Option<usize>,
+    /// Whether a row closes its life.
+    pub closes: Option<usize>,
+    /// A row that opens goes into a life that is open, instead of ending it.
+    pub merge_open: bool,
+    /// A row that closes belongs to the life it closes.
+    pub close_included: bool,
+    /// A life ends with the row that makes it so long, nanoseconds.
+    pub span_max_ns: i64,
+    /// Those that end shorter are left out.
+    pub only: bool,
+    /// A life without a row for so long (append time, microseconds) ends.
+    pub timeout_us: Option<i64>,
+}
+
+impl fmt::Display for LifeSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}span {} ms", if self.only { "only " } else { "" }, self.span_max_ns / 1_000_000)?;
+        match self.timeout_us {
+            Some(us) => write!(f, ", timeout {} ms", us / 1_000),
+            None => Ok(()),
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +172,8 @@ impl fmt::Display for EmitSpec {
             EmitPolicy::Periodic { every_us, repeat } => {
                 write!(f, "periodic {} ms{}", every_us / 1_000, if repeat { " repeat" } else { "" })
             }
+            EmitPolicy::PerEvent => f.write_str("per event"),
+            EmitPolicy::Complete => f.write_str("when complete"),
             EmitPolicy::OnUpdate { every_us: None } => f.write_str("on update"),
             EmitPolicy::OnUpdate { every_us: Some(us) } => write!(f, "on update every {} ms", us / 1_000),
         }

@@ -1,6 +1,6 @@
 //! What travels along every edge of a streaming plan, in band.
 
-use arrow_array::{Int64Array, RecordBatch};
+use arrow_array::{Int32Array, Int64Array, RecordBatch};
 
 /// A point in event time up to which everything has been seen: nanoseconds since the Unix
 /// epoch, so that windows over any time column fit.
@@ -28,6 +28,19 @@ impl Rows {
     pub fn append(batch: RecordBatch) -> Self {
         Rows { batch, weights: None }
     }
+}
+
+/// Rows that were left out of a window because they came too late for it.
+#[derive(Debug, Clone)]
+pub struct LateRows {
+    /// The columns that were asked to be kept, under their own names.
+    pub kept: RecordBatch,
+    pub shards: Int32Array,
+    pub sns: Int64Array,
+    /// Event times, nanoseconds since the epoch.
+    pub times_ns: Int64Array,
+    /// The watermarks they were judged by.
+    pub watermarks_ns: Int64Array,
 }
 
 #[derive(Debug, Clone)]

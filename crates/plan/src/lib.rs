@@ -4,20 +4,23 @@
 //! sinks are made by `engine`. Expressions are DataFusion [`PhysicalExpr`]s, evaluated on
 //! whole batches.
 //!
-//! Not here: behaviour. No operator, no task, no clock. (What a window means is arithmetic: [`window`].)
+//! Not here: behaviour. No operator, no task, no clock. (What a window means is arithmetic: [`window`],
+//! [`session`].)
 
 pub mod aggregate;
 pub mod element;
 mod error;
 pub mod runtime;
+pub mod session;
 pub mod stream_plan;
 pub mod window;
 
-pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, RowOrder, WindowKeys};
-pub use element::{Element, Epoch, Rows, WatermarkTime};
-pub use runtime::{QueryCounters, Running, Runtime, Sink, Source, SourceFactory, StreamError};
+pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, RowOrder, WindowKeys};
+pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
+pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError};
+pub use session::{Brackets, OpenSession, Place, SessionSpec};
 pub use stream_plan::{
-    NodeId, Projection, ReplayOrder, ScanColumns, SortKey, SourceSpec, StartPosition, StreamNode, StreamPlan,
-    WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec,
+    Judged, NodeId, Projection, ReplayOrder, ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition,
+    StreamNode, StreamPlan, Timeout, WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec, WindowTime,
 };
-pub use window::{CalendarUnit, Span, WindowKind, WindowSpec};
+pub use window::{CalendarUnit, Span, WindowBound, WindowKind, WindowSpec};

@@ -1,8 +1,9 @@
 //! Contracts between whoever starts a streaming query, whoever runs it, and the two ends.
 
-use crate::{Element, NodeId, SourceSpec, StreamPlan};
-use std::sync::Arc;
+use crate::{Element, LateRows, NodeId, SourceSpec, StreamPlan, WatermarkTime};
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
+use std::sync::{Arc, Mutex, PoisonError};
 use weir_base::{Clock, Code, MemoryBudget, SeqNo};
 
 /// Why a running query failed, with the code its client sees.
@@ -37,10 +38,27 @@ pub trait SourceFactory: Send + Sync {
 #[async_trait::async_trait]
 pub trait Sink: Send {
     async fn send(&mut self, element: Element) -> Result<(), StreamError>;
+
+    /// Rows that were left out as late. Told beside the results, each once.
+    async fn late(&mut self, _rows: LateRows) -> Result<(), StreamError> {
+        Ok(())
+    }
+}
+
+/// What a source that judges rows knows of one of its shards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ShardProgress {
+    pub shard: i32,
+    /// Nanoseconds since the epoch; `i64::MIN` before the first row.
+    pub watermark: i64,
+    /// Append time of its last row, microseconds since the epoch.
+    pub last_append_us: i64,
+    /// Holds nobody back.
+    pub idle: bool,
 }
 
 /// Numbers of one operator while it runs.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct QueryCounters {
     pub rows_in: AtomicU64,
     pub rows_out: AtomicU64,
@@ -49,12 +67,69 @@ pub struct QueryCounters {
     pub late_rows: AtomicU64,
     /// Rows so far ahead of their append time that they do not move the watermark.
     pub future_rows: AtomicU64,
+    /// Rows left out because of an emit policy.
+    pub skipped_rows: AtomicU64,
     /// Keys held, over all windows.
     pub keys: AtomicU64,
     pub state_bytes: AtomicU64,
     /// Nanoseconds since the epoch; `i64::MIN` before the first.
     pub watermark: AtomicI64,
     pub idle: AtomicBool,
+    /// When the watermark last rose, microseconds since the epoch; `i64::MIN` = never.
+    pub rose_us: AtomicI64,
+    /// When rows last came in, likewise.
+    pub came_us: AtomicI64,
+    /// What is held leaves when the watermark comes to this; `i64::MAX` = nothing waits for one.
+    pub waits_for: AtomicI64,
+    /// Processing time of the next emission, microseconds; `i64::MAX` = none is due.
+    pub due_us: AtomicI64,
+    /// Of a source: its history has been read.
+    pub backfilled: AtomicBool,
+    shards: Mutex<Vec<ShardProgress>>,
+}
+
+impl Default for QueryCounters {
+    fn default() -> Self {
+        QueryCounters {
+            rows_in: AtomicU64::new(0),
+            rows_out: AtomicU64::new(0),
+            batches_in: AtomicU64::new(0),
+            busy_ns: AtomicU64::new(0),
+            late_rows: AtomicU64::new(0),
+            future_rows: AtomicU64::new(0),
+            skipped_rows: AtomicU64::new(0),
+            keys: AtomicU64::new(0),
+            state_bytes: AtomicU64::new(0),
+            watermark: AtomicI64::new(i64::MIN),
+            idle: AtomicBool::new(false),
+            rose_us: AtomicI64::new(i64::MIN),
+            came_us: AtomicI64::new(i64::MIN),
+            waits_for: AtomicI64::new(i64::MAX),
+            due_us: AtomicI64::new(i64::MAX),
+            backfilled: AtomicBool::new(false),
+            shards: Mutex::default(),
+        }
+    }
+}
+
+impl QueryCounters {
+    /// The watermark is `at` now.
+    pub fn rose(&self, at: WatermarkTime, now_us: i64) {
+        if self.watermark.swap(at.0, Relaxed) != at.0 {
+            self.rose_us.store(now_us, Relaxed);
+        }
+    }
+
+    /// Of a source that judges, per shard.
+    pub fn shards(&self) -> Vec<ShardProgress> {
+        self.shards.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    pub fn set_shards(&self, shards: impl Iterator<Item = ShardProgress>) {
+        let mut held = self.shards.lock().unwrap_or_else(PoisonError::into_inner);
+        held.clear();
+        held.extend(shards);
+    }
 }
 
 /// A query that was started. Dropping it cancels the query.

@@ -1,6 +1,6 @@
 //! The plan: a tree of plain data.
 
-use crate::aggregate::{AggregateSpec, EmitSpec, RowOrder, WindowKeys};
+use crate::aggregate::{AggregateSpec, EmitSpec, LifeSpec, RowOrder, WindowKeys};
 use crate::window::WindowSpec;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
@@ -75,11 +75,54 @@ pub struct WatermarkSpec {
     pub delay_ns: i64,
     /// A shard without a row for so long (append time, microseconds) holds nobody back.
     pub idle_timeout_us: i64,
+    /// Somebody above counts silences of the stream up to so long (append time, microseconds): the
+    /// source says how append time passes. 0 = nobody does.
+    pub silence_us: i64,
     /// Rows further ahead of their append time do not move the watermark (nanoseconds; 0 = off).
     pub future_max_ns: i64,
+    /// What a silence of the whole source does.
+    pub timeout: Option<Timeout>,
     /// Positions among the source's columns.
     pub shard: usize,
     pub append_time: usize,
+}
+
+/// No row for so long (append time) closes every window that rows lie in, save those too far in the
+/// future.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timeout {
+    pub after_us: i64,
+    pub window: WindowSpec,
+}
+
+/// Which time of a row its windows go by.
+#[derive(Debug, Clone)]
+pub enum WindowTime {
+    /// A timestamp over the input.
+    Event(Arc<dyn PhysicalExpr>),
+    /// The time at which the row is processed, and the watermark is the clock.
+    Processing,
+}
+
+/// Where in a window's input stands what says whether a row is late, and what is told of one that is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Judged {
+    pub watermark: usize,
+    pub shard: usize,
+    pub sn: usize,
+    /// Columns kept of late rows, with the names they are kept under.
+    pub kept: Vec<(String, usize)>,
+}
+
+/// How rows fall to sessions.
+#[derive(Debug, Clone)]
+pub struct SessionKeys {
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Whether a row starts a session, and whether it ends one.
+    pub conditions: Option<(Arc<dyn PhysicalExpr>, Arc<dyn PhysicalExpr>)>,
+    /// Positions in the input: rows of one time are taken by shard and sequence number.
+    pub shard: usize,
+    pub sn: usize,
 }
 
 impl SourceSpec {
@@ -139,14 +182,16 @@ pub enum StreamNode {
         fetch: Option<u64>,
         input: Box<StreamNode>,
     },
-    /// Gives every row once for each window it lies in and is not late for.
+    /// Gives every row once for each window it lies in and is not late for; of a session when it has
+    /// closed.
     Window {
         id: NodeId,
         spec: WindowSpec,
-        /// The event time, a timestamp.
-        time: Arc<dyn PhysicalExpr>,
-        /// Position of the judging watermark in the input.
-        watermark: usize,
+        time: WindowTime,
+        /// `None` = no row is late.
+        judged: Option<Judged>,
+        /// Of session windows.
+        session: Option<SessionKeys>,
         /// Where start and end are put among the columns.
         at: usize,
         schema: SchemaRef,
@@ -163,6 +208,25 @@ pub enum StreamNode {
         emit: EmitSpec,
         /// A result set leaves as one batch, for whoever sorts it.
         whole: bool,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Holds rows until the life of their key has ended, then gives all of it in one batch, with its
+    /// number as one more column at the end.
+    Lives {
+        id: NodeId,
+        spec: LifeSpec,
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Says of each row which emission of the aggregation below it belongs to, from 0.
+    EmitVersion {
+        id: NodeId,
+        /// Where the number is put among the columns.
+        at: usize,
+        /// Every row is an emission.
+        each_row: bool,
         schema: SchemaRef,
         input: Box<StreamNode>,
     },
@@ -190,6 +254,8 @@ impl StreamNode {
             | StreamNode::Limit { id, .. }
             | StreamNode::Window { id, .. }
             | StreamNode::Aggregate { id, .. }
+            | StreamNode::EmitVersion { id, .. }
+            | StreamNode::Lives { id, .. }
             | StreamNode::Delta { id, .. }
             | StreamNode::Sort { id, .. } => *id,
         }
@@ -202,6 +268,8 @@ impl StreamNode {
             | StreamNode::Union { schema, .. }
             | StreamNode::Window { schema, .. }
             | StreamNode::Aggregate { schema, .. }
+            | StreamNode::EmitVersion { schema, .. }
+            | StreamNode::Lives { schema, .. }
             | StreamNode::Delta { schema, .. } => schema.clone(),
             StreamNode::Filter { input, .. }
             | StreamNode::Limit { input, .. }
@@ -216,6 +284,8 @@ impl StreamNode {
             | StreamNode::Project { input, .. }
             | StreamNode::Window { input, .. }
             | StreamNode::Aggregate { input, .. }
+            | StreamNode::EmitVersion { input, .. }
+            | StreamNode::Lives { input, .. }
             | StreamNode::Sort { input, .. }
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
@@ -238,9 +308,12 @@ impl StreamNode {
             StreamNode::Project { .. } => "Project",
             StreamNode::Union { .. } => "Union",
             StreamNode::Limit { .. } => "Limit",
+            StreamNode::Window { session: Some(_), .. } => "Session",
             StreamNode::Window { .. } => "Window",
             StreamNode::Aggregate { window: Some(_), .. } => "WindowAggregate",
             StreamNode::Aggregate { .. } => "Aggregate",
+            StreamNode::EmitVersion { .. } => "EmitVersion",
+            StreamNode::Lives { .. } => "Lives",
             StreamNode::Sort { .. } => "Sort",
             StreamNode::Delta { .. } => "Delta",
         }

@@ -6,8 +6,9 @@
 //!
 //! Lives in the waist because bounded and unbounded queries must agree on it to the nanosecond.
 //!
-//! Not here: which rows are late, closing, session windows.
+//! Not here: which rows are late, closing, where sessions are cut (`session`).
 
+use crate::session::SessionSpec;
 use chrono::{DateTime, Datelike, Days, Months, NaiveDate, NaiveDateTime, Offset, TimeZone};
 use chrono_tz::Tz;
 use std::fmt;
@@ -51,11 +52,24 @@ impl fmt::Display for Span {
     }
 }
 
-/// How rows are cut into windows. Session windows will be one more kind.
+/// How rows are cut into windows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WindowKind {
-    Tumble { size: Span },
-    Hop { slide: Span, size: Span },
+    Tumble {
+        size: Span,
+    },
+    Hop {
+        slide: Span,
+        size: Span,
+    },
+    /// Per key, as the rows lie.
+    Session(SessionSpec),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WindowBound {
+    Start,
+    End,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +84,7 @@ impl fmt::Display for WindowSpec {
         match self.kind {
             WindowKind::Tumble { size } => write!(f, "tumble {size}")?,
             WindowKind::Hop { slide, size } => write!(f, "hop {slide} of {size}")?,
+            WindowKind::Session(session) => return write!(f, "session {session}"),
         }
         if self.zone != Tz::UTC { write!(f, " in {}", self.zone) } else { Ok(()) }
     }
@@ -82,6 +97,7 @@ impl WindowSpec {
         let (slide, size) = match self.kind {
             WindowKind::Tumble { size } => (size, size),
             WindowKind::Hop { slide, size } => (slide, size),
+            WindowKind::Session(session) => return session.check(),
         };
         match (slide, size) {
             (Span::Fixed(slide), Span::Fixed(size)) => {
@@ -132,7 +148,8 @@ impl WindowSpec {
         }
     }
 
-    /// Calls `f(start, end)` for every window a time lies in, by ascending start.
+    /// Calls `f(start, end)` for every window a time lies in, by ascending start. A session is none
+    /// that a time alone would tell.
     pub fn windows_of(&self, at_ns: i64, mut f: impl FnMut(i64, i64)) {
         match self.kind {
             WindowKind::Tumble { size: Span::Fixed(size) } => {
@@ -172,6 +189,40 @@ impl WindowSpec {
             }
             WindowKind::Hop { slide: Span::Fixed(_), size: Span::Calendar(..) } => {
                 unreachable!("refused by check")
+            }
+            WindowKind::Session(_) => {}
+        }
+    }
+
+    /// The watermark that closes every window a time lies in, as far as rows up to it are all there is.
+    pub fn closes_all(&self, at_ns: i64) -> i64 {
+        match self.kind {
+            WindowKind::Session(session) => at_ns.saturating_add(session.idle_ns),
+            _ => {
+                let mut last = at_ns;
+                self.windows_of(at_ns, |_, end| last = end);
+                last
+            }
+        }
+    }
+
+    /// How far a watermark reaches into a bound of windows that close by it: no window that is still
+    /// open, or is yet to come, has an earlier one. Never falls as the watermark rises.
+    pub fn passed_on(&self, watermark_ns: i64, bound: WindowBound) -> i64 {
+        if matches!(watermark_ns, i64::MIN | i64::MAX) {
+            return watermark_ns;
+        }
+        match (self.kind, bound) {
+            // Sessions are open from any time on; their ends lie behind the watermark.
+            (WindowKind::Session(_), WindowBound::Start) => i64::MIN,
+            (WindowKind::Session(_), WindowBound::End) => watermark_ns,
+            _ => {
+                // Open windows end after the watermark: the first of them is the first to hold it.
+                let mut first = None;
+                self.windows_of(watermark_ns, |start, end| {
+                    first.get_or_insert((start, end));
+                });
+                first.map_or(i64::MIN, |(start, end)| if bound == WindowBound::Start { start } else { end })
             }
         }
     }
@@ -284,6 +335,24 @@ mod tests {
                     .filter(|(s, e)| *s <= at && at < *e)
                     .collect();
                 assert_eq!(windows(kind, Tz::UTC, at), expected, "{slide} {size} {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_watermark_is_passed_on_as_far_as_open_windows_allow() {
+        for (slide, size) in [(1, 1), (1, 5), (2, 5), (3, 7), (5, 5), (7, 10)] {
+            let kind = WindowKind::Hop { slide: Span::Fixed(slide), size: Span::Fixed(size) };
+            let spec = WindowSpec { kind, zone: Tz::UTC };
+            for watermark in -30..30 {
+                let open =
+                    (-100..100).map(|k| (k * slide, k * slide + size)).find(|(_, e)| *e > watermark).unwrap();
+                assert_eq!(
+                    spec.passed_on(watermark, WindowBound::Start),
+                    open.0,
+                    "{slide} {size} {watermark}"
+                );
+                assert_eq!(spec.passed_on(watermark, WindowBound::End), open.1, "{slide} {size} {watermark}");
             }
         }
     }

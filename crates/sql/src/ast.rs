@@ -35,6 +35,10 @@ pub enum Statement {
         kind: ExplainKind,
         statement: Box<Statement>,
     },
+    /// `EXPLAIN WHY 'query_id'`: why a running query gives no rows.
+    ExplainWhy {
+        query_id: String,
+    },
     Insert(Insert),
     CreateDatabase {
         name: String,

@@ -6,6 +6,9 @@
 //! batch, tick -> what changed, or everything, as the emit policy says
 //! ```
 //!
+//! Rows of sessions come when these have closed: they lie in one table with the window among its
+//! keys, and all of it leaves at the next watermark.
+//!
 //! While history is read nothing but closed windows leaves; at its end there is one emission.
 //!
 //! Not here: late rows (none come here), state in memory (`state`), aggregates (`agg`).
@@ -16,6 +19,7 @@ mod leaving;
 mod merged;
 mod panes;
 mod part;
+mod per_event;
 mod table;
 
 use self::core::{Core, Window};
@@ -115,13 +119,13 @@ impl Aggregate {
             }
         };
         let is_bound = |at: usize| spec.window.is_some_and(|w| at == w.start || at == w.end);
-        let keys: Vec<_> = spec
-            .keys
-            .iter()
-            .enumerate()
-            .filter(|(i, _)| !is_bound(*i))
-            .map(|(_, k)| k.expr.clone())
-            .collect();
+        let closed = window.as_ref().filter(|w| w.keys.closed_below());
+        let bounds = closed.map(|w| [w.end.clone(), w.start.clone()]);
+        let others = spec.keys.iter().enumerate().filter(|(i, _)| !is_bound(*i));
+        let keys: Vec<_> = bounds.into_iter().flatten().chain(others.map(|(_, k)| k.expr.clone())).collect();
+        if closed.is_some() && spec.emit != EmitSpec::WINDOW {
+            return Err(plan("rows of sessions leave when they close".into()));
+        }
         let types = keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>().map_err(eval)?;
         let shapes = spec
             .aggregates
@@ -269,15 +273,21 @@ impl Operator for Aggregate {
             self.deal(bounds, rows, n, work.keys.hashes(), &mut jobs)?;
         }
         let core = self.core.clone();
+        let each_row = self.core.emit.policy == EmitPolicy::PerEvent && !self.muted;
         let run = move |mut job: Job| {
             let picked = job.rows.as_deref().map_or(Picked::all(n), Picked::Listed);
-            let updated = core.update(job.bounds, &mut job.part, &work, picked);
-            (job, updated)
+            let told = if each_row {
+                core.per_event(job.bounds, &mut job.part, &work, picked).map(Some)
+            } else {
+                core.update(job.bounds, &mut job.part, &work, picked).map(|()| None)
+            };
+            (job, told)
         };
         let shared = n >= ROWS_TO_SHARE && jobs.iter().any(|j| j.at > 0);
         let done: Vec<_> =
             if shared { self.resources.workers.run(jobs, run) } else { jobs.into_iter().map(run).collect() };
         let (mut all, mut last) = (Ok(()), None);
+        let mut told = Vec::new();
         for (job, updated) in done {
             // Parts of a window lie one behind the other, in their order.
             if last.is_some_and(|bounds| bounds != job.bounds) {
@@ -285,15 +295,25 @@ impl Operator for Aggregate {
             }
             last = Some(job.bounds);
             self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts.push(job.part);
-            all = all.and(updated);
+            match updated {
+                Ok(results) => told.extend(results.map(|r| (job.rows, r))),
+                Err(e) => all = all.and(Err(e)),
+            }
         }
         if let Some(bounds) = last {
             self.account(bounds);
         }
         all?;
         self.came += n as i64;
-        self.changed = true;
+        self.changed = !each_row;
         self.make_room(before)?;
+        if each_row {
+            return self.core.told(n, told, out);
+        }
+        if self.core.emit.policy == EmitPolicy::Complete {
+            self.changed = false;
+            return self.emit(What::Closed(i64::MAX), None, out);
+        }
         if !self.muted && self.core.emit.policy == (EmitPolicy::OnUpdate { every_us: None }) {
             self.changed = false;
             self.emit(What::Changed, None, out)?;
@@ -301,9 +321,15 @@ impl Operator for Aggregate {
         Ok(())
     }
 
-    /// Closes windows. The watermark ends here: rows of open windows are yet to leave.
+    /// Closes windows. Above, time has come as far as no row of an open window can be earlier; where
+    /// nobody goes by it the watermark ends here.
     fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
-        if self.core.window.is_some() { self.emit(What::Closed(at.0), None, out) } else { Ok(()) }
+        let Some(window) = &self.core.window else { return Ok(()) };
+        let keys = window.keys;
+        let passed =
+            keys.passes.map(|bound| Element::Watermark(WatermarkTime(keys.spec.passed_on(at.0, bound))));
+        let up_to = if keys.closed_below() { i64::MAX } else { at.0 };
+        self.emit(What::Closed(up_to), passed, out)
     }
 
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
@@ -324,7 +350,7 @@ impl Operator for Aggregate {
         let (timed, repeat) = match self.core.emit.policy {
             EmitPolicy::Periodic { repeat, .. } => (true, repeat),
             EmitPolicy::OnUpdate { every_us } => (every_us.is_some(), false),
-            EmitPolicy::OnClose => (false, false),
+            EmitPolicy::OnClose | EmitPolicy::PerEvent | EmitPolicy::Complete => (false, false),
         };
         (timed && !self.muted && (self.changed || repeat)).then_some(self.due_us)
     }
@@ -359,7 +385,16 @@ impl Operator for Aggregate {
     }
 
     fn stats(&self) -> Stats {
-        Stats { keys: self.groups as u64, state_bytes: self.bytes as u64, late_rows: 0 }
+        Stats { keys: self.groups as u64, state_bytes: self.bytes as u64, ..Stats::default() }
+    }
+
+    fn waits_for(&self) -> Option<i64> {
+        self.core.window.as_ref()?;
+        let (bounds, _) = self.tables.first_key_value()?;
+        match self.panes {
+            None => Some(bounds.0),
+            Some(panes) => panes.closes(*bounds, self.closed),
+        }
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {

@@ -1,20 +1,22 @@
 //! Gives each row its windows: once for every one it is not late for.
 //!
 //! A row is late for a window that ends at or before the watermark its source judged it by. A row
-//! that is late for any of its windows is counted.
+//! that is late for any of its windows is counted. Rows of windows below are never late.
 //!
-//! Not here: judging (`watermark`), what a window is (`plan::window`).
+//! By processing time a row's time is the last tick, which comes before it, and the watermark is the
+//! clock: it is asked for when a window that was given out ends.
+//!
+//! Not here: judging (`watermark`), what a window is (`plan::window`), sessions (`session`).
 
+use super::late;
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::state::bytes::{Reader, Writer};
 use crate::state::{StateReader, StateWriter};
 use crate::time::{from_nanos, from_units, nanos, nanos_per_unit, units};
-use arrow_array::cast::AsArray;
-use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::SchemaRef;
-use datafusion_physical_expr::PhysicalExpr;
-use std::sync::Arc;
-use weir_plan::{Rows, Span, WindowKind, WindowSpec};
+use std::collections::BTreeSet;
+use weir_plan::{Element, Judged, Rows, Span, WatermarkTime, WindowKind, WindowSpec, WindowTime};
 
 const NAME: &str = "Window";
 /// Rows of a batch that leaves, where rows have many windows.
@@ -22,14 +24,19 @@ const ROWS_MAX: usize = 65_536;
 
 pub struct Window {
     spec: WindowSpec,
-    time: Arc<dyn PhysicalExpr>,
-    watermark: usize,
+    time: WindowTime,
+    judged: Option<Judged>,
     at: usize,
     schema: SchemaRef,
     /// Rows leave once, with the pane of so many nanoseconds they lie in; those that are late for some of
     /// their windows with the others.
     pane: Option<i64>,
     late_rows: u64,
+    /// Of processing time: the last tick.
+    now_us: i64,
+    /// Of processing time: ends of windows that rows were given and that have not passed. Their number
+    /// is that of windows a moment lies in.
+    ends: BTreeSet<i64>,
     /// Of the last batch.
     rest: Option<Rest>,
 }
@@ -48,6 +55,8 @@ struct Found {
     rows: Vec<u32>,
     starts: Vec<i64>,
     ends: Vec<i64>,
+    /// Rows that are late for some window.
+    late: Vec<u32>,
 }
 
 impl Found {
@@ -68,8 +77,8 @@ impl Window {
     /// [`OpError::Plan`] when window or columns do not fit.
     pub fn new(
         spec: WindowSpec,
-        time: Arc<dyn PhysicalExpr>,
-        watermark: usize,
+        time: WindowTime,
+        judged: Option<Judged>,
         at: usize,
         schema: SchemaRef,
     ) -> Result<Self, OpError> {
@@ -79,7 +88,18 @@ impl Window {
         if bound.is_none_or(|t| nanos_per_unit(t).is_none()) {
             return Err(plan(format!("window_start is {bound:?}, no time")));
         }
-        Ok(Window { spec, time, watermark, at, schema, pane: None, late_rows: 0, rest: None })
+        Ok(Window {
+            spec,
+            time,
+            judged,
+            at,
+            schema,
+            pane: None,
+            late_rows: 0,
+            now_us: i64::MIN,
+            ends: BTreeSet::new(),
+            rest: None,
+        })
     }
 
     /// For an aggregation that makes windows of panes.
@@ -102,7 +122,10 @@ impl Window {
                 }
             });
         }
-        self.late_rows += u64::from(late);
+        if late {
+            self.late_rows += 1;
+            found.late.push(row as u32);
+        }
         if let (Some(pane), false) = (self.pane, late) {
             found.truncate(before);
             let start = time.saturating_sub(time.rem_euclid(pane));
@@ -195,17 +218,23 @@ impl Operator for Window {
             return Err(plan("windows over a changelog".into()));
         }
         let n = rows.batch.num_rows();
-        let times = self
-            .time
-            .evaluate(&rows.batch)
-            .and_then(|v| v.into_array(n))
-            .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
-        let judged = rows
-            .batch
-            .column(self.watermark)
-            .as_primitive_opt::<Int64Type>()
-            .ok_or_else(|| plan("the judging watermark is int64".into()))?
-            .values();
+        let times = match &self.time {
+            WindowTime::Event(_) => time_column(NAME, &self.time, &rows.batch)?,
+            WindowTime::Processing => {
+                let now_ns = processed_ns(NAME, self.now_us)?;
+                let Window { spec, ends, .. } = self;
+                spec.windows_of(now_ns, |_, end| {
+                    ends.insert(end);
+                });
+                let t = self.schema.field(self.at).data_type();
+                from_nanos(vec![now_ns; n], t).expect("checked to be a time when made")
+            }
+        };
+        let never = if self.judged.is_none() { vec![i64::MIN; n] } else { Vec::new() };
+        let judged = match &self.judged {
+            Some(judged) => late::judged(NAME, judged, &rows.batch)?,
+            None => &never,
+        };
         if let Some(batch) = self.aligned(&rows.batch, &times, judged)? {
             out.rows(Rows::append(batch));
             return Ok(());
@@ -237,8 +266,39 @@ impl Operator for Window {
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| plan(e.to_string()))?;
         out.rows(Rows::append(self.batch(columns, found.starts, found.ends)?));
+        if let Some(judged) = &self.judged {
+            late::tell(NAME, judged, &rest.batch, found.late, &rest.times, out)?;
+        }
         self.rest = (rest.next < rest.times.len()).then_some(rest);
         Ok(())
+    }
+
+    fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
+        // A source by itself says nothing of the clock; its end does.
+        if matches!(self.time, WindowTime::Event(_)) || at == WatermarkTime::INFINITY {
+            self.ends.clear();
+            out.watermark(at);
+        }
+        Ok(())
+    }
+
+    fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
+        if matches!(self.time, WindowTime::Processing) {
+            self.now_us = now_us;
+            let now_ns = now_us.saturating_mul(1_000);
+            let before = self.ends.len();
+            self.ends = self.ends.split_off(&now_ns.saturating_add(1));
+            if self.ends.len() < before {
+                out.watermark(WatermarkTime(now_ns));
+            }
+        }
+        out.push(Element::Tick(now_us));
+        Ok(())
+    }
+
+    fn tick_due(&self) -> Option<i64> {
+        // The first microsecond that is not before the end.
+        self.ends.first().map(|end| end.saturating_add(999).div_euclid(1_000))
     }
 
     fn stats(&self) -> Stats {
@@ -247,11 +307,55 @@ impl Operator for Window {
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
         into.put_u64("late_rows", self.late_rows);
+        let mut ends = Writer::default();
+        ends.words(&self.ends.iter().map(|e| *e as u64).collect::<Vec<_>>());
+        into.put("ends", ends.0);
         Ok(())
     }
 
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         self.late_rows = from.u64(NAME, "late_rows")?;
+        let ends = Reader(from.bytes(NAME, "ends")?).words();
+        let ends = ends.map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })?;
+        self.ends = ends.into_iter().map(|e| e as i64).collect();
         Ok(())
     }
+}
+
+/// The moment at which rows are processed.
+fn processed_ns(operator: &'static str, now_us: i64) -> Result<i64, OpError> {
+    if now_us == i64::MIN {
+        return Err(OpError::Plan { operator, reason: "rows came before the first tick".into() });
+    }
+    Ok(now_us.saturating_mul(1_000))
+}
+
+/// The event time of each row of a batch.
+fn time_column(operator: &'static str, time: &WindowTime, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
+    let WindowTime::Event(time) = time else { unreachable!("asked of event time") };
+    let times = time
+        .evaluate(batch)
+        .and_then(|v| v.into_array(batch.num_rows()))
+        .map_err(|e| OpError::Eval { operator, source: Box::new(e) })?;
+    if times.null_count() > 0 {
+        return Err(OpError::Row {
+            reason: format!("a row has no time ({time} is NULL); filter such rows out before the window"),
+        });
+    }
+    Ok(times)
+}
+
+/// The time of each row of a batch, in nanoseconds.
+pub(super) fn times_of(
+    operator: &'static str,
+    time: &WindowTime,
+    now_us: i64,
+    batch: &RecordBatch,
+) -> Result<Vec<i64>, OpError> {
+    if matches!(time, WindowTime::Processing) {
+        return Ok(vec![processed_ns(operator, now_us)?; batch.num_rows()]);
+    }
+    let times = time_column(operator, time, batch)?;
+    nanos(&times)
+        .ok_or_else(|| OpError::Plan { operator, reason: format!("{} is no time", times.data_type()) })
 }

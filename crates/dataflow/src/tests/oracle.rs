@@ -5,9 +5,13 @@
 //! every k-th batch. `WEIR_GENERATED_CASES` says how many cases (200 unless told); the seed of a
 //! failing one is printed, and `WEIR_SEED` runs that one alone.
 
+mod adversary;
 mod case;
 mod model;
+mod nested;
 mod run;
+mod sessions;
+mod timeout;
 
 use case::{Case, EmitKind};
 use run::{Mode, run};

@@ -3,13 +3,15 @@
 //! A full queue makes the query wait, and with it its cursor in the log. A batch larger than
 //! the whole limit goes through alone.
 
+use super::late::LateWriter;
+use super::registry::QueryRegistry;
 use crate::Progress;
 use arrow::array::RecordBatch;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use weir_base::Code;
-use weir_plan::{Element, Sink, StreamError};
+use weir_base::{Clock, Code};
+use weir_plan::{Element, LateRows, Sink, StreamError};
 
 /// Batches in the queue, whatever their size.
 const BATCHES_MAX: usize = 1_024;
@@ -23,12 +25,27 @@ pub(super) struct BufferSink {
     room: Arc<Semaphore>,
     permits: u32,
     progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
+    late: Late,
 }
 
-pub(super) fn buffer(bytes_max: u64, progress: Arc<Progress>) -> (BufferSink, mpsc::Receiver<Item>) {
+/// Where late rows of the query are noted.
+pub(super) struct Late {
+    pub query_id: Arc<str>,
+    pub registry: Weak<QueryRegistry>,
+    pub writer: Option<LateWriter>,
+}
+
+pub(super) fn buffer(
+    bytes_max: u64,
+    progress: Arc<Progress>,
+    clock: Arc<dyn Clock>,
+    late: Late,
+) -> (BufferSink, mpsc::Receiver<Item>) {
     let permits = (bytes_max / PERMIT_BYTES).clamp(1, 1 << 30) as u32;
     let (to, from) = mpsc::channel(BATCHES_MAX);
-    (BufferSink { to, room: Arc::new(Semaphore::new(permits as usize)), permits, progress }, from)
+    let room = Arc::new(Semaphore::new(permits as usize));
+    (BufferSink { to, room, permits, progress, clock, late }, from)
 }
 
 /// Bytes that are this batch's own: a slice counts for its rows only.
@@ -45,13 +62,44 @@ impl Sink for BufferSink {
         let Element::Rows(rows) = element else { return Ok(()) };
         let gone = || StreamError { code: Code::QueryWasCancelled, message: "the reader is gone".into() };
         let wanted = size_of(&rows.batch).div_ceil(PERMIT_BYTES).clamp(1, u64::from(self.permits)) as u32;
-        let room = tokio::select! {
-            room = self.room.clone().acquire_many_owned(wanted) => room.map_err(|_| gone())?,
-            () = self.to.closed() => return Err(gone()),
-        };
         let n = rows.batch.num_rows() as u64;
-        self.to.send((rows.batch, room)).await.map_err(|_| gone())?;
+        let (room, place) = match self.room.clone().try_acquire_many_owned(wanted) {
+            Ok(room) => (Some(room), self.to.try_reserve().ok()),
+            Err(_) => (None, None),
+        };
+        match (room, place) {
+            (Some(room), Some(place)) => place.send((rows.batch, room)),
+            (room, _) => {
+                // For who asks why nothing comes.
+                self.progress.full_since_us.store(self.clock.now_us(), Ordering::Relaxed);
+                let waited = async {
+                    let room = match room {
+                        Some(room) => room,
+                        None => self.room.clone().acquire_many_owned(wanted).await.map_err(|_| gone())?,
+                    };
+                    self.to.send((rows.batch, room)).await.map_err(|_| gone())
+                };
+                tokio::select! {
+                    sent = waited => sent?,
+                    () = self.to.closed() => return Err(gone()),
+                }
+                self.progress.full_since_us.store(0, Ordering::Relaxed);
+            }
+        }
         self.progress.result_rows.fetch_add(n, Ordering::Relaxed);
         Ok(())
+    }
+
+    async fn late(&mut self, rows: LateRows) -> Result<(), StreamError> {
+        if let Some(registry) = self.late.registry.upgrade() {
+            registry.late.add(&self.late.query_id, &rows);
+        }
+        match &mut self.late.writer {
+            None => Ok(()),
+            Some(writer) => writer.write(&rows.kept).await.map_err(|e| StreamError {
+                code: e.code,
+                message: format!("late_rows_stream: {}", e.message),
+            }),
+        }
     }
 }

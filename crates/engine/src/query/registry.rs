@@ -5,6 +5,8 @@
 //! - an entry is there from `register` until its last holder is gone.
 
 use super::history::QueryRecord;
+use super::late::{LateLog, LateWriter};
+use super::operators::{OperatorStatus, OperatorSums, statuses};
 use super::state::{Event, Finish, State};
 use crate::Progress;
 use crate::source::QuerySources;
@@ -17,8 +19,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use weir_base::error::did_you_mean;
+use weir_base::metrics::{Metric, Registry};
 use weir_base::{Clock, Error, MemoryBudget, Result, err};
-use weir_plan::{NodeId, QueryCounters, Running};
+use weir_plan::{NodeId, QueryCounters, Running, StreamNode};
 
 /// The kind of statements whose end is the end of their result.
 pub(crate) const SELECT: &str = "Select";
@@ -60,8 +63,14 @@ pub struct QueryInfo {
     pub written_bytes: u64,
     pub memory_bytes: u64,
     pub memory_peak_bytes: u64,
-    /// Of a streaming query, per operator.
-    pub operators: Vec<OperatorInfo>,
+    /// Of a streaming query, per operator in the order of its plan.
+    pub operators: Vec<OperatorStatus>,
+    pub sums: OperatorSums,
+    /// What the plan says of each operator.
+    pub plan: Option<Arc<StreamNode>>,
+    /// Result rows that the reader has not taken, and since when the query waits for it.
+    pub waiting_rows: u64,
+    pub full_since_us: Option<i64>,
 }
 
 pub type OperatorInfo = (NodeId, &'static str, Arc<QueryCounters>);
@@ -79,15 +88,20 @@ pub struct QueryEntry {
     streaming: Mutex<Option<Streaming>>,
     /// Of `INSERT … SELECT`: how many of the rows that have left are durable in the target.
     written: Mutex<Option<watch::Receiver<u64>>>,
+    /// Takes late rows, from before the start on.
+    late: Mutex<Option<LateWriter>>,
     clock: Arc<dyn Clock>,
     started_us: i64,
     started: Duration,
+    /// Late, future and skipped rows that counters of the process know of.
+    counted: Mutex<[u64; 3]>,
     registry: Weak<QueryRegistry>,
 }
 
 /// What runs of a streaming query.
 #[derive(Clone)]
 struct Streaming {
+    plan: Arc<StreamNode>,
     sources: Arc<QuerySources>,
     running: Arc<dyn Running>,
     operators: Vec<OperatorInfo>,
@@ -107,14 +121,52 @@ pub struct QueryRegistry {
     clock: Arc<dyn Clock>,
     /// An entry is no longer there.
     gone: Notify,
+    pub late: LateLog,
+    drops: Drops,
+}
+
+/// Rows left out by streaming queries of this process: late, future, skipped.
+#[derive(Debug, Default)]
+pub struct Drops([Metric; 3]);
+
+impl Drops {
+    pub fn of(metrics: &Registry) -> Self {
+        Drops([
+            metrics.counter("weir_late_rows_total", "rows that came after their window had closed"),
+            metrics.counter(
+                "weir_future_rows_total",
+                "rows so far ahead of their append time that they moved no watermark",
+            ),
+            metrics.counter("weir_skipped_rows_total", "rows left out because of an emit policy"),
+        ])
+    }
 }
 
 impl QueryRegistry {
     /// `memory`: the server's budget, which every query's is a child of.
-    pub fn new(concurrent_max: usize, memory: Arc<MemoryBudget>, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(
+        concurrent_max: usize,
+        memory: Arc<MemoryBudget>,
+        clock: Arc<dyn Clock>,
+        drops: Drops,
+    ) -> Arc<Self> {
         let concurrent_max = AtomicUsize::new(concurrent_max);
         let gone = Notify::new();
-        Arc::new(QueryRegistry { entries: Mutex::default(), concurrent_max, memory, clock, gone })
+        Arc::new(QueryRegistry {
+            entries: Mutex::default(),
+            concurrent_max,
+            memory,
+            clock,
+            gone,
+            drops,
+            late: LateLog::default(),
+        })
+    }
+
+    /// Brings the counters of dropped rows up to now.
+    pub fn count_drops(&self) {
+        let entries: Vec<_> = self.entries.lock().values().filter_map(Weak::upgrade).collect();
+        entries.iter().for_each(|e| e.count_drops(&self.drops));
     }
 
     pub fn set_concurrent_max(&self, max: usize) {
@@ -145,9 +197,11 @@ impl QueryRegistry {
             state: Mutex::new(State::Planned),
             streaming: Mutex::new(None),
             written: Mutex::new(None),
+            late: Mutex::new(None),
             started_us: self.clock.now_us(),
             started: self.clock.monotonic(),
             clock: self.clock.clone(),
+            counted: Mutex::default(),
             registry: Arc::downgrade(self),
             spec,
         });
@@ -236,12 +290,20 @@ impl QueryRegistry {
         streams.map(|e| e.spec.query_id.clone()).collect()
     }
 
-    fn streaming(&self, query_id: &str) -> Result<(Arc<QueryEntry>, Streaming)> {
-        let Some(entry) = self.get(query_id) else {
+    /// A query that runs.
+    ///
+    /// # Errors
+    /// Code 36 for an id that does not run.
+    pub fn expect(&self, query_id: &str) -> Result<Arc<QueryEntry>> {
+        self.get(query_id).ok_or_else(|| {
             let running: Vec<String> = self.entries.lock().keys().cloned().collect();
             let hint = did_you_mean(query_id, running.iter().map(String::as_str));
-            return Err(err!(BadArguments, "no query with id {query_id} is running{hint}"));
-        };
+            err!(BadArguments, "no query with id {query_id} is running{hint}")
+        })
+    }
+
+    fn streaming(&self, query_id: &str) -> Result<(Arc<QueryEntry>, Streaming)> {
+        let entry = self.expect(query_id)?;
         let streaming = entry.streaming.lock().clone();
         match streaming {
             Some(streaming) => Ok((entry, streaming)),
@@ -295,13 +357,42 @@ impl QueryEntry {
             Finish::Failed => Event::Fail,
         });
         self.on(Event::Released);
+        if let Some(registry) = self.registry.upgrade() {
+            self.count_drops(&registry.drops);
+        }
         // They hold the shards that were read, and with them the files of dropped streams.
         *self.streaming.lock() = None;
     }
 
-    pub(super) fn attach(&self, sources: Arc<QuerySources>, running: Arc<dyn Running>) {
+    pub(super) fn attach(
+        &self,
+        plan: Arc<StreamNode>,
+        sources: Arc<QuerySources>,
+        running: Arc<dyn Running>,
+    ) {
         let operators = running.counters();
-        *self.streaming.lock() = Some(Streaming { sources, running, operators });
+        *self.streaming.lock() = Some(Streaming { plan, sources, running, operators });
+    }
+
+    /// Its operators now.
+    fn operators(&self) -> (Option<Arc<StreamNode>>, Vec<OperatorStatus>) {
+        // What is read of a source takes no lock of the query.
+        let Some(s) = self.streaming.lock().clone() else { return (None, Vec::new()) };
+        let read = |id, rows, backfilled| s.sources.read(id, rows, backfilled);
+        let all = statuses(&s.plan, &s.operators, read);
+        (Some(s.plan.clone()), all)
+    }
+
+    /// Adds what was left out since the last time to counters of the process.
+    fn count_drops(&self, drops: &Drops) {
+        let (_, operators) = self.operators();
+        let sums = OperatorSums::of(&operators, 0);
+        let now = [sums.late_rows, sums.future_rows, sums.skipped_rows];
+        let mut counted = self.counted.lock();
+        for ((now, counted), metric) in now.iter().zip(counted.iter_mut()).zip(&drops.0) {
+            metric.add(now.saturating_sub(*counted) as i64);
+            *counted = (*counted).max(*now);
+        }
     }
 
     /// For whoever writes the query's rows down: to be told how many of them are durable.
@@ -309,6 +400,18 @@ impl QueryEntry {
         let (to, from) = watch::channel(0);
         *self.written.lock() = Some(from);
         to
+    }
+
+    pub(crate) fn keep_late(&self, writer: LateWriter) {
+        *self.late.lock() = Some(writer);
+    }
+
+    pub(super) fn late_writer(&self) -> Option<LateWriter> {
+        self.late.lock().take()
+    }
+
+    pub(super) fn registry(&self) -> Weak<QueryRegistry> {
+        self.registry.clone()
     }
 
     /// For the record of what became of it.
@@ -335,6 +438,8 @@ impl QueryEntry {
 
     pub fn info(&self) -> QueryInfo {
         let load = |n: &std::sync::atomic::AtomicU64| n.load(Ordering::Relaxed);
+        let (plan, operators) = self.operators();
+        let full_since_us = self.progress.full_since_us.load(Ordering::Relaxed);
         QueryInfo {
             query_id: self.spec.query_id.clone(),
             user: self.spec.user.clone(),
@@ -351,7 +456,15 @@ impl QueryEntry {
             written_bytes: load(&self.progress.written_bytes),
             memory_bytes: self.memory.used_bytes(),
             memory_peak_bytes: self.memory.peak_bytes(),
-            operators: self.streaming.lock().as_ref().map_or_else(Vec::new, |s| s.operators.clone()),
+            sums: OperatorSums::of(&operators, self.clock.now_us()),
+            operators,
+            plan,
+            waiting_rows: if self.spec.streaming {
+                load(&self.progress.result_rows).saturating_sub(load(&self.progress.taken_rows))
+            } else {
+                0
+            },
+            full_since_us: (full_since_us != 0).then_some(full_since_us),
         }
     }
 }

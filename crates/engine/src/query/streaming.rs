@@ -1,6 +1,6 @@
 //! Runs an unbounded plan and hands out its rows.
 
-use super::buffer::buffer;
+use super::buffer::{Late, buffer};
 use super::registry::QueryEntry;
 use super::state::{Event, Finish};
 use crate::source::StreamSources;
@@ -8,6 +8,7 @@ use arrow::array::RecordBatch;
 use futures::StreamExt;
 use futures::stream::{BoxStream, unfold};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use weir_base::{Clock, Error, Result};
 use weir_plan::{Running, Runtime, SourceFactory, StreamPlan};
@@ -31,9 +32,16 @@ pub async fn start_streaming(
     clock: Arc<dyn Clock>,
 ) -> Result<StreamingQuery> {
     entry.on(Event::Start);
-    let (sink, from) = buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone());
+    let late = Late {
+        query_id: entry.spec.query_id.as_str().into(),
+        registry: entry.registry(),
+        writer: entry.late_writer(),
+    };
+    let (sink, from) =
+        buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone(), clock.clone(), late);
     let (warnings, positions) = (sources.warnings(), sources.sources());
     let factory: Arc<dyn SourceFactory> = Arc::new(sources);
+    let shown = Arc::new(plan.root.clone());
     let started = tokio::select! {
         started = runtime.start(plan, factory, Box::new(sink), clock, entry.memory.clone()) => started,
         () = entry.killed.cancelled() => {
@@ -49,7 +57,7 @@ pub async fn start_streaming(
             return Err(e);
         }
     };
-    entry.attach(positions, running.clone());
+    entry.attach(shown, positions, running.clone());
     entry.on(Event::Run);
     let deadline = entry.spec.execution_max.map(|limit| tokio::time::Instant::now() + limit);
     let output = Output { entry, running, from, deadline, ended: false };
@@ -85,7 +93,11 @@ impl Output {
             () = self.entry.killed.cancelled() => (Finish::Cancelled, Some(self.entry.killed_error())),
             () = timeout => (Finish::Failed, Some(self.entry.timeout_error())),
             item = self.from.recv() => match item {
-                Some((batch, _room)) => return Some(Ok(batch)),
+                Some((batch, _room)) => {
+                    let n = batch.num_rows() as u64;
+                    self.entry.progress.taken_rows.fetch_add(n, Ordering::Relaxed);
+                    return Some(Ok(batch));
+                }
                 // The task has let go of its sink: it has ended or is about to.
                 None => match self.running.join().await {
                     Ok(()) => (Finish::Finished, None),

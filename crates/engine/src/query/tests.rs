@@ -14,7 +14,12 @@ use weir_dataflow::DataflowRuntime;
 use weir_plan::{NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan};
 
 fn registry(max: usize) -> Arc<QueryRegistry> {
-    QueryRegistry::new(max, MemoryBudget::root("server", 1 << 30), Arc::new(SystemClock::new()))
+    QueryRegistry::new(
+        max,
+        MemoryBudget::root("server", 1 << 30),
+        Arc::new(SystemClock::new()),
+        Drops::default(),
+    )
 }
 
 fn spec(id: &str) -> QuerySpec {

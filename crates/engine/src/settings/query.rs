@@ -18,6 +18,8 @@ pub struct QuerySettings {
     pub replay_order: ReplayOrder,
     pub replay_order_text: String,
     pub lateness: weir_sql::bind::Lateness,
+    pub late_rows_stream: Option<String>,
+    pub sessions: weir_sql::bind::SessionRules,
     /// At least 1.
     pub threads_max: usize,
     /// 0 = the server's limit.
@@ -99,6 +101,11 @@ impl QuerySettings {
             lateness: weir_sql::bind::Lateness {
                 idle_timeout_us: at.number("watermark_idle_timeout_ms").min(1 << 40) as i64 * 1_000,
                 future_max_ns: at.number("event_time_future_max_ms").min(1 << 40) as i64 * 1_000_000,
+            },
+            late_rows_stream: Some(at.text("late_rows_stream")).filter(|s| !s.is_empty()).map(str::to_owned),
+            sessions: weir_sql::bind::SessionRules {
+                merge_open: at.flag("merge_open_sessions"),
+                close_left_out: !at.flag("include_session_end"),
             },
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),

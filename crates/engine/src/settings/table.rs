@@ -84,6 +84,12 @@ pub const SETTINGS: &[Setting] = &[
     q("format_csv_delimiter", Char, ",", "between the fields of CSV"),
     q("idempotent_id", Text, "", "names an INSERT: repeating the same rows adds nothing twice"),
     q(
+        "include_session_end",
+        Bool,
+        "1",
+        "EMIT AFTER SESSION CLOSE: the row that closes a session belongs to it",
+    ),
+    q(
         "input_format_null_as_default",
         Bool,
         "1",
@@ -97,6 +103,7 @@ pub const SETTINGS: &[Setting] = &[
         "input that is not UTF-8 is refused, or replaced by U+FFFD",
     ),
     q("join_use_nulls", Bool, "0", "a join without match gives NULL, not the type's default"),
+    q("late_rows_stream", Text, "", "a stream that takes rows that come too late for their windows"),
     q("log_queries", Bool, "1", "remember the statement in system.query_log once it has ended"),
     q("max_block_size", UInt, "8192", "rows a batch of a bounded query has at most"),
     server("max_concurrent_queries", UInt, "1000", "queries that may run at once; more get error 202"),
@@ -116,6 +123,12 @@ pub const SETTINGS: &[Setting] = &[
         UInt,
         "4194304",
         "bytes of results a streaming query keeps for a slow reader",
+    ),
+    q(
+        "merge_open_sessions",
+        Bool,
+        "0",
+        "EMIT AFTER SESSION CLOSE: a row that opens joins an open session instead of closing it",
     ),
     q("output_format_json_quote_64bit_integers", Bool, "0", "64-bit integers as strings in JSON"),
     q("output_format_json_quote_denormals", Bool, "0", "inf and nan as strings in JSON, else null"),

@@ -15,7 +15,7 @@ use datafusion::execution::TaskContext;
 use parking_lot::Mutex;
 use std::sync::Arc;
 use weir_base::{MemoryBudget, SeqNo};
-use weir_plan::{NodeId, ReplayOrder, Source, SourceFactory, SourceSpec, StreamError};
+use weir_plan::{NodeId, ReplayOrder, Source, SourceFactory, SourceSpec, StreamError, WatermarkSpec};
 
 /// Warnings kept of one query; later ones are dropped.
 const WARNINGS_MAX: usize = 100;
@@ -94,6 +94,7 @@ impl StreamSources {
 
     async fn open_stored(
         &self,
+        id: NodeId,
         access: StoredAccess,
         spec: &SourceSpec,
     ) -> Result<Box<dyn Source>, StreamError> {
@@ -103,8 +104,11 @@ impl StreamSources {
         let ends: Vec<SeqNo> = shards.iter().map(|s| s.durable_end()).collect();
         let starts = resolve(&access.name, &shards, &spec.start, &self.warnings).await?;
         let seat = self.gate.seat();
-        let progress = SourceProgress::new(shards.iter().cloned().zip(starts.iter().copied()));
-        self.sources.add(progress.clone());
+        let bounds = starts.iter().zip(&ends).map(|(start, end)| (*start, *end));
+        let progress = SourceProgress::new(
+            shards.iter().cloned().zip(bounds).map(|(shard, (start, end))| (shard, start, end)),
+        );
+        self.sources.add(id, progress.clone());
         let history = starts.iter().zip(&ends).any(|(start, end)| start < end);
         let (phase, ends) = match self.replay_order {
             ReplayOrder::EventTime if history => {
@@ -117,8 +121,11 @@ impl StreamSources {
             }
             _ => (Phase::Arrival, ends),
         };
-        let judged = spec.watermark.as_ref().filter(|_| shards.len() > 1);
-        let ordered = judged.map(|w| LogOrder::new(w.idle_timeout_us));
+        // A shard alone is in order and never held back; it is asked how time passes where somebody
+        // counts its silences.
+        let silence_us = |w: &WatermarkSpec| w.silence_us.max(w.timeout.map_or(0, |t| t.after_us));
+        let judged = spec.watermark.as_ref().filter(|w| shards.len() > 1 || silence_us(w) > 0);
+        let ordered = judged.map(|w| LogOrder::new(w.idle_timeout_us.max(silence_us(w))));
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))
@@ -146,9 +153,9 @@ impl StreamSources {
 
 #[async_trait::async_trait]
 impl SourceFactory for StreamSources {
-    async fn open(&self, _: NodeId, spec: &SourceSpec) -> Result<Box<dyn Source>, StreamError> {
+    async fn open(&self, id: NodeId, spec: &SourceSpec) -> Result<Box<dyn Source>, StreamError> {
         match self.lookup.store(&spec.database, &spec.relation)? {
-            StreamAccess::Stored(access) => self.open_stored(access, spec).await,
+            StreamAccess::Stored(access) => self.open_stored(id, access, spec).await,
             StreamAccess::Random(access) => {
                 Ok(Box::new(RandomSource::new(access, spec, self.progress.clone(), self.sources.draining())?))
             }

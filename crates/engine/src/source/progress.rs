@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use weir_base::SeqNo;
+use weir_plan::NodeId;
 use weir_storage::Shard;
 
 /// One source. A row counts as delivered when the task has come back for more: then all it
@@ -13,14 +14,26 @@ use weir_storage::Shard;
 #[derive(Debug)]
 pub(super) struct SourceProgress {
     shards: Vec<(Arc<Shard>, AtomicU64)>,
+    /// One past the last row of history, per shard.
+    history_ends: Vec<SeqNo>,
+    history_rows: u64,
     ended: AtomicBool,
     moved: Notify,
 }
 
 impl SourceProgress {
-    pub fn new(shards: impl IntoIterator<Item = (Arc<Shard>, SeqNo)>) -> Arc<Self> {
+    /// Of each shard: where it begins, and one past the last row of history.
+    pub fn new(shards: impl IntoIterator<Item = (Arc<Shard>, SeqNo, SeqNo)>) -> Arc<Self> {
+        let (mut all, mut history_ends, mut history_rows) = (Vec::new(), Vec::new(), 0);
+        for (shard, from, end) in shards {
+            history_rows += end.0.saturating_sub(from.0);
+            history_ends.push(end);
+            all.push((shard, AtomicU64::new(from.0)));
+        }
         Arc::new(SourceProgress {
-            shards: shards.into_iter().map(|(shard, from)| (shard, AtomicU64::new(from.0))).collect(),
+            shards: all,
+            history_ends,
+            history_rows,
             ended: AtomicBool::new(false),
             moved: Notify::new(),
         })
@@ -37,6 +50,23 @@ impl SourceProgress {
         self.moved.notify_waiters();
     }
 
+    /// How far it is behind its log. While history is read rows count as they come: a replay by
+    /// event time moves no position before its end.
+    fn read(&self, rows: u64, backfilled: bool) -> SourceRead {
+        let after = |from: &dyn Fn(usize) -> u64| -> u64 {
+            let shards = self.shards.iter().enumerate();
+            shards.map(|(i, (shard, _))| shard.durable_end().0.saturating_sub(from(i))).sum()
+        };
+        let behind_rows = if self.ended.load(Ordering::SeqCst) {
+            0
+        } else if backfilled {
+            after(&|i| self.shards[i].1.load(Ordering::SeqCst))
+        } else {
+            self.history_rows.saturating_sub(rows) + after(&|i| self.history_ends[i].0)
+        };
+        SourceRead { behind_rows, history_rows: self.history_rows }
+    }
+
     async fn reach(&self, targets: &[SeqNo]) {
         loop {
             let moved = self.moved.notified();
@@ -51,22 +81,38 @@ impl SourceProgress {
     }
 }
 
+/// How much of its log a source has read.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SourceRead {
+    /// Durable and not read yet.
+    pub behind_rows: u64,
+    /// There when the query started, and wanted by it.
+    pub history_rows: u64,
+}
+
 /// All sources of one query.
 #[derive(Debug, Default)]
 pub struct QuerySources {
-    all: Mutex<Vec<Arc<SourceProgress>>>,
+    all: Mutex<Vec<(NodeId, Arc<SourceProgress>)>>,
     drain: CancellationToken,
 }
 
 impl QuerySources {
-    pub(super) fn add(&self, source: Arc<SourceProgress>) {
-        self.all.lock().push(source);
+    pub(super) fn add(&self, id: NodeId, source: Arc<SourceProgress>) {
+        self.all.lock().push((id, source));
+    }
+
+    /// What is known of one source, which has given so many rows; nothing of one without a log.
+    pub fn read(&self, id: NodeId, rows: u64, backfilled: bool) -> SourceRead {
+        let all = self.all.lock();
+        let source = all.iter().find(|(n, _)| *n == id);
+        source.map_or_else(SourceRead::default, |(_, s)| s.read(rows, backfilled))
     }
 
     /// Returns when everything durable at the call has been handed to the query's sink, or the
     /// sources have ended.
     pub async fn sync(&self) {
-        let sources = self.all.lock().clone();
+        let sources: Vec<_> = self.all.lock().iter().map(|(_, s)| s.clone()).collect();
         let targets: Vec<Vec<SeqNo>> =
             sources.iter().map(|s| s.shards.iter().map(|(shard, _)| shard.durable_end()).collect()).collect();
         for (source, targets) in sources.iter().zip(&targets) {

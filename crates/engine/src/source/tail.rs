@@ -40,7 +40,7 @@ pub(super) struct StreamSource {
 /// Live rows of several shards in log order: a row waits until no other shard can have an earlier
 /// one, about a group commit.
 pub(super) struct LogOrder {
-    /// Microseconds after which a silent shard counts as idle.
+    /// A silence means something for so many microseconds: a shard falls idle, a timeout happens.
     idle_timeout_us: i64,
     /// The greatest append time of a row given, and the frontier told since.
     given_us: i64,
@@ -424,15 +424,20 @@ impl StreamSource {
             if n < rows.rows() {
                 shard.head = Some(rows.slice(n, rows.rows() - n));
             }
-            order.given_us = rows.append_time(n - 1).0;
             let batch = self.give(least, rows.slice(0, n))?;
             return Poll::Ready(Ok(self.rows(batch)));
         }
     }
 
     fn give(&mut self, shard: usize, rows: TailBatch) -> Result<RecordBatch, StreamError> {
+        if let Some(order) = &mut self.ordered {
+            order.given_us = order.given_us.max(rows.append_time(rows.rows() - 1).0);
+        }
         let state = &mut self.shards[shard];
         state.next = rows.end().unwrap_or(state.next);
+        if let (Some(order), Some(last)) = (&mut self.ordered, rows.rows().checked_sub(1)) {
+            order.given_us = order.given_us.max(rows.append_time(last).0);
+        }
         self.picker.pick(&rows, state.reader.shard().id()).map_err(|e| StreamError {
             code: Code::LogicalError,
             message: format!("rows of {} do not fit the plan: {e}", self.name),

@@ -37,7 +37,12 @@ fn source(id: u32, relation: &str, start: StartPosition) -> StreamNode {
 }
 
 fn registry() -> Arc<QueryRegistry> {
-    QueryRegistry::new(10, MemoryBudget::root("server", 1 << 30), Arc::new(SystemClock::new()))
+    QueryRegistry::new(
+        10,
+        MemoryBudget::root("server", 1 << 30),
+        Arc::new(SystemClock::new()),
+        crate::query::Drops::default(),
+    )
 }
 
 fn entry(registry: &Arc<QueryRegistry>, id: &str) -> Arc<QueryEntry> {

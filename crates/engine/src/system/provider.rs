@@ -54,6 +54,10 @@ impl Columns {
     pub fn int(self, name: &str, values: impl IntoIterator<Item = i64>) -> Self {
         self.add(name, &Type::Int64, Arc::new(Int64Array::from_iter_values(values)))
     }
+    pub fn int_or_null(self, name: &str, values: impl IntoIterator<Item = Option<i64>>) -> Self {
+        let array: Int64Array = values.into_iter().collect();
+        self.add(name, &Type::Int64.into_nullable(), Arc::new(array))
+    }
     pub fn float(self, name: &str, values: impl IntoIterator<Item = f64>) -> Self {
         let array = arrow::array::Float64Array::from_iter_values(values);
         self.add(name, &Type::Float64, Arc::new(array))
@@ -62,6 +66,13 @@ impl Columns {
     pub fn time_ms(self, name: &str, values: impl IntoIterator<Item = i64>) -> Self {
         let array = arrow::array::TimestampMillisecondArray::from_iter_values(values).with_timezone("UTC");
         self.add(name, &Type::DateTime64(3, Some("UTC".into())), Arc::new(array))
+    }
+    /// From nanoseconds since the Unix epoch; the end of time has no date.
+    pub fn time_ns_or_null(self, name: &str, values: impl IntoIterator<Item = Option<i64>>) -> Self {
+        let ms = |v: Option<i64>| v.filter(|ns| *ns != i64::MAX).map(|ns| ns.div_euclid(1_000_000));
+        let array: arrow::array::TimestampMillisecondArray = values.into_iter().map(ms).collect();
+        let t = Type::DateTime64(3, Some("UTC".into())).into_nullable();
+        self.add(name, &t, Arc::new(array.with_timezone("UTC")))
     }
     pub fn uuid(self, name: &str, values: impl IntoIterator<Item = uuid::Uuid>) -> Self {
         let mut builder = arrow::array::FixedSizeBinaryBuilder::new(16);

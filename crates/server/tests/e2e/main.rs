@@ -15,3 +15,4 @@ mod one_answer;
 mod process;
 mod slt;
 mod stitch;
+mod why;

@@ -52,7 +52,7 @@ pub(crate) struct Binder<'a> {
     pub scope: &'a dyn Scope,
     pub state: &'a SessionState,
     pub options: &'a BindOptions,
-    functions: Functions<'a>,
+    pub(super) functions: Functions<'a>,
     database: String,
     table_mode: bool,
     /// The views we are in, outermost first.
@@ -206,6 +206,9 @@ impl<'a> Binder<'a> {
     /// A window function of FROM.
     fn window(&self, number: usize) -> Result<Arc<dyn TableSource>, Error> {
         let call = self.windows.borrow()[number].clone();
+        for e in call.time.iter().chain(call.conditions()) {
+            self.named.borrow_mut().extend(shape::names_in(e));
+        }
         let mut of = call.of.clone();
         named_by_parameter(&mut of, self.scope)?;
         window_factor(&mut of, &mut self.windows.borrow_mut())?;
@@ -253,11 +256,30 @@ impl<'a> Binder<'a> {
             }
             other => return Err(err!(NotImplemented, "{} over {other} is not supported yet", call.function)),
         };
-        let time = call.time.clone().unwrap_or_else(super::window_table::default_time);
-        let time = self.expr(time, planned.schema())?;
-        let time = super::coerce::expr(time, planned.schema(), &super::rules(self.options, true))
-            .map_err(super::errors::from_datafusion)?;
-        let plan = WindowTable::plan(planned, time, &call)?;
+        let typed = |e: Ast| {
+            let e = self.expr(e, planned.schema())?;
+            super::coerce::expr(e, planned.schema(), &super::rules(self.options, true))
+                .map_err(super::errors::from_datafusion)
+        };
+        let time =
+            typed(call.time.clone().unwrap_or_else(|| super::window_table::default_time(planned.schema())))?;
+        let condition = |e: &Ast| {
+            let e = typed(e.clone())?;
+            let t = e.get_type(planned.schema()).map_err(super::errors::from_datafusion)?;
+            if t == DataType::Boolean {
+                return Ok(e);
+            }
+            if !super::widths::is_number(&t) {
+                return Err(err!(IllegalTypeOfArgument, "{e} is {t}, no condition of a session"));
+            }
+            let zero = ScalarValue::new_zero(&t).map_err(super::errors::from_datafusion)?;
+            Ok(compare::binary(e, Operator::NotEq, lit(zero)))
+        };
+        let conditions = match &call.conditions {
+            None => None,
+            Some((_, start, end)) => Some((condition(start)?, condition(end)?)),
+        };
+        let plan = WindowTable::plan(planned, time, conditions, &call)?;
         Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
 }
@@ -326,14 +348,14 @@ fn named_by_parameter(f: &mut TableFactor, scope: &dyn Scope) -> Result<(), Erro
     Ok(())
 }
 
-/// `tumble(…)` and `hop(…)` become names the planner can look up.
+/// `tumble(…)`, `hop(…)` and `session(…)` become names the planner can look up.
 fn window_factor(f: &mut TableFactor, windows: &mut Vec<WindowCall>) -> Result<(), Error> {
     let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
     let Some(given) = args else { return Ok(()) };
     let [part] = name.0.as_slice() else { return Ok(()) };
     let Some(ident) = part.as_ident().cloned() else { return Ok(()) };
     let function = snake(&ident.value);
-    if !matches!(function.as_str(), "tumble" | "hop") {
+    if !matches!(function.as_str(), "tumble" | "hop" | "session") {
         return Ok(());
     }
     let call = WindowCall::parse(&function, &given.args).map_err(|e| select::at(e, ident.span))?;
@@ -362,7 +384,7 @@ fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error
     let function = snake(&ident.value);
     match function.as_str() {
         "table" => {}
-        "session" | "dedup" | "changelog" | "rowify" => {
+        "dedup" | "changelog" | "rowify" => {
             return Err(select::at(
                 err!(
                     NotImplemented,
@@ -487,6 +509,9 @@ impl ContextProvider for Binder<'_> {
         self.state.higher_order_functions().get(name).cloned()
     }
     fn get_aggregate_meta(&self, name: &str) -> Option<Arc<AggregateUDF>> {
+        if name == super::emit_version::EMIT_VERSION {
+            return Some(super::emit_version::function());
+        }
         self.state.aggregate_functions().get(name).cloned()
     }
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {

@@ -9,8 +9,17 @@ use std::sync::OnceLock;
 use weir_base::error::did_you_mean;
 
 /// Functions with syntax of their own, known to the binder and not registered anywhere.
-const OWN: [&str; 8] =
-    ["if", "multi_if", "cast", "unnest", "array_join", "tuple", "earliest_ts", "named_struct"];
+const OWN: [&str; 9] = [
+    "if",
+    "multi_if",
+    "cast",
+    "unnest",
+    "array_join",
+    "tuple",
+    "earliest_ts",
+    "emit_version",
+    "named_struct",
+];
 
 /// The functions of one session.
 pub(crate) struct Functions<'a> {

@@ -14,12 +14,16 @@ mod coerce;
 mod compare;
 mod condition;
 mod context;
+mod emit_version;
 pub mod errors;
 mod functions;
 mod infer;
+mod last;
+mod life;
 mod scope;
 mod seek;
 mod select;
+mod session;
 mod shape;
 mod spell;
 mod widths;
@@ -36,8 +40,11 @@ pub use shape::{AliasColumn, names_read};
 pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
+pub(crate) use emit_version::is_emit_version;
+pub(crate) use life::LifeExprs;
+pub use life::SessionRules;
 pub(crate) use seek::from_predicate;
-pub(crate) use window_table::{WindowTable, bound_of};
+pub(crate) use window_table::{WindowTable, bound_of, bound_of_result};
 
 use crate::parse::emit::{Emit, emit as parse_emit};
 use crate::parse::reserved;
@@ -49,6 +56,8 @@ use datafusion::common::{DFSchema, Result as DfResult, ScalarValue};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::optimizer::{Optimizer, OptimizerRule};
+use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_expr::PhysicalExpr;
 use sqlparser::ast::{Expr as Ast, Query};
@@ -76,6 +85,7 @@ pub struct BindOptions {
     pub time_zone: Option<Arc<str>>,
     /// How sources judge rows of windows.
     pub lateness: Lateness,
+    pub sessions: SessionRules,
 }
 
 /// Settings of the watermark.
@@ -107,7 +117,12 @@ pub struct BoundQuery {
     pub replay_order: ReplayOrder,
     /// The EMIT clause of the outermost level.
     pub emit: Option<Emit>,
+    /// What its `IDENTIFIED BY` names.
+    pub(crate) life: Option<LifeExprs>,
+    pub sessions: SessionRules,
     pub lateness: Lateness,
+    /// Columns of sources to be kept of rows that are late, where a source has them.
+    pub late_columns: Vec<String>,
 }
 
 /// Binds a query.
@@ -122,29 +137,66 @@ pub fn bind_query(
 ) -> Result<BoundQuery, Error> {
     let seek_to = seek::seek_to(&options.seek_to, options.now_us, options.time_zone.clone())?;
     let replay_order = seek::replay_order(&options.replay_order)?;
-    let emit = reserved::emit(query).map(parse_emit).transpose()?;
+    let mut emit = reserved::emit(query).map(parse_emit).transpose()?;
     let mut query = query.clone();
     if let Some(settings) = &mut query.settings {
         settings.retain(|s| s.key.value != reserved::EMIT);
     }
-    let plan = Binder::new(scope, state, options).plan(query)?;
+    let binder = Binder::new(scope, state, options);
+    let asked = emit.is_some();
+    if let Some(e) = &mut emit
+        && e.last.is_some()
+    {
+        last::rewrite(&mut query, e, &binder.functions, options.now_us)?;
+        // It has become part of the query; what is left may say nothing more.
+        emit = emit.filter(|e| *e != Emit::default());
+    }
+    let plan = binder.plan(query)?;
     let unbounded = bounds::is_unbounded(&plan);
     if unbounded {
         bounds::check(&plan)?;
-    } else if emit.is_some() {
+    } else if emit_version::occurs(&plan) {
+        return Err(err!(
+            IncorrectQuery,
+            "emit_version() counts the emissions of a streaming aggregation and this query ends; leave it out"
+        ));
+    } else if asked {
         return Err(err!(IncorrectQuery, "EMIT has no meaning in a query that ends; leave it out"));
     }
-    let (mut plan, mut schema) =
-        typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
+    let rules = rules(options, unbounded);
+    let (mut plan, mut schema) = typed(plan, state, &rules).map_err(errors::from_datafusion)?;
+    plan = session::claim(plan)?;
+    let life = match life::of(emit.as_ref().and_then(|e| e.policy.as_ref())) {
+        Some(life) => life::bind(&binder, &rules, life, &plan)?,
+        None => None,
+    };
     if !unbounded {
+        if session::occurs(&plan) {
+            // As over a stream: conditions come before sessions are cut.
+            let rule: Arc<dyn OptimizerRule + Send + Sync> = Arc::new(PushDownFilter::new());
+            plan = Optimizer::with_rules(vec![rule])
+                .optimize(plan, state, |_, _| {})
+                .map_err(errors::from_datafusion)?;
+        }
         plan = without_windows(plan).map_err(errors::from_datafusion)?;
     }
-    if emit.is_some_and(|e| e.changelog) {
+    if emit.as_ref().is_some_and(|e| e.changelog) {
         let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
         fields.push(Arc::new(Type::Int8.field(weir_plan::WEIGHT_COLUMN)));
         schema = Arc::new(Schema::new(fields));
     }
-    Ok(BoundQuery { plan, schema, unbounded, seek_to, replay_order, emit, lateness: options.lateness })
+    Ok(BoundQuery {
+        plan,
+        schema,
+        unbounded,
+        seek_to,
+        replay_order,
+        emit,
+        life,
+        sessions: options.sessions,
+        lateness: options.lateness,
+        late_columns: Vec::new(),
+    })
 }
 
 /// Window functions of FROM as projections.

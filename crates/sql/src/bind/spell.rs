@@ -308,6 +308,13 @@ impl Pass<'_> {
         if ours || matches!(key.as_str(), "unnest" | "namedstruct") {
             return Ok(());
         }
+        if key == "emitversion" {
+            if args.as_ref().is_none_or(|a| !a.is_empty()) {
+                return Err(at(err!(NumberOfArguments, "emit_version() takes no arguments"), ident.span));
+            }
+            rename(f, super::emit_version::EMIT_VERSION);
+            return Ok(());
+        }
         if let Some(name) = self.functions.resolve(&asked) {
             rename(f, &name);
             return Ok(());

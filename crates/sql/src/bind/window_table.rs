@@ -1,8 +1,9 @@
-//! `tumble(s, …)` and `hop(s, …)`: a node of the logical plan, and what it becomes where the query
-//! is bounded.
+//! `tumble(s, …)`, `hop(s, …)` and `session(s, …)`: a node of the logical plan, and what it becomes
+//! where the query is bounded.
 //!
 //! The node gives its input's columns, then `window_start` and `window_end`, each row once for
-//! every window it lies in. Unbounded, `stream` lowers it; bounded, it is a projection.
+//! every window it lies in. Unbounded, `stream` lowers it; bounded, it is a projection, of sessions
+//! one over a window function (`session`).
 
 use super::errors::external;
 use super::spell;
@@ -24,7 +25,7 @@ use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 use weir_base::{Error, err};
-use weir_plan::{CalendarUnit, Span, WindowKind, WindowSpec};
+use weir_plan::{Brackets, CalendarUnit, SessionSpec, Span, WindowKind, WindowSpec};
 
 pub(crate) const WINDOW_START: &str = "window_start";
 pub(crate) const WINDOW_END: &str = "window_end";
@@ -39,6 +40,8 @@ pub(crate) struct WindowCall {
     pub time: Option<Ast>,
     pub spans: Vec<Span>,
     pub zone: Option<String>,
+    /// Of a session: which rows start and end it.
+    pub conditions: Option<(Brackets, Ast, Ast)>,
 }
 
 fn argument(a: &FunctionArg) -> Option<&Ast> {
@@ -88,6 +91,7 @@ impl WindowCall {
     pub fn parse(function: &str, args: &[FunctionArg]) -> Result<Self, Error> {
         let usage = match function {
             "tumble" => "tumble(stream[, time], size[, zone])",
+            "session" => "session(stream[, time], idle[, max_length][, [start_condition, end_condition]])",
             _ => "hop(stream[, time], slide, size[, zone])",
         };
         let wanted = || err!(NumberOfArguments, "{function} is written {usage}");
@@ -110,15 +114,78 @@ impl WindowCall {
             spans.push(span);
             rest = after;
         }
-        let mut zone = None;
-        if let Some((first, after)) = rest.split_first() {
-            zone = Some(spell::literal_text(first).ok_or_else(wanted)?);
-            rest = after;
-        }
-        if !rest.is_empty() || spans.len() != if function == "tumble" { 1 } else { 2 } {
+        let (mut zone, mut conditions) = (None, None);
+        let fits = match function {
+            "session" => {
+                conditions = session_conditions(rest).ok_or_else(wanted)?;
+                matches!(spans.len(), 1 | 2)
+            }
+            _ => {
+                if let Some((first, after)) = rest.split_first() {
+                    zone = Some(spell::literal_text(first).ok_or_else(wanted)?);
+                    rest = after;
+                }
+                rest.is_empty() && spans.len() == if function == "tumble" { 1 } else { 2 }
+            }
+        };
+        if !fits {
             return Err(wanted());
         }
-        Ok(WindowCall { function: function.to_owned(), of, time, spans, zone })
+        Ok(WindowCall { function: function.to_owned(), of, time, spans, zone, conditions })
+    }
+
+    /// Expressions besides the time.
+    pub fn conditions(&self) -> impl Iterator<Item = &Ast> {
+        self.conditions.iter().flat_map(|(_, start, end)| [start, end])
+    }
+
+    fn kind(&self) -> Result<WindowKind, Error> {
+        Ok(match (self.function.as_str(), self.spans.as_slice()) {
+            ("session", [idle, rest @ ..]) => WindowKind::Session(SessionSpec {
+                idle_ns: gap(*idle)?,
+                max_len_ns: rest.first().map(|s| gap(*s)).transpose()?,
+                conditions: self.conditions.as_ref().map(|(brackets, ..)| *brackets),
+            }),
+            (_, [size]) => WindowKind::Tumble { size: *size },
+            (_, [slide, size]) => WindowKind::Hop { slide: *slide, size: *size },
+            _ => unreachable!("counted when parsed"),
+        })
+    }
+}
+
+/// What stands behind the lengths of a session: nothing, `_session_range('[)', a, b)`, or `a, b`, which
+/// is `[a, b]`.
+#[allow(clippy::type_complexity)]
+fn session_conditions(rest: &[&Ast]) -> Option<Option<(Brackets, Ast, Ast)>> {
+    match rest {
+        [] => Some(None),
+        [Ast::Function(f)] if f.name.to_string() == crate::parse::reserved::SESSION_RANGE => {
+            let sqlparser::ast::FunctionArguments::List(list) = &f.args else { return None };
+            let args: Vec<&Ast> = list.args.iter().filter_map(argument).collect();
+            let [brackets, start, end] = args.as_slice() else { return None };
+            let brackets = spell::literal_text(brackets)?;
+            let brackets = Brackets { start_in: brackets.starts_with('['), end_in: brackets.ends_with(']') };
+            Some(Some((brackets, (*start).clone(), (*end).clone())))
+        }
+        [start, end] => {
+            let brackets = Brackets { start_in: true, end_in: true };
+            Some(Some((brackets, (*start).clone(), (*end).clone())))
+        }
+        _ => None,
+    }
+}
+
+/// A length that is no piece of a calendar: days and weeks have 24 hours each day.
+fn gap(span: Span) -> Result<i64, Error> {
+    const DAY_NS: i64 = 86_400_000_000_000;
+    match span {
+        Span::Fixed(ns) => Ok(ns),
+        Span::Calendar(CalendarUnit::Day, n) => Ok(i64::from(n).saturating_mul(DAY_NS)),
+        Span::Calendar(CalendarUnit::Week, n) => Ok(i64::from(n).saturating_mul(7 * DAY_NS)),
+        Span::Calendar(CalendarUnit::Month, _) => Err(err!(
+            IllegalTypeOfArgument,
+            "{span} is no fixed length; a session's gap and greatest length have units up to weeks"
+        )),
     }
 }
 
@@ -160,13 +227,22 @@ pub(crate) struct WindowTable {
     pub input: LogicalPlan,
     pub time: Expr,
     pub spec: WindowSpec,
+    /// Of a session: which rows start and end it.
+    pub conditions: Option<(Expr, Expr)>,
+    /// Of a session: what rows are grouped by; `None` as long as no aggregation has claimed it.
+    pub keys: Option<Vec<Expr>>,
     schema: DFSchemaRef,
 }
 
 impl WindowTable {
     /// # Errors
     /// Code 36 for windows that mean nothing, 43 for a time that is none or too coarse.
-    pub fn plan(input: LogicalPlan, time: Expr, call: &WindowCall) -> Result<LogicalPlan, Error> {
+    pub fn plan(
+        input: LogicalPlan,
+        time: Expr,
+        conditions: Option<(Expr, Expr)>,
+        call: &WindowCall,
+    ) -> Result<LogicalPlan, Error> {
         let t = time.get_type(input.schema()).map_err(super::errors::from_datafusion)?;
         let DataType::Timestamp(unit, column_zone) = &t else {
             return Err(err!(
@@ -177,11 +253,7 @@ impl WindowTable {
         };
         let zone = call.zone.as_deref().or(column_zone.as_deref()).unwrap_or("UTC");
         let zone = zone.parse().map_err(|_| err!(BadArguments, "unknown time zone '{zone}'"))?;
-        let kind = match call.spans.as_slice() {
-            [size] => WindowKind::Tumble { size: *size },
-            [slide, size] => WindowKind::Hop { slide: *slide, size: *size },
-            _ => unreachable!("counted when parsed"),
-        };
+        let kind = call.kind()?;
         let resolution = match unit {
             TimeUnit::Second => 1_000_000_000,
             TimeUnit::Millisecond => 1_000_000,
@@ -197,11 +269,32 @@ impl WindowTable {
         }
         let spec = WindowSpec { kind, zone };
         spec.check().map_err(|reason| err!(BadArguments, "{}: {reason}", call.function))?;
-        let node = Self::new(input, time, spec).map_err(super::errors::from_datafusion)?;
-        Ok(LogicalPlan::Extension(Extension { node: Arc::new(node) }))
+        Self::new(input, time, spec, conditions, None)
+            .map(WindowTable::into_plan)
+            .map_err(super::errors::from_datafusion)
     }
 
-    fn new(input: LogicalPlan, time: Expr, spec: WindowSpec) -> DfResult<Self> {
+    pub fn into_plan(self) -> LogicalPlan {
+        LogicalPlan::Extension(Extension { node: Arc::new(self) })
+    }
+
+    pub fn is_session(&self) -> bool {
+        matches!(self.spec.kind, WindowKind::Session(_))
+    }
+
+    /// Whether a column is one of the bounds.
+    pub fn is_bound(&self, column: &Column) -> bool {
+        let at = self.schema.maybe_index_of_column(column);
+        at.is_some_and(|at| at >= self.input.schema().fields().len())
+    }
+
+    fn new(
+        input: LogicalPlan,
+        time: Expr,
+        spec: WindowSpec,
+        conditions: Option<(Expr, Expr)>,
+        keys: Option<Vec<Expr>>,
+    ) -> DfResult<Self> {
         let bound = time.to_field(input.schema())?.1;
         let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect();
         for name in [WINDOW_START, WINDOW_END] {
@@ -209,7 +302,7 @@ impl WindowTable {
             fields.push((None, Arc::new(field.with_metadata(bound.metadata().clone()))));
         }
         let schema = DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?;
-        Ok(WindowTable { input, time, spec, schema: Arc::new(schema) })
+        Ok(WindowTable { input, time, spec, conditions, keys, schema: Arc::new(schema) })
     }
 
     /// The node of a plan, if it is one.
@@ -227,6 +320,13 @@ impl WindowTable {
             input.iter().map(|(q, f)| Expr::Column(Column::new(q.cloned(), f.name()))).collect()
         };
         let named = |e: Expr, name: &str| e.alias_with_metadata(name, Some(told.clone()));
+        if let WindowKind::Session(spec) = self.spec.kind {
+            let (plan, [start, end]) = super::session::expand(self, spec)?;
+            let mut all = own();
+            all.push(named(start, WINDOW_START));
+            all.push(named(end, WINDOW_END));
+            return LogicalPlanBuilder::from(plan).project(all)?.build();
+        }
         if let WindowKind::Tumble { .. } = self.spec.kind {
             let bound_of = |end| {
                 let f = Bound { spec: self.spec, end, signature: signature() };
@@ -256,7 +356,11 @@ impl WindowTable {
 
 impl PartialEq for WindowTable {
     fn eq(&self, other: &Self) -> bool {
-        self.input == other.input && self.time == other.time && self.spec == other.spec
+        self.input == other.input
+            && self.time == other.time
+            && self.spec == other.spec
+            && self.conditions == other.conditions
+            && self.keys == other.keys
     }
 }
 impl Eq for WindowTable {}
@@ -283,7 +387,9 @@ impl UserDefinedLogicalNodeCore for WindowTable {
         &self.schema
     }
     fn expressions(&self) -> Vec<Expr> {
-        vec![self.time.clone()]
+        let conditions = self.conditions.iter().flat_map(|(start, end)| [start, end]);
+        let all = std::iter::once(&self.time).chain(conditions).chain(self.keys.iter().flatten());
+        all.cloned().collect()
     }
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
         [WINDOW_START, WINDOW_END].map(str::to_owned).into()
@@ -291,11 +397,16 @@ impl UserDefinedLogicalNodeCore for WindowTable {
     fn fmt_for_explain(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "WindowTable: {} over {}", self.spec, self.time)
     }
-    fn with_exprs_and_inputs(&self, mut exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
-        let (Some(time), Some(input)) = (exprs.pop(), inputs.pop()) else {
-            return Err(external(err!(LogicalError, "a window lost its input")));
+    fn with_exprs_and_inputs(&self, exprs: Vec<Expr>, mut inputs: Vec<LogicalPlan>) -> DfResult<Self> {
+        let lost = || external(err!(LogicalError, "a window lost its input"));
+        let mut exprs = exprs.into_iter();
+        let (time, input) = (exprs.next().ok_or_else(lost)?, inputs.pop().ok_or_else(lost)?);
+        let conditions = match &self.conditions {
+            None => None,
+            Some(_) => Some((exprs.next().ok_or_else(lost)?, exprs.next().ok_or_else(lost)?)),
         };
-        Self::new(input, time, self.spec)
+        let keys = self.keys.as_ref().map(|_| exprs.collect());
+        Self::new(input, time, self.spec, conditions, keys)
     }
     fn necessary_children_exprs(&self, columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let own = self.input.schema().fields().len();
@@ -309,7 +420,10 @@ fn signature() -> Signature {
 
 /// Times in nanoseconds, as the stream's operators count them.
 fn nanos(args: &ScalarFunctionArgs) -> DfResult<(Vec<i64>, DataType)> {
-    let array = args.args[0].to_array(args.number_rows)?;
+    nanos_of(&args.args[0].to_array(args.number_rows)?)
+}
+
+pub(super) fn nanos_of(array: &ArrayRef) -> DfResult<(Vec<i64>, DataType)> {
     if array.null_count() > 0 {
         return Err(external(err!(
             BadArguments,
@@ -329,12 +443,12 @@ fn nanos(args: &ScalarFunctionArgs) -> DfResult<(Vec<i64>, DataType)> {
         TimeUnit::Microsecond => 1_000,
         TimeUnit::Nanosecond => 1,
     };
-    let plain = cast(&array, &DataType::Int64)?;
+    let plain = cast(array, &DataType::Int64)?;
     let values = plain.as_primitive::<datafusion::arrow::datatypes::Int64Type>().values();
     Ok((values.iter().map(|v| v.saturating_mul(scale)).collect(), array.data_type().clone()))
 }
 
-fn times(values: Vec<i64>, like: &DataType) -> DfResult<ArrayRef> {
+pub(super) fn times(values: Vec<i64>, like: &DataType) -> DfResult<ArrayRef> {
     let DataType::Timestamp(unit, zone) = like else { unreachable!("checked on the way in") };
     let scale = match unit {
         TimeUnit::Second => 1_000_000_000,
@@ -424,7 +538,7 @@ impl Hash for Windows {
     }
 }
 
-fn pair(t: &DataType) -> Fields {
+pub(super) fn pair(t: &DataType) -> Fields {
     vec![Field::new(WINDOW_START, t.clone(), false), Field::new(WINDOW_END, t.clone(), false)].into()
 }
 
@@ -456,9 +570,11 @@ impl ScalarUDFImpl for Windows {
     }
 }
 
-/// The time a window is over where none is named.
-pub(crate) fn default_time() -> Ast {
-    Ast::Identifier(sqlparser::ast::Ident::new(EVENT_TIME))
+/// The time a window is over where none is named: a window's row is dated by its start.
+pub(crate) fn default_time(schema: &DFSchema) -> Ast {
+    let has = |name: &str| schema.fields().iter().any(|f| f.name() == name);
+    let dated = !has(EVENT_TIME) && has(WINDOW_START);
+    Ast::Identifier(sqlparser::ast::Ident::new(if dated { WINDOW_START } else { EVENT_TIME }))
 }
 
 /// Which bound of a window a column of `plan` is.
@@ -482,5 +598,29 @@ pub(crate) fn bound_of(plan: &LogicalPlan, column: usize) -> Option<bool> {
                 _ => None,
             }
         }
+    }
+}
+
+/// Which bound of its window a column of rows of an aggregation is.
+pub(crate) fn bound_of_result(plan: &LogicalPlan, column: usize) -> Option<bool> {
+    match plan {
+        LogicalPlan::SubqueryAlias(_) | LogicalPlan::Filter(_) => bound_of_result(plan.inputs()[0], column),
+        LogicalPlan::Projection(p) => {
+            let mut e = p.expr.get(column)?;
+            while let Expr::Alias(a) = e {
+                e = &a.expr;
+            }
+            let Expr::Column(c) = e else { return None };
+            bound_of_result(&p.input, p.input.schema().maybe_index_of_column(c)?)
+        }
+        LogicalPlan::Aggregate(a) => {
+            let mut e = a.group_expr.get(column)?;
+            while let Expr::Alias(alias) = e {
+                e = &alias.expr;
+            }
+            let Expr::Column(c) = e else { return None };
+            bound_of(&a.input, a.input.schema().maybe_index_of_column(c)?)
+        }
+        _ => None,
     }
 }

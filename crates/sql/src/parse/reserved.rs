@@ -14,6 +14,7 @@
 //! | `__with` | `WITH expr AS name` | replaced within `parse`, never seen outside |
 //!
 //! A type with arguments in a cast is one quoted word of its text ([`type_text`]).
+//! `[start, end)` of `session(…)` is the call `_session_range('[)', start, end)`.
 //! `{name:type}` is the call `_param('name', 'type')`, in expressions and for names in FROM.
 
 use crate::ast::Settings;
@@ -34,6 +35,8 @@ pub const WITH: &str = "__with";
 
 /// The function that stands for `{name:type}`.
 pub const PARAMETER: &str = "_param";
+/// The function that stands for `[start, end)` of a session, its brackets first.
+pub const SESSION_RANGE: &str = "_session_range";
 pub(super) const LIST: &str = "_list";
 pub(super) const WITH_ITEM: &str = "_with";
 

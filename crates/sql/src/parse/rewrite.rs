@@ -16,6 +16,7 @@
 
 mod clauses;
 mod level;
+mod session;
 
 use self::level::{Gathered, Level};
 use super::lex::{Kind, Tok, plain_word};
@@ -261,6 +262,11 @@ impl Pass<'_> {
         let upper = tok.word().unwrap_or_default().to_ascii_uppercase();
         let starts = self.clause_may_start(from, i);
         let next_is = |word: &str| i + 1 < to && self.toks[i + 1].is(word);
+        if upper == "SESSION"
+            && let Some(next) = self.session(i, to, deep + level.chain, out)?
+        {
+            return Ok(next);
+        }
         if i + 1 < to && self.toks[i + 1].is_token(&Token::LParen) && self.is_function(from, i, &upper) {
             out.push(tok.with(plain_word(tok.word().unwrap_or_default())));
             return Ok(i + 1);

@@ -79,6 +79,7 @@ fn one(bytes: &[u8], text: &str, lexer: &mut Lexer, limits: &Limits) -> Result<(
         } else if tok.closes() {
             match open.pop() {
                 Some(at) if pairs(&toks[at], &tok) => {}
+                Some(at) if half_open(&toks, at, &tok, open.last().copied()) => {}
                 Some(at) => {
                     let (l, c) = (toks[at].line, toks[at].column);
                     let (close, opened) = (&text[tok.start..tok.end], &text[toks[at].start..toks[at].end]);
@@ -138,6 +139,17 @@ fn pairs(open: &Tok, close: &Tok) -> bool {
             | (Kind::Sql(Token::LBracket), Kind::Sql(Token::RBracket))
             | (Kind::Sql(Token::LBrace), Kind::Sql(Token::RBrace))
     )
+}
+
+/// `[start, end)` and `(start, end]`, the last argument of `session(…)`.
+fn half_open(toks: &[Tok], at: usize, close: &Tok, around: Option<usize>) -> bool {
+    let mixed = toks[at].is_token(&Token::LBracket) && close.is_token(&Token::RParen)
+        || toks[at].is_token(&Token::LParen) && close.is_token(&Token::RBracket);
+    mixed
+        && toks[at - 1].is_token(&Token::Comma)
+        && around.is_some_and(|call| {
+            call > 0 && toks[call].is_token(&Token::LParen) && toks[call - 1].is("SESSION")
+        })
 }
 
 /// What follows the name of a format: blanks and one line end are not data, nor is a lone `;`.

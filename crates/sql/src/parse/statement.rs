@@ -155,7 +155,10 @@ fn whole_query(c: &mut Cursor, settings: &mut Settings) -> Result<Statement, Err
 }
 
 fn explain(c: &mut Cursor, settings: &mut Settings) -> Result<Statement, Error> {
-    let kind = match c.eat_any(&["AST", "SYNTAX", "PLAN", "PIPELINE", "ESTIMATE", "WHY", "QUERY", "TABLE"]) {
+    if c.eat(&["WHY"]) {
+        return Ok(Statement::ExplainWhy { query_id: c.string("the id of a running query in quotes")? });
+    }
+    let kind = match c.eat_any(&["AST", "SYNTAX", "PLAN", "PIPELINE", "ESTIMATE", "QUERY", "TABLE"]) {
         None | Some("PLAN") => ExplainKind::Plan,
         Some("AST") => ExplainKind::Ast,
         Some("SYNTAX") => ExplainKind::Syntax,

@@ -2,9 +2,9 @@
 
 use super::node::{Hidden, Lowered, Lowering};
 use crate::bind::errors::from_datafusion;
-use crate::bind::{WindowTable, bound_of};
-use crate::parse::emit::Policy;
-use datafusion::arrow::datatypes::{FieldRef, Schema};
+use crate::bind::{WindowTable, bound_of, is_emit_version};
+use crate::parse::emit::{Life, Policy};
+use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
@@ -12,7 +12,8 @@ use datafusion::physical_expr::expressions::Column;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, RowOrder, StreamNode, WindowKeys,
+    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, Projection, RowOrder, StreamNode, Timeout,
+    WindowBound, WindowKeys, WindowKind, WindowSpec,
 };
 
 fn unaliased(mut e: &Expr) -> &Expr {
@@ -23,9 +24,18 @@ fn unaliased(mut e: &Expr) -> &Expr {
 }
 
 /// Whether rows below come from a window that is not aggregated yet.
-fn windowed(plan: &LogicalPlan) -> bool {
+pub(super) fn windowed(plan: &LogicalPlan) -> bool {
     WindowTable::of(plan).is_some()
         || !matches!(plan, LogicalPlan::Aggregate(_)) && plan.inputs().into_iter().any(windowed)
+}
+
+/// The window whose rows come here.
+fn window_below(plan: &LogicalPlan) -> Option<&WindowTable> {
+    match WindowTable::of(plan) {
+        Some(window) => Some(window),
+        None if matches!(plan, LogicalPlan::Aggregate(_)) => None,
+        None => plan.inputs().into_iter().find_map(window_below),
+    }
 }
 
 /// Whether an aggregation lies below.
@@ -58,12 +68,36 @@ impl Lowering<'_> {
                 "an aggregation over another one that has no window is not supported yet"
             ));
         }
-        let emit = self.policy(over_window)?;
-        let whole = std::mem::take(&mut self.whole);
+        let spec = window_below(&a.input).map(|w| w.spec);
+        let emit = self.policy(spec)?;
+        let passes = self.passes.take();
+        if let Some(spec) = spec.filter(|s| matches!(s.kind, WindowKind::Session(_))) {
+            if emit != EmitSpec::WINDOW {
+                return Err(err!(
+                    NotImplemented,
+                    "rows of session windows leave when the session has closed; EMIT AFTER WINDOW CLOSE [WITH DELAY] is all they have"
+                ));
+            }
+            if passes == Some(WindowBound::Start) {
+                return Err(err!(
+                    NotImplemented,
+                    "a window over session windows ({spec}) goes by window_end: their starts are open as long as they are"
+                ));
+            }
+        }
+        let version = a.aggr_expr.iter().position(is_emit_version);
+        if version.is_some() && emit.changelog {
+            return Err(err!(
+                IncorrectQuery,
+                "emit_version() and EMIT CHANGELOG exclude each other: a row is taken back in another emission than it was given in"
+            ));
+        }
+        let whole = std::mem::take(&mut self.whole) || version.is_some();
         let schema = a.input.schema();
         let functions = a
             .aggr_expr
             .iter()
+            .filter(|e| !is_emit_version(e))
             .map(|e| match unaliased(e) {
                 Expr::AggregateFunction(f) => kind(f, schema).map(|k| (f, k)),
                 other => Err(err!(NotImplemented, "{other} over an unbounded stream is not supported yet")),
@@ -75,8 +109,24 @@ impl Lowering<'_> {
         };
         let ordered = functions.iter().any(|(_, k)| by_place(k)) && !aggregated(&a.input);
         self.ordered = ordered;
-        let input = self.node(&a.input)?;
+        let lives = self.ends_keys.take();
+        if lives.is_some() {
+            if a.group_expr.is_empty() {
+                return Err(err!(
+                    IncorrectQuery,
+                    "EMIT AFTER KEY EXPIRE and AFTER SESSION CLOSE end keys, and this query has none; add GROUP BY"
+                ));
+            }
+            self.lives = self.life.take();
+            self.judged_by = self.lives.as_ref().map(|l| l.time.clone());
+            self.silence_us = lives.as_ref().and_then(|l| l.timeout_ns).map_or(0, |ns| (ns / 1_000).max(1));
+        }
+        let mut input = self.node(&a.input)?;
         self.ordered = false;
+        if let Some(life) = &lives {
+            (self.judged_by, self.lives, self.silence_us) = (None, None, 0);
+            input = self.lives_of(input, life, a)?;
+        }
 
         let mut keys = a
             .group_expr
@@ -87,8 +137,8 @@ impl Lowering<'_> {
         let groups = keys.len();
         let aggregates = functions
             .into_iter()
-            .zip(&a.schema.fields()[groups..])
-            .map(|((f, kind), field)| self.spec(f, kind, field, schema))
+            .zip(a.schema.fields()[groups..].iter().enumerate().filter(|(i, _)| Some(*i) != version))
+            .map(|((f, kind), (_, field))| self.spec(f, kind, field, schema))
             .collect::<Result<Vec<_>, Error>>()?;
         let below = input.node.schema();
         let mut fields: Vec<FieldRef> = a.schema.fields().iter().take(groups).cloned().collect();
@@ -108,14 +158,28 @@ impl Lowering<'_> {
                 Ok(keys.len() - 1)
             };
             let start = place(false, Hidden::WindowStart)?;
-            Some(WindowKeys { start, end: place(true, Hidden::WindowEnd)? })
+            let end = place(true, Hidden::WindowEnd)?;
+            let spec = spec.ok_or_else(|| err!(LogicalError, "a window lost its shape"))?;
+            Some(WindowKeys { start, end, spec, passes })
         } else {
             None
         };
+        if lives.is_some() {
+            // Lives of one key are groups of their own.
+            let at = below.fields().len() - 1;
+            let field = below.field(at);
+            keys.push(Projection {
+                expr: Arc::new(Column::new(field.name(), at)),
+                name: field.name().clone(),
+            });
+            fields.push(Arc::new(field.clone()));
+        }
         let order = place_of(&input);
-        fields.extend(a.schema.fields().iter().skip(groups).cloned());
+        let of_keys = fields.len();
+        let others = a.schema.fields().iter().skip(groups).enumerate();
+        fields.extend(others.filter(|(i, _)| Some(*i) != version).map(|(_, f)| f.clone()));
         let extra = keys.len() - groups;
-        let node = StreamNode::Aggregate {
+        let mut node = StreamNode::Aggregate {
             id,
             keys,
             aggregates,
@@ -126,6 +190,13 @@ impl Lowering<'_> {
             schema: Arc::new(Schema::new(fields)),
             input: Box::new(input.node),
         };
+        if let Some(nth) = version {
+            let mut fields: Vec<FieldRef> = node.schema().fields().iter().cloned().collect();
+            let at = of_keys + nth;
+            fields.insert(at, a.schema.fields()[groups + nth].clone());
+            let (schema, each_row) = (Arc::new(Schema::new(fields)), emit.policy == EmitPolicy::PerEvent);
+            node = StreamNode::EmitVersion { id: self.id(), at, each_row, schema, input: Box::new(node) };
+        }
         if extra == 0 {
             return Ok(node);
         }
@@ -141,37 +212,87 @@ impl Lowering<'_> {
         Ok(StreamNode::Project { id: self.id(), exprs, schema, input: Box::new(node) })
     }
 
+    /// Rows of the input by the lives of their keys, with the number of a life as the last column.
+    fn lives_of(&mut self, input: Lowered, life: &Life, a: &Aggregate) -> Result<Lowered, Error> {
+        let place =
+            |what| input.find(what).ok_or_else(|| err!(LogicalError, "a row does not say when it lives"));
+        let spec = LifeSpec {
+            time: place(Hidden::LifeTime)?,
+            append_time: place(Hidden::AppendTime)?,
+            opens: input.find(Hidden::LifeOpens),
+            closes: input.find(Hidden::LifeCloses),
+            merge_open: self.sessions.merge_open,
+            close_included: !self.sessions.close_left_out,
+            span_max_ns: life.span_max_ns,
+            only: life.only,
+            timeout_us: life.timeout_ns.map(|ns| (ns / 1_000).max(1)),
+        };
+        let keys =
+            a.group_expr.iter().map(|e| self.physical(e, a.input.schema())).collect::<Result<_, _>>()?;
+        let mut fields: Vec<FieldRef> = input.node.schema().fields().iter().cloned().collect();
+        fields.push(Arc::new(Field::new("__life", DataType::Int64, false)));
+        let (id, schema) = (self.id(), Arc::new(Schema::new(fields)));
+        let node = StreamNode::Lives { id, spec, keys, schema, input: Box::new(input.node) };
+        Ok(Lowered { node, hidden: input.hidden })
+    }
+
     /// When results leave. The outermost aggregation takes the query's EMIT.
-    fn policy(&mut self, window: bool) -> Result<EmitSpec, Error> {
+    fn policy(&mut self, spec: Option<WindowSpec>) -> Result<EmitSpec, Error> {
+        let window = spec.is_some();
         let default = if window { EmitSpec::WINDOW } else { EmitSpec::GLOBAL };
         let Some(emit) = self.emit.take() else { return Ok(default) };
+        let refuse = |why: &str| Err(err!(IncorrectQuery, "{why}"));
         let us = |ns: i64| (ns / 1_000).max(1);
-        let policy = match emit.policy {
+        let policy = match &emit.policy {
             None => default.policy,
             Some(Policy::WindowClose) if !window => {
-                return Err(err!(
-                    IncorrectQuery,
-                    "EMIT AFTER WINDOW CLOSE needs a window: read tumble(…) or hop(…), or use EMIT PERIODIC"
-                ));
+                return refuse(
+                    "EMIT AFTER WINDOW CLOSE needs a window: read tumble(…) or hop(…), or use EMIT PERIODIC",
+                );
             }
             Some(Policy::WindowClose) => EmitPolicy::OnClose,
             Some(Policy::Periodic { every_ns, repeat }) => {
-                EmitPolicy::Periodic { every_us: us(every_ns), repeat }
+                EmitPolicy::Periodic { every_us: us(*every_ns), repeat: *repeat }
             }
             Some(Policy::OnUpdate { every_ns }) => EmitPolicy::OnUpdate { every_us: every_ns.map(us) },
+            Some(Policy::PerEvent) if window => {
+                return refuse(
+                    "EMIT PER EVENT is for aggregations over the whole stream; for windows use EMIT ON UPDATE",
+                );
+            }
+            Some(Policy::PerEvent) => EmitPolicy::PerEvent,
+            Some(p @ (Policy::KeyExpire(_) | Policy::SessionClose(_))) if window => {
+                return refuse(&format!(
+                    "EMIT {} ends keys of an aggregation over the whole stream; the window ends these already, leave it out",
+                    p.name()
+                ));
+            }
+            Some(Policy::KeyExpire(life) | Policy::SessionClose(life)) => {
+                self.ends_keys = Some(life.clone());
+                EmitPolicy::Complete
+            }
         };
         if emit.changelog && window {
-            return Err(err!(
-                IncorrectQuery,
-                "EMIT CHANGELOG is for aggregations over the whole stream; rows of windows are final when they close"
-            ));
+            return refuse(
+                "EMIT CHANGELOG is for aggregations over the whole stream; rows of windows are final when they close",
+            );
+        }
+        match emit.timeout_ns {
+            Some(ns) if window => {
+                self.timeout = spec.map(|window| Timeout { after_us: us(ns), window });
+            }
+            Some(_) => {
+                return refuse(
+                    "EMIT TIMEOUT closes windows when no row comes, and there is none; leave it out, or read tumble(…)",
+                );
+            }
+            None => {}
         }
         match emit.delay_ns {
             Some(_) if !window => {
-                return Err(err!(
-                    IncorrectQuery,
-                    "WITH DELAY needs a window: an aggregation over the whole stream waits for no late row"
-                ));
+                return refuse(
+                    "WITH DELAY needs a window: an aggregation over the whole stream waits for no late row",
+                );
             }
             Some(ns) => self.delay_ns = ns,
             None => {}

@@ -16,6 +16,8 @@
 mod aggregate;
 mod node;
 
+pub(crate) use node::over_scan;
+
 use crate::bind::BoundQuery;
 use crate::bind::errors::from_datafusion;
 use datafusion::execution::SessionState;
@@ -43,6 +45,9 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     let plan =
         Optimizer::with_rules(rules).optimize(bound.plan, state, |_, _| {}).map_err(from_datafusion)?;
     let mut lowering = node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness);
+    lowering.late_columns = bound.late_columns;
+    lowering.life = bound.life;
+    lowering.sessions = bound.sessions;
     let root = lowering.root(&plan, bound.schema)?;
     Ok(StreamPlan { root, replay_order: bound.replay_order })
 }

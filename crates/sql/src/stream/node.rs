@@ -1,8 +1,10 @@
 //! Node by node.
 
 use crate::bind::errors::from_datafusion;
-use crate::bind::{Lateness, WindowTable, from_predicate, unbounded_table};
-use crate::parse::emit::Emit;
+use crate::bind::{
+    Lateness, LifeExprs, SessionRules, WindowTable, bound_of_result, from_predicate, unbounded_table,
+};
+use crate::parse::emit::{Emit, Life};
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
@@ -11,10 +13,12 @@ use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, SkipType, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    NodeId, Projection, SortKey, SourceSpec, StartPosition, StreamNode, WEIGHT_COLUMN, WatermarkSpec,
+    Judged, NodeId, Projection, SessionKeys, SortKey, SourceSpec, StartPosition, StreamNode, Timeout,
+    WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
 };
 
 const SHARD: &str = "_tp_shard";
@@ -31,8 +35,14 @@ pub(super) enum Hidden {
     Time,
     Shard,
     Sn,
+    /// One of the columns kept of late rows.
+    Kept(usize),
     WindowStart,
     WindowEnd,
+    AppendTime,
+    LifeTime,
+    LifeOpens,
+    LifeCloses,
 }
 
 /// A node and where its hidden columns are.
@@ -57,8 +67,23 @@ pub(super) struct Lowering<'a> {
     /// Of the outermost aggregation, which takes it.
     pub(super) emit: Option<Emit>,
     pub(super) delay_ns: i64,
+    /// `EMIT TIMEOUT`: how long, and the window of the aggregation that has it.
+    pub(super) timeout: Option<Timeout>,
     /// The time by which the source below must judge rows, over the scan.
-    judged_by: Option<Expr>,
+    pub(super) judged_by: Option<Expr>,
+    /// The bound by which a window above goes, for the aggregation below it.
+    pub(super) passes: Option<WindowBound>,
+    /// Kept of rows that are late.
+    pub(super) late_columns: Vec<String>,
+    /// Of the aggregation that ends keys by their lives, which takes it.
+    pub(super) life: Option<LifeExprs>,
+    pub(super) sessions: SessionRules,
+    /// The life of the aggregation being lowered, between its policy and its input.
+    pub(super) ends_keys: Option<Life>,
+    /// What the source below must say of the lives of keys.
+    pub(super) lives: Option<LifeExprs>,
+    /// Of the longest silence that the life of a key outlasts, microseconds.
+    pub(super) silence_us: i64,
     /// Rows below must say their place in the log.
     pub(super) ordered: bool,
     /// A result set is wanted as one batch.
@@ -79,7 +104,15 @@ impl<'a> Lowering<'a> {
             lateness,
             emit,
             delay_ns: 0,
+            timeout: None,
             judged_by: None,
+            passes: None,
+            late_columns: Vec::new(),
+            life: None,
+            sessions: SessionRules::default(),
+            ends_keys: None,
+            silence_us: 0,
+            lives: None,
             ordered: false,
             whole: false,
             next: 0,
@@ -88,13 +121,22 @@ impl<'a> Lowering<'a> {
 
     /// The whole plan under the result's own schema.
     pub fn root(&mut self, plan: &LogicalPlan, schema: SchemaRef) -> Result<StreamNode, Error> {
-        let delta = self.emit.is_some_and(|e| e.changelog).then(|| self.id());
+        let delta = self.emit.as_ref().is_some_and(|e| e.changelog).then(|| self.id());
         let root = self.node(plan)?.node;
-        if self.emit.is_some() {
-            return Err(err!(
-                NotImplemented,
-                "EMIT says when aggregates leave, and this query has none: its rows leave as they come; leave EMIT out"
-            ));
+        match &self.emit {
+            None => {}
+            Some(emit) if emit.changelog => {
+                return Err(err!(
+                    NotImplemented,
+                    "EMIT CHANGELOG of rows that are only ever added is not supported: none of them is taken back; leave it out"
+                ));
+            }
+            Some(_) => {
+                return Err(err!(
+                    IncorrectQuery,
+                    "EMIT says when aggregates leave, and this query has none: its rows leave as they come; leave EMIT out"
+                ));
+            }
         }
         let Some(id) = delta else { return self.named(root, schema) };
         let own = schema.fields().iter().filter(|f| f.name() != WEIGHT_COLUMN).cloned().collect::<Vec<_>>();
@@ -217,29 +259,73 @@ impl<'a> Lowering<'a> {
 
     fn window(&mut self, window: &WindowTable) -> Result<Lowered, Error> {
         let id = self.id();
+        let input = &window.input;
         if self.judged_by.is_some() {
             return Err(err!(
                 NotImplemented,
-                "a window over a window is not supported yet; aggregate over the whole stream instead"
+                "a window over a window that is not aggregated is not supported; aggregate the inner one first"
             ));
         }
-        if window.time.is_volatile() {
-            return Err(err!(
-                NotImplemented,
-                "windows over processing time ({}) are not supported yet; use a column such as _tp_time",
-                window.time
-            ));
-        }
-        self.judged_by = Some(over_scan(window.time.clone(), &window.input)?);
-        let Lowered { node, hidden } = self.node(&window.input)?;
-        self.judged_by = None;
-        let own = window.input.schema().fields().len();
-        let watermark = hidden
-            .iter()
-            .find(|(h, _)| *h == Hidden::Watermark)
-            .map(|(_, at)| *at)
-            .ok_or_else(|| err!(LogicalError, "the rows of a window are not judged"))?;
-        let time = self.physical(&window.time, window.input.schema())?;
+        let time = if is_clock(&window.time)? {
+            if self.timeout.is_some() {
+                return Err(err!(
+                    IncorrectQuery,
+                    "EMIT TIMEOUT means nothing for windows by the clock: they close by themselves; leave it out"
+                ));
+            }
+            WindowTime::Processing
+        } else if let Some(of_whole) = aggregation_below(input) {
+            self.passes = Some(over_result(window, of_whole)?);
+            WindowTime::Event(self.physical(&window.time, input.schema())?)
+        } else {
+            self.judged_by = Some(over_scan(window.time.clone(), input)?);
+            WindowTime::Event(self.physical(&window.time, input.schema())?)
+        };
+        let ordered = std::mem::replace(&mut self.ordered, self.ordered || window.is_session());
+        let Lowered { node, hidden } = self.node(input)?;
+        self.ordered = ordered;
+        self.passes = None;
+        let judged = match self.judged_by.take() {
+            None => None,
+            Some(_) => {
+                let find = |what: Hidden| {
+                    let found = hidden.iter().find(|(h, _)| *h == what).map(|(_, at)| *at);
+                    found.ok_or_else(|| err!(LogicalError, "the rows of a window are not judged"))
+                };
+                Some(Judged {
+                    watermark: find(Hidden::Watermark)?,
+                    shard: find(Hidden::Shard)?,
+                    sn: find(Hidden::Sn)?,
+                    kept: hidden
+                        .iter()
+                        .filter_map(|(what, at)| match what {
+                            Hidden::Kept(i) => Some((self.late_columns[*i].clone(), *at)),
+                            _ => None,
+                        })
+                        .collect(),
+                })
+            }
+        };
+        let session = match &window.keys {
+            None => None,
+            Some(keys) => {
+                let place = |what: Hidden| hidden.iter().find(|(h, _)| *h == what).map(|(_, at)| *at);
+                let (Some(shard), Some(sn)) = (place(Hidden::Shard), place(Hidden::Sn)) else {
+                    return Err(err!(
+                        NotImplemented,
+                        "session windows over rows that have no place in a log are not supported; read the stream itself"
+                    ));
+                };
+                let physical = |e: &Expr| self.physical(e, input.schema());
+                let conditions = match &window.conditions {
+                    None => None,
+                    Some((start, end)) => Some((physical(start)?, physical(end)?)),
+                };
+                let keys = keys.iter().map(physical).collect::<Result<_, _>>()?;
+                Some(SessionKeys { keys, conditions, shard, sn })
+            }
+        };
+        let own = input.schema().fields().len();
         let below = node.schema();
         let mut fields: Vec<FieldRef> = below.fields().iter().cloned().collect();
         let all = datafusion::logical_expr::UserDefinedLogicalNodeCore::schema(window);
@@ -248,14 +334,17 @@ impl<'a> Lowering<'a> {
         }
         let mut shifted: Vec<(Hidden, usize)> =
             hidden.into_iter().map(|(h, at)| (h, if at >= own { at + 2 } else { at })).collect();
-        shifted.retain(|(h, _)| *h != Hidden::Watermark);
+        shifted.retain(|(h, _)| {
+            !matches!(h, Hidden::Watermark | Hidden::Kept(_) | Hidden::WindowStart | Hidden::WindowEnd)
+        });
         shifted.push((Hidden::WindowStart, own));
         shifted.push((Hidden::WindowEnd, own + 1));
         let node = StreamNode::Window {
             id,
             spec: window.spec,
             time,
-            watermark,
+            judged,
+            session,
             at: own,
             schema: Arc::new(Schema::new(fields)),
             input: Box::new(node),
@@ -280,33 +369,61 @@ impl<'a> Lowering<'a> {
             fields.push(table.schema.fields()[time].clone());
         }
         let mut hidden = Vec::new();
+        let column = |name: &str| -> Result<FieldRef, Error> {
+            let found = table.schema.fields().find(name).map(|(_, field)| field.clone());
+            found.ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))
+        };
+        // What says when keys end may read columns that nobody else does.
+        let lives = self.lives.clone();
+        let life = lives.iter().flat_map(|l| [Some(&l.time), l.opens.as_ref(), l.closes.as_ref()]);
+        let read: BTreeSet<&str> =
+            life.flatten().flat_map(Expr::column_refs).map(|c| c.name.as_str()).collect();
+        for name in read {
+            if !fields.iter().any(|f| f.name() == name) {
+                fields.push(column(name)?);
+            }
+        }
+        let seen = DFSchema::try_from_qualified_schema(t.table_name.clone(), &Schema::new(fields.clone()))
+            .map_err(from_datafusion)?;
         let mut also = |name: &str| -> Result<usize, Error> {
-            let (_, field) = table
-                .schema
-                .fields()
-                .find(name)
-                .ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))?;
-            fields.push(field.clone());
+            fields.push(column(name)?);
             Ok(fields.len() - 1)
         };
         if self.ordered {
-            for (what, name) in [(Hidden::Time, TIME), (Hidden::Shard, SHARD), (Hidden::Sn, SN)] {
-                hidden.push((what, also(name)?));
+            hidden.push((Hidden::Time, also(TIME)?));
+        }
+        // Of a row that is late its place is told.
+        if self.ordered || self.judged_by.is_some() {
+            hidden.push((Hidden::Shard, also(SHARD)?));
+            hidden.push((Hidden::Sn, also(SN)?));
+        }
+        if self.judged_by.is_some() {
+            for (i, name) in self.late_columns.iter().enumerate() {
+                if table.schema.fields().find(name).is_some() {
+                    hidden.push((Hidden::Kept(i), also(name)?));
+                }
             }
         }
         let watermark = match &self.judged_by {
             None => None,
             Some(time) => Some(WatermarkSpec {
-                time: self.physical(time, &t.projected_schema)?,
+                time: self.physical(time, &seen)?,
                 delay_ns: self.delay_ns,
+                silence_us: self.silence_us,
                 idle_timeout_us: self.lateness.idle_timeout_us,
                 future_max_ns: self.lateness.future_max_ns,
-                shard: also(SHARD)?,
+                timeout: self.timeout,
+                shard: hidden
+                    .iter()
+                    .find(|(what, _)| *what == Hidden::Shard)
+                    .map(|(_, at)| *at)
+                    .expect("put there for rows that are judged"),
                 append_time: also(APPEND_TIME)?,
             }),
         };
-        if watermark.is_some() {
+        if let Some(w) = &watermark {
             hidden.push((Hidden::Watermark, fields.len()));
+            hidden.push((Hidden::AppendTime, w.append_time));
         }
         let all = conjunction(own.iter().map(|e| (*e).clone()));
         let seeks = match &all {
@@ -337,7 +454,42 @@ impl<'a> Lowering<'a> {
                 watermark,
             },
         };
-        Ok(Lowered { node, hidden })
+        match lives {
+            Some(lives) => self.life_columns(node, hidden, &lives, &seen),
+            None => Ok(Lowered { node, hidden }),
+        }
+    }
+
+    /// Puts behind a source's columns what says of each row when the life of its key begins and ends.
+    fn life_columns(
+        &mut self,
+        node: StreamNode,
+        mut hidden: Vec<(Hidden, usize)>,
+        lives: &LifeExprs,
+        seen: &DFSchema,
+    ) -> Result<Lowered, Error> {
+        let below = node.schema();
+        let mut fields: Vec<FieldRef> = below.fields().iter().cloned().collect();
+        let mut exprs: Vec<Projection> = fields
+            .iter()
+            .enumerate()
+            .map(|(i, f)| Projection { expr: Arc::new(Column::new(f.name(), i)), name: f.name().clone() })
+            .collect();
+        let all = [
+            (Hidden::LifeTime, Some(&lives.time), "__life_time"),
+            (Hidden::LifeOpens, lives.opens.as_ref(), "__life_opens"),
+            (Hidden::LifeCloses, lives.closes.as_ref(), "__life_closes"),
+        ];
+        for (what, e, name) in all {
+            let Some(e) = e else { continue };
+            let expr = self.physical(e, seen)?;
+            let t = expr.data_type(&below).map_err(from_datafusion)?;
+            hidden.push((what, fields.len()));
+            fields.push(Arc::new(Field::new(name, t, true)));
+            exprs.push(Projection { expr, name: name.into() });
+        }
+        let (id, schema) = (self.id(), Arc::new(Schema::new(fields)));
+        Ok(Lowered { node: StreamNode::Project { id, exprs, schema, input: Box::new(node) }, hidden })
     }
 
     /// The result's own schema on top: names that repeat, Weir's types.
@@ -377,8 +529,76 @@ fn scan_below(plan: &LogicalPlan) -> Option<&TableScan> {
     }
 }
 
+/// Whether a window's time is the clock's: `now()`, `now64()`.
+fn is_clock(time: &Expr) -> Result<bool, Error> {
+    if !time.is_volatile() {
+        return Ok(false);
+    }
+    let mut inner = time;
+    loop {
+        inner = match inner {
+            Expr::Alias(a) => &a.expr,
+            Expr::Cast(c) => &c.expr,
+            Expr::ScalarFunction(f) if matches!(f.name(), "now" | "now64") => return Ok(true),
+            _ => {
+                return Err(err!(
+                    NotImplemented,
+                    "a window goes by a time of the rows or by the clock, now64(); {time} is neither"
+                ));
+            }
+        };
+    }
+}
+
+/// The aggregation that gives the rows of a plan, through what keeps them; whether it is over the
+/// whole stream.
+fn aggregation_below(plan: &LogicalPlan) -> Option<bool> {
+    match plan {
+        LogicalPlan::Aggregate(a) => Some(!super::aggregate::windowed(&a.input)),
+        LogicalPlan::Projection(_) | LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => {
+            aggregation_below(plan.inputs()[0])
+        }
+        _ => None,
+    }
+}
+
+/// By which bound of the windows below a window goes.
+fn over_result(window: &WindowTable, of_whole: bool) -> Result<WindowBound, Error> {
+    if of_whole {
+        return Err(err!(
+            NotImplemented,
+            "a window over an aggregation of the whole stream is not supported: its rows change as long as the query runs and belong to no time; aggregate windows, or window the stream itself"
+        ));
+    }
+    if window.is_session() {
+        return Err(err!(
+            NotImplemented,
+            "session windows over rows of windows are not supported; use tumble or hop over them"
+        ));
+    }
+    let mut e = &window.time;
+    while let Expr::Alias(a) = e {
+        e = &a.expr;
+    }
+    let bound = match e {
+        Expr::Column(c) => {
+            window.input.schema().maybe_index_of_column(c).and_then(|at| bound_of_result(&window.input, at))
+        }
+        _ => None,
+    };
+    match bound {
+        Some(true) => Ok(WindowBound::End),
+        Some(false) => Ok(WindowBound::Start),
+        None => Err(err!(
+            NotImplemented,
+            "a window over rows of windows goes by their window_start or window_end, not by {}",
+            window.time
+        )),
+    }
+}
+
 /// An expression over a plan's columns, over those of the one scan below it.
-fn over_scan(e: Expr, plan: &LogicalPlan) -> Result<Expr, Error> {
+pub(crate) fn over_scan(e: Expr, plan: &LogicalPlan) -> Result<Expr, Error> {
     let at = |c: &datafusion::common::Column| {
         plan.schema()
             .maybe_index_of_column(c)

@@ -118,7 +118,9 @@ impl Core {
 
     /// The rows of each window of a batch; `None` = all of them in the one window.
     pub fn split(&self, batch: &RecordBatch) -> Result<Vec<(Bounds, Option<Vec<u32>>)>, OpError> {
-        let Some(window) = &self.window else { return Ok(vec![(GLOBAL, None)]) };
+        let Some(window) = self.window.as_ref().filter(|w| !w.keys.closed_below()) else {
+            return Ok(vec![(GLOBAL, None)]);
+        };
         let (starts, ends) = (self.evaluate(&window.start, batch)?, self.evaluate(&window.end, batch)?);
         let bound = |array: &ArrayRef| OpError::Plan {
             operator: self.name,
@@ -197,8 +199,18 @@ impl Core {
     pub fn result(&self, (end, start): Bounds, part: &Part, groups: &[u32]) -> Result<RecordBatch, OpError> {
         let mut keys = part.groups.key_columns(&self.form, groups).map_err(|e| self.arrow(e))?.into_iter();
         let total = self.schema.fields().len() - part.states.len();
+        // Of sessions the window is the first of the keys.
+        let bounds = self.window.as_ref().filter(|w| w.keys.closed_below()).map(|w| {
+            let mut bound = || keys.next().expect("it was encoded");
+            let (end, start) = (bound(), bound());
+            [(w.keys.end, end), (w.keys.start, start)]
+        });
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.schema.fields().len());
         for at in 0..total {
+            if let Some((_, bound)) = bounds.iter().flatten().find(|(of, _)| *of == at) {
+                columns.push(bound.clone());
+                continue;
+            }
             let bound = match &self.window {
                 Some(w) if at == w.keys.start => Some((start, &w.start_type)),
                 Some(w) if at == w.keys.end => Some((end, &w.end_type)),

@@ -11,8 +11,10 @@ impl Aggregate {
     /// What the policy sends when it is time; `then` follows.
     pub(super) fn emit_due(&mut self, then: Option<Element>, out: &mut Output) -> Result<(), OpError> {
         let what = match self.core.emit.policy {
-            EmitPolicy::OnClose => None,
+            EmitPolicy::OnClose | EmitPolicy::Complete => None,
             EmitPolicy::Periodic { .. } if !self.core.emit.changelog => Some(What::All),
+            // What came while history was read; from then on every row has had its own.
+            EmitPolicy::PerEvent => Some(What::All),
             _ => Some(What::Changed),
         };
         match what {
@@ -31,7 +33,7 @@ impl Aggregate {
 
     /// The one emission after history: of all there is, since nobody noted what changed meanwhile.
     pub(super) fn emit_first(&mut self, then: Element, out: &mut Output) -> Result<(), OpError> {
-        if self.core.emit.policy == EmitPolicy::OnClose {
+        if matches!(self.core.emit.policy, EmitPolicy::OnClose | EmitPolicy::Complete) {
             out.push(then);
             return Ok(());
         }
@@ -48,11 +50,12 @@ impl Aggregate {
 
     /// Whether results are of groups that changed: all of a group's state must be at hand for them.
     pub(super) fn tells_changes(&self) -> bool {
-        self.core.emit.changelog || matches!(self.core.emit.policy, EmitPolicy::OnUpdate { .. })
+        let policy = self.core.emit.policy;
+        self.core.emit.changelog || matches!(policy, EmitPolicy::OnUpdate { .. } | EmitPolicy::PerEvent)
     }
 
     /// Whether a later emission must know which groups changed.
     pub(super) fn marks(&self) -> bool {
-        self.tells_changes() && !self.muted
+        self.tells_changes() && !self.muted && self.core.emit.policy != EmitPolicy::PerEvent
     }
 }

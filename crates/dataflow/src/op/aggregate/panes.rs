@@ -45,6 +45,11 @@ impl Panes {
         end.saturating_sub(start) == self.pane
     }
 
+    /// When something held in these bounds, a pane or a window, leaves next.
+    pub(super) fn closes(&self, bounds: Bounds, closed: i64) -> Option<i64> {
+        if self.is_pane(bounds) { self.next_end(bounds, closed) } else { Some(bounds.0) }
+    }
+
     /// The end of the first window that holds a pane and ends after `closed`; `None` = none does.
     fn next_end(&self, (_, start): Bounds, closed: i64) -> Option<i64> {
         let last = start.saturating_sub(start.rem_euclid(self.slide)).saturating_add(self.size);

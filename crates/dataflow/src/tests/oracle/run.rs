@@ -23,9 +23,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use weir_base::disk::SimDisk;
 use weir_base::{ManualClock, MemoryBudget};
 use weir_plan::{
-    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, NodeId, Projection, ReplayOrder,
-    RowOrder, Rows, SourceSpec, StartPosition, StreamNode, StreamPlan, WATERMARK_COLUMN, WatermarkSpec,
-    WatermarkTime, WindowKeys,
+    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, Judged, LateRows, NodeId, Projection,
+    ReplayOrder, RowOrder, Rows, SourceSpec, StartPosition, StreamNode, StreamPlan, WATERMARK_COLUMN,
+    WatermarkSpec, WatermarkTime, WindowKeys, WindowTime,
 };
 
 #[derive(Debug)]
@@ -47,7 +47,7 @@ pub struct Got {
     pub late_rows: u64,
 }
 
-fn schema() -> SchemaRef {
+pub(super) fn schema() -> SchemaRef {
     let ms = DataType::Timestamp(TimeUnit::Millisecond, Some("UTC".into()));
     let us = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
     Arc::new(Schema::new(vec![
@@ -63,7 +63,7 @@ fn schema() -> SchemaRef {
     ]))
 }
 
-fn batch(rows: &[LogRow]) -> RecordBatch {
+pub(super) fn batch(rows: &[LogRow]) -> RecordBatch {
     let columns: Vec<ArrayRef> = vec![
         Arc::new(
             rows.iter().map(|r| Some(r.time_ms)).collect::<TimestampMillisecondArray>().with_timezone("UTC"),
@@ -101,8 +101,10 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
             watermark: case.window.map(|_| WatermarkSpec {
                 time: column("t", &schema),
                 delay_ns: case.delay_ns,
+                silence_us: 0,
                 idle_timeout_us: case.idle_timeout_us,
                 future_max_ns: case.future_max_ns,
+                timeout: None,
                 shard: 6,
                 append_time: 7,
             }),
@@ -119,8 +121,9 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
             StreamNode::Window {
                 id: NodeId(1),
                 spec,
-                time: column("t", &schema),
-                watermark: 9,
+                time: WindowTime::Event(column("t", &schema)),
+                judged: Some(Judged { watermark: 9, shard: 6, sn: 8, kept: Vec::new() }),
+                session: None,
                 at: 9,
                 schema: Arc::new(Schema::new(fields)),
                 input: Box::new(source),
@@ -142,7 +145,12 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
     let keys: Vec<Projection> =
         names.iter().map(|n| Projection { expr: column(n, &below), name: (*n).into() }).collect();
     let at = |name: &str| names.iter().position(|n| *n == name).unwrap();
-    let window = case.window.map(|_| WindowKeys { start: at("window_start"), end: at("window_end") });
+    let window = case.window.map(|spec| WindowKeys {
+        start: at("window_start"),
+        end: at("window_end"),
+        spec,
+        passes: None,
+    });
     use AggregateKind as K;
     let list = DataType::new_list(DataType::Int64, true);
     let (int, float, utf8) = (DataType::Int64, DataType::Float64, DataType::Utf8);
@@ -199,20 +207,25 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
     StreamPlan { root, replay_order }
 }
 
-struct Runner {
+pub(super) struct Runner {
     plan: StreamPlan,
     clock: Arc<ManualClock>,
-    memory: Arc<MemoryBudget>,
+    pub memory: Arc<MemoryBudget>,
     resources: Resources,
     graph: Graph,
-    out: Vec<Rows>,
+    pub out: Vec<Rows>,
+    pub late: Vec<LateRows>,
     epoch: u64,
 }
 
 impl Runner {
-    fn new(plan: StreamPlan, threads: usize, spill: bool) -> Self {
+    pub fn new(plan: StreamPlan, threads: usize, spill: bool) -> Self {
+        Self::with_memory(plan, threads, spill, 1 << 30)
+    }
+
+    pub fn with_memory(plan: StreamPlan, threads: usize, spill: bool, bytes: u64) -> Self {
         let clock = Arc::new(ManualClock::new(1_000_000));
-        let memory = MemoryBudget::root("test", 1 << 30);
+        let memory = MemoryBudget::root("test", bytes);
         let mut resources = Resources::new(Workers::new(threads));
         (resources.divide_groups, resources.piece_rows) = (3, 4);
         if spill {
@@ -221,7 +234,7 @@ impl Runner {
             resources.spill_bytes_min = 1;
         }
         let graph = Self::build(&plan, &clock, &memory, &resources, None);
-        Runner { plan, clock, memory, resources, graph, out: Vec::new(), epoch: 0 }
+        Runner { plan, clock, memory, resources, graph, out: Vec::new(), late: Vec::new(), epoch: 0 }
     }
 
     fn build(
@@ -240,15 +253,25 @@ impl Runner {
         graph
     }
 
-    fn feed(&mut self, element: Element) {
-        self.graph.feed(0, element).unwrap();
+    pub fn feed(&mut self, element: Element) {
+        self.try_feed(element).unwrap();
+    }
+
+    pub fn try_feed(&mut self, element: Element) -> Result<(), weir_plan::StreamError> {
+        self.graph.feed(0, element)?;
         self.take();
-        while self.graph.resume().unwrap() {
+        while self.graph.resume()? {
             self.take();
         }
+        Ok(())
+    }
+
+    pub fn counters(&self) -> Vec<(NodeId, &'static str, Arc<weir_plan::QueryCounters>)> {
+        self.graph.counters()
     }
 
     fn take(&mut self) {
+        self.late.extend(self.graph.late.drain(..));
         for element in self.graph.results.drain(..) {
             if let Element::Rows(rows) = element {
                 self.out.push(rows);
@@ -257,7 +280,7 @@ impl Runner {
     }
 
     /// Ticks as long as somebody wants one.
-    fn tick(&mut self) {
+    pub fn tick(&mut self) {
         self.clock.advance(std::time::Duration::from_secs(10));
         if self.graph.tick_due().is_some_and(|due| due <= weir_base::Clock::now_us(&*self.clock)) {
             self.graph.tick().unwrap();
@@ -286,7 +309,32 @@ impl Runner {
         self.graph = Self::build(&self.plan, &self.clock, &self.memory, &self.resources, Some(&snapshot));
     }
 
-    fn late_rows(&self) -> u64 {
+    /// A log, up to where nothing follows for now.
+    pub fn play(&mut self, mode: &Mode, log: &[LogRow]) {
+        let seam = mode.backfill.min(log.len());
+        let mut fed = 0;
+        for (part, rows) in [&log[..seam], &log[seam..]].into_iter().enumerate() {
+            for rows in batches(rows, mode.batch_rows) {
+                self.feed(Element::Rows(Rows::append(batch(rows))));
+                fed += 1;
+                // Knowing that time has passed changes nothing but how soon windows close.
+                if fed % 3 == 0 {
+                    self.feed(Element::Frontier(rows[rows.len() - 1].append_us - 1));
+                }
+                if fed % 5 == 0 {
+                    self.tick();
+                }
+                if mode.restore_every.is_some_and(|k| fed % k == 0) {
+                    self.restore();
+                }
+            }
+            if part == 0 {
+                self.feed(Element::EndOfBackfill);
+            }
+        }
+    }
+
+    pub fn late_rows(&self) -> u64 {
         self.graph.counters().iter().map(|(_, _, c)| c.late_rows.load(Relaxed)).sum()
     }
 }
@@ -306,27 +354,7 @@ fn batches(log: &[LogRow], rows_max: usize) -> Vec<&[LogRow]> {
 
 pub fn run(case: &Case, mode: &Mode, log: &[LogRow]) -> Got {
     let mut runner = Runner::new(plan(case, ReplayOrder::Arrival), mode.threads, mode.spill);
-    let seam = mode.backfill.min(log.len());
-    let mut fed = 0;
-    for (part, rows) in [&log[..seam], &log[seam..]].into_iter().enumerate() {
-        for rows in batches(rows, mode.batch_rows) {
-            runner.feed(Element::Rows(Rows::append(batch(rows))));
-            fed += 1;
-            // Knowing that time has passed changes nothing but how soon windows close.
-            if fed % 3 == 0 {
-                runner.feed(Element::Frontier(rows[rows.len() - 1].append_us - 1));
-            }
-            if fed % 5 == 0 {
-                runner.tick();
-            }
-            if mode.restore_every.is_some_and(|k| fed % k == 0) {
-                runner.restore();
-            }
-        }
-        if part == 0 {
-            runner.feed(Element::EndOfBackfill);
-        }
-    }
+    runner.play(mode, log);
     finish(case, runner)
 }
 

@@ -1,6 +1,7 @@
 //! Queries end to end over rows in memory: what they give and of which types.
 
 mod bounded;
+mod emit;
 mod errors;
 mod streaming;
 mod types;

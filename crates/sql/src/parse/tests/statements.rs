@@ -199,6 +199,8 @@ fn short_statements() {
 
 #[test]
 fn explain_kill_describe() {
+    let Statement::ExplainWhy { query_id } = one("EXPLAIN WHY 'q-1'").statement else { panic!() };
+    assert_eq!(query_id, "q-1");
     for (text, expected) in [
         ("EXPLAIN SELECT 1", ExplainKind::Plan),
         ("EXPLAIN PLAN SELECT 1", ExplainKind::Plan),

@@ -1,0 +1,430 @@
+//! Lives of keys (`EMIT AFTER KEY EXPIRE`, `AFTER SESSION CLOSE`): rows wait until the life of their
+//! key has ended, and leave together with its number; an aggregation above sees complete groups.
+//!
+//! ```text
+//! row in log order -> lives silent for longer than the timeout end -> opens a life, joins its key's,
+//!                     or lies in none -> the life ends by its span or by a condition
+//! frontier         -> lives silent for longer than the timeout end
+//! ```
+//!
+//! Silence is counted in append time and rows come in log order, so what leaves is a function of the
+//! log. A key is forgotten with its life. What is held is the rows of open lives, all of it accounted.
+//!
+//! Not here: how rows are stored (`held`), aggregates, putting rows into log order (sources).
+
+use super::held::{Handle, Held};
+use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::{StateReader, StateWriter};
+use crate::time::nanos;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMicrosecondType;
+use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_row::{RowConverter, SortField};
+use arrow_schema::{ArrowError, Schema, SchemaRef};
+use datafusion_common::DataFusionError;
+use datafusion_physical_expr::PhysicalExpr;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use weir_plan::{Element, LifeSpec, Rows, WatermarkTime};
+
+const NAME: &str = "Lives";
+/// Rows of a batch that leaves, save where one life has more.
+const ROWS_MAX: usize = 65_536;
+
+/// The life of one key.
+#[derive(Debug)]
+struct Life {
+    number: i64,
+    key: Box<[u8]>,
+    first_ns: i64,
+    last_ns: i64,
+    last_append_us: i64,
+    rows: Vec<Handle>,
+}
+
+type Silent = (i64, i64, Box<[u8]>);
+
+pub struct Lives {
+    spec: LifeSpec,
+    keys: Vec<Arc<dyn PhysicalExpr>>,
+    converter: Option<RowConverter>,
+    input: SchemaRef,
+    schema: SchemaRef,
+    held: Held,
+    lives: HashMap<Box<[u8]>, Life>,
+    /// An entry a life, no later than its silence is too long, with its number and key. Only with a timeout.
+    silent: BinaryHeap<Reverse<Silent>>,
+    next_number: i64,
+    skipped_rows: u64,
+    /// Bytes of keys, and rows in lives.
+    key_bytes: usize,
+    listed: usize,
+}
+
+impl Lives {
+    /// # Errors
+    /// [`OpError::Plan`] when keys can not be compared.
+    pub fn new(
+        spec: LifeSpec,
+        keys: Vec<Arc<dyn PhysicalExpr>>,
+        schema: SchemaRef,
+        input: &Schema,
+    ) -> Result<Self, OpError> {
+        let types = keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>();
+        let types = types.map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
+        let fields: Vec<SortField> = types.into_iter().map(SortField::new).collect();
+        let converter = match fields.is_empty() {
+            true => None,
+            false => Some(RowConverter::new(fields).map_err(arrow)?),
+        };
+        let input = Arc::new(input.clone());
+        Ok(Lives {
+            spec,
+            keys,
+            converter,
+            held: Held::new(input.clone()),
+            input,
+            schema,
+            lives: HashMap::new(),
+            silent: BinaryHeap::new(),
+            next_number: 0,
+            skipped_rows: 0,
+            key_bytes: 0,
+            listed: 0,
+        })
+    }
+
+    /// The keys of rows as bytes.
+    fn keys_of(&self, batch: &RecordBatch) -> Result<Vec<Box<[u8]>>, OpError> {
+        let Some(converter) = &self.converter else { return Ok(vec![Box::default(); batch.num_rows()]) };
+        let columns = self.keys.iter().map(|k| evaluate(k, batch)).collect::<Result<Vec<_>, _>>()?;
+        let rows = converter.convert_columns(&columns).map_err(arrow)?;
+        Ok(rows.iter().map(|r| r.as_ref().into()).collect())
+    }
+
+    /// Whether a condition is true of each row; NULL is not.
+    fn holds(batch: &RecordBatch, at: Option<usize>) -> Result<Option<Vec<bool>>, OpError> {
+        let Some(at) = at else { return Ok(None) };
+        let array = batch.column(at).as_boolean_opt().ok_or_else(|| OpError::Plan {
+            operator: NAME,
+            reason: "what opens or closes a session is no condition".into(),
+        })?;
+        Ok(Some((0..array.len()).map(|i| array.is_valid(i) && array.value(i)).collect()))
+    }
+
+    fn end_life(&mut self, key: &[u8], ended: &mut Vec<Life>) {
+        if let Some(life) = self.lives.remove(key) {
+            self.key_bytes -= life.key.len();
+            self.listed -= life.rows.len();
+            ended.push(life);
+        }
+    }
+
+    /// Ends lives without a row appended in the last timeout before `now_us`.
+    fn pass(&mut self, now_us: i64, ended: &mut Vec<Life>) {
+        let Some(timeout_us) = self.spec.timeout_us else { return };
+        while let Some(Reverse((due, number, _))) = self.silent.peek()
+            && *due < now_us
+        {
+            let number = *number;
+            let Some(Reverse((_, _, key))) = self.silent.pop() else { return };
+            match self.lives.get(&key).filter(|l| l.number == number) {
+                None => {}
+                Some(life) => {
+                    let due = life.last_append_us.saturating_add(timeout_us);
+                    if due < now_us {
+                        self.end_life(&key, ended);
+                    } else {
+                        self.silent.push(Reverse((due, number, key)));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Takes one row.
+    fn take(&mut self, key: &[u8], row: Row, ended: &mut Vec<Life>) {
+        let cut = self.lives.contains_key(key)
+            && (row.opens == Some(true) && !self.spec.merge_open || row.closes && !self.spec.close_included);
+        if cut {
+            self.end_life(key, ended);
+        }
+        if !self.lives.contains_key(key) {
+            if row.opens == Some(false) {
+                self.held.release(row.at);
+                self.skipped_rows += 1;
+                return;
+            }
+            let life = Life {
+                number: self.next_number,
+                key: key.into(),
+                first_ns: row.time_ns,
+                last_ns: row.time_ns,
+                last_append_us: row.append_us,
+                rows: Vec::new(),
+            };
+            self.next_number += 1;
+            self.key_bytes += key.len();
+            if let Some(timeout_us) = self.spec.timeout_us {
+                self.silent.push(Reverse((
+                    row.append_us.saturating_add(timeout_us),
+                    life.number,
+                    key.into(),
+                )));
+            }
+            self.lives.insert(key.into(), life);
+        }
+        let Some(life) = self.lives.get_mut(key) else { return };
+        life.first_ns = life.first_ns.min(row.time_ns);
+        life.last_ns = life.last_ns.max(row.time_ns);
+        life.last_append_us = row.append_us;
+        life.rows.push(row.at);
+        self.listed += 1;
+        let closes = row.closes && self.spec.close_included;
+        if closes || life.last_ns.saturating_sub(life.first_ns) >= self.spec.span_max_ns {
+            self.end_life(key, ended);
+        }
+    }
+
+    /// Lets lives go that have ended, each whole in one batch.
+    fn give(&mut self, ended: Vec<Life>, out: &mut Output) -> Result<(), OpError> {
+        let (mut rows, mut numbers) = (Vec::new(), Vec::new());
+        for life in ended {
+            if self.spec.only && life.last_ns.saturating_sub(life.first_ns) < self.spec.span_max_ns {
+                self.skipped_rows += life.rows.len() as u64;
+                life.rows.into_iter().for_each(|r| self.held.release(r));
+                continue;
+            }
+            numbers.extend(std::iter::repeat_n(life.number, life.rows.len()));
+            rows.extend(life.rows);
+            if rows.len() >= ROWS_MAX {
+                self.leave(&mut rows, &mut numbers, out)?;
+            }
+        }
+        self.leave(&mut rows, &mut numbers, out)?;
+        if self.held.live() == 0 {
+            self.held = Held::new(self.input.clone());
+        } else if self.held.is_sparse() {
+            self.tidy()?;
+        }
+        // Entries of lives that ended otherwise go when they are the most.
+        if let Some(timeout_us) = self.spec.timeout_us
+            && self.silent.len() > 2 * self.lives.len() + 1_024
+        {
+            let due = |l: &Life| l.last_append_us.saturating_add(timeout_us);
+            self.silent = self.lives.values().map(|l| Reverse((due(l), l.number, l.key.clone()))).collect();
+        }
+        Ok(())
+    }
+
+    fn leave(
+        &mut self,
+        rows: &mut Vec<Handle>,
+        numbers: &mut Vec<i64>,
+        out: &mut Output,
+    ) -> Result<(), OpError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let mut columns = self.held.gather(rows).map_err(arrow)?.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from(std::mem::take(numbers))));
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
+        rows.drain(..).for_each(|r| self.held.release(r));
+        out.rows(Rows::append(batch.map_err(arrow)?));
+        Ok(())
+    }
+
+    /// Open lives by number.
+    fn in_order(&self) -> Vec<&Life> {
+        let mut all: Vec<&Life> = self.lives.values().collect();
+        all.sort_unstable_by_key(|l| l.number);
+        all
+    }
+
+    /// Stores the rows of open lives anew: dead ones between them go.
+    fn tidy(&mut self) -> Result<(), OpError> {
+        let live: Vec<Handle> = self.in_order().iter().flat_map(|l| l.rows.iter().copied()).collect();
+        let mut moved = Vec::with_capacity(live.len());
+        let mut held = Held::new(self.input.clone());
+        for rows in live.chunks(ROWS_MAX) {
+            let batch = self.held.gather(rows).map_err(arrow)?;
+            moved.extend(keep(&mut held, &batch)?);
+        }
+        self.held = held;
+        let mut all: Vec<&mut Life> = self.lives.values_mut().collect();
+        all.sort_unstable_by_key(|l| l.number);
+        all.into_iter().flat_map(|l| &mut l.rows).zip(moved).for_each(|(row, moved)| *row = moved);
+        Ok(())
+    }
+
+    fn write(&self, out: &mut Writer) -> Result<(), OpError> {
+        out.i64(self.next_number);
+        let lives = self.in_order();
+        out.u64(lives.len() as u64);
+        for life in &lives {
+            out.i64(life.number);
+            out.bytes(&life.key);
+            out.i64(life.first_ns);
+            out.i64(life.last_ns);
+            out.i64(life.last_append_us);
+            out.u64(life.rows.len() as u64);
+        }
+        let rows: Vec<Handle> = lives.iter().flat_map(|l| l.rows.iter().copied()).collect();
+        let chunks: Vec<&[Handle]> = rows.chunks(ROWS_MAX).collect();
+        out.u64(chunks.len() as u64);
+        for rows in chunks {
+            let batch = self.held.gather(rows).map_err(arrow)?;
+            let written = || -> Result<Vec<u8>, ArrowError> {
+                let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema())?;
+                writer.write(&batch)?;
+                writer.into_inner()
+            };
+            out.bytes(&written().map_err(arrow)?);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.next_number = from.i64()?;
+        let mut lives = Vec::new();
+        for _ in 0..from.count(48)? {
+            let (number, key) = (from.i64()?, from.bytes()?.into());
+            let (first_ns, last_ns, last_append_us) = (from.i64()?, from.i64()?, from.i64()?);
+            let rows = from.u64()? as usize;
+            lives.push((Life { number, key, first_ns, last_ns, last_append_us, rows: Vec::new() }, rows));
+        }
+        let mut moved = Vec::new();
+        for _ in 0..from.count(8)? {
+            let damaged = |_| Damaged("kept rows do not read");
+            let mut reader =
+                arrow::ipc::reader::StreamReader::try_new(from.bytes()?, None).map_err(damaged)?;
+            let batch = reader.next().ok_or(Damaged("kept rows are missing"))?.map_err(damaged)?;
+            moved
+                .extend(keep(&mut self.held, &batch).map_err(|_| Damaged("kept rows are not this query's"))?);
+        }
+        let mut moved = moved.into_iter();
+        for (mut life, rows) in lives {
+            life.rows = moved.by_ref().take(rows).collect();
+            if life.rows.len() != rows || rows == 0 {
+                return Err(Damaged("kept rows are missing"));
+            }
+            self.key_bytes += life.key.len();
+            self.listed += rows;
+            if let Some(timeout_us) = self.spec.timeout_us {
+                let due = life.last_append_us.saturating_add(timeout_us);
+                self.silent.push(Reverse((due, life.number, life.key.clone())));
+            }
+            self.lives.insert(life.key.clone(), life);
+        }
+        if moved.next().is_some() { Err(Damaged("rows of no life")) } else { Ok(()) }
+    }
+}
+
+/// What is to be known of a row.
+#[derive(Debug, Clone, Copy)]
+struct Row {
+    at: Handle,
+    time_ns: i64,
+    append_us: i64,
+    /// `None` = every row may open a life.
+    opens: Option<bool>,
+    closes: bool,
+}
+
+fn keep(held: &mut Held, batch: &RecordBatch) -> Result<Vec<Handle>, OpError> {
+    let all = UInt32Array::from_iter_values(0..batch.num_rows() as u32);
+    let (block, first) = held.add(batch, &all).map_err(arrow)?;
+    Ok((0..batch.num_rows() as u32).map(|i| (block, first + i)).collect())
+}
+
+fn arrow(e: ArrowError) -> OpError {
+    OpError::Eval { operator: NAME, source: Box::new(DataFusionError::ArrowError(Box::new(e), None)) }
+}
+
+fn evaluate(e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
+    e.evaluate(batch)
+        .and_then(|v| v.into_array(batch.num_rows()))
+        .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })
+}
+
+impl Operator for Lives {
+    fn rows(&mut self, _: InputId, rows: Rows, out: &mut Output) -> Result<(), OpError> {
+        let plan = |reason: &str| OpError::Plan { operator: NAME, reason: reason.into() };
+        if rows.weights.is_some() {
+            return Err(plan("lives over a changelog"));
+        }
+        let batch = rows.batch;
+        let times = nanos(batch.column(self.spec.time)).ok_or_else(|| plan("the time of a life is none"))?;
+        let appends = batch.column(self.spec.append_time).as_primitive_opt::<TimestampMicrosecondType>();
+        let appends = appends.ok_or_else(|| plan("append times are microseconds"))?.values();
+        let opens = Self::holds(&batch, self.spec.opens)?;
+        let closes = Self::holds(&batch, self.spec.closes)?;
+        let keys = self.keys_of(&batch)?;
+        let handles = keep(&mut self.held, &batch)?;
+        let mut ended = Vec::new();
+        for (i, at) in handles.into_iter().enumerate() {
+            self.pass(appends[i], &mut ended);
+            let row = Row {
+                at,
+                time_ns: times[i],
+                append_us: appends[i],
+                opens: opens.as_ref().map(|o| o[i]),
+                closes: closes.as_ref().is_some_and(|c| c[i]),
+            };
+            self.take(&keys[i], row, &mut ended);
+        }
+        self.give(ended, out)
+    }
+
+    /// Ends here: rows of open lives are yet to leave.
+    fn watermark(&mut self, _: WatermarkTime, _: &mut Output) -> Result<(), OpError> {
+        Ok(())
+    }
+
+    fn frontier(&mut self, append_us: i64, out: &mut Output) -> Result<(), OpError> {
+        let mut ended = Vec::new();
+        self.pass(append_us.saturating_add(1), &mut ended);
+        self.give(ended, out)?;
+        out.push(Element::Frontier(append_us));
+        Ok(())
+    }
+
+    fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
+        let mut ended: Vec<Life> = self.lives.drain().map(|(_, l)| l).collect();
+        ended.sort_unstable_by_key(|l| l.number);
+        (self.key_bytes, self.listed) = (0, 0);
+        self.give(ended, out)
+    }
+
+    fn stats(&self) -> Stats {
+        let per_life = size_of::<Life>() + 2 * size_of::<Box<[u8]>>() + 16;
+        let bytes = self.held.bytes()
+            + self.lives.len() * per_life
+            + self.silent.capacity() * size_of::<Silent>()
+            + 3 * self.key_bytes
+            + 2 * self.listed * size_of::<Handle>();
+        Stats {
+            keys: self.lives.len() as u64,
+            state_bytes: if self.lives.is_empty() { 0 } else { bytes as u64 },
+            skipped_rows: self.skipped_rows,
+            ..Stats::default()
+        }
+    }
+
+    fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
+        into.put_u64("skipped_rows", self.skipped_rows);
+        let mut out = Writer::default();
+        self.write(&mut out)?;
+        into.put("lives", out.0);
+        Ok(())
+    }
+
+    fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        self.skipped_rows = from.u64(NAME, "skipped_rows")?;
+        let mut bytes = Reader(from.bytes(NAME, "lives")?);
+        self.read(&mut bytes).map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })
+    }
+}

@@ -1,0 +1,629 @@
+//! Session windows: rows wait until the watermark has passed them, are cut into sessions key by key
+//! in order, and leave with the bounds of their session when it closes.
+//!
+//! ```text
+//! batch -> late rows left out -> kept, waiting by (event time, shard, sequence number)
+//! watermark -> rows before it go to their key's session -> sessions that end by then leave
+//! ```
+//!
+//! Since rows are cut in order, a row that comes in time between two others finds them not yet cut:
+//! nothing is ever merged, and one rule serves idle gaps, greatest lengths and conditions.
+//!
+//! A row is late when its shard's watermark is past its event time. Keys are forgotten with their last
+//! row; what is held is the rows of open sessions, all of it accounted.
+//!
+//! Not here: what a session is (`plan::session`), how rows are stored (`held`), aggregates.
+
+use super::held::{Handle, Held};
+use super::late;
+use super::window::times_of;
+use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::keys::KeyForm;
+use crate::state::rows::Layout;
+use crate::state::table::{GroupTable, Picked};
+use crate::state::{StateReader, StateWriter};
+use crate::time::{from_nanos, nanos_per_unit};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type};
+use arrow_array::{Array, ArrayRef, RecordBatch, UInt32Array};
+use arrow_schema::{ArrowError, SchemaRef};
+use datafusion_common::DataFusionError;
+use datafusion_physical_expr::PhysicalExpr;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::sync::Arc;
+use weir_plan::{
+    Element, Judged, OpenSession, Place, Rows, SessionKeys, SessionSpec, WatermarkTime, WindowKind,
+    WindowSpec, WindowTime,
+};
+
+const NAME: &str = "Session";
+/// Rows of a batch that leaves.
+const ROWS_MAX: usize = 65_536;
+const NONE: u32 = u32::MAX;
+
+/// Where a row stands among the rows of its key.
+type Order = (i64, i32, i64);
+
+/// A row that the watermark has not passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Waiting {
+    order: Order,
+    at: Handle,
+    key: u32,
+    starts: bool,
+    ends: bool,
+}
+
+/// A session that has not closed.
+#[derive(Debug)]
+struct Cut {
+    key: u32,
+    bounds: OpenSession,
+    /// Of the row that opened it.
+    began: Order,
+    /// In order; the first may be one that is left out.
+    rows: Vec<Handle>,
+    left_out: bool,
+    /// It gets no more rows.
+    ended: bool,
+}
+
+/// What is known of a key while it has rows.
+#[derive(Debug, Clone, Copy)]
+struct Key {
+    /// Its session that gets more rows.
+    open: u32,
+    /// Rows that wait, and sessions.
+    uses: u32,
+}
+
+pub struct Session {
+    spec: SessionSpec,
+    time: WindowTime,
+    judged: Option<Judged>,
+    by: SessionKeys,
+    at: usize,
+    input: SchemaRef,
+    schema: SchemaRef,
+    form: KeyForm,
+    state: State,
+    /// Of processing time: the last tick.
+    now_us: i64,
+    late_rows: u64,
+}
+
+struct State {
+    held: Held,
+    table: GroupTable,
+    keys: Vec<Key>,
+    keys_used: usize,
+    waiting: BinaryHeap<Reverse<Waiting>>,
+    sessions: Vec<Option<Cut>>,
+    free: Vec<u32>,
+    /// One entry a session: no later than its end.
+    due: BinaryHeap<Reverse<(i64, u32)>>,
+    /// Rows in sessions.
+    listed: usize,
+}
+
+impl State {
+    fn new(form: &KeyForm, input: &SchemaRef) -> Self {
+        let mut layout = Layout::default();
+        let hash = GroupTable::reserve(form, &mut layout);
+        State {
+            held: Held::new(input.clone()),
+            table: GroupTable::new(form, hash, &layout),
+            keys: Vec::new(),
+            keys_used: 0,
+            waiting: BinaryHeap::new(),
+            sessions: Vec::new(),
+            free: Vec::new(),
+            due: BinaryHeap::new(),
+            listed: 0,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        self.held.bytes()
+            + self.table.bytes()
+            + self.keys.capacity() * size_of::<Key>()
+            + self.waiting.capacity() * size_of::<Waiting>()
+            + self.sessions.capacity() * size_of::<Option<Cut>>()
+            + self.free.capacity() * 4
+            + self.due.capacity() * size_of::<(i64, u32)>()
+            + self.listed * 2 * size_of::<Handle>()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.held.live() == 0
+    }
+
+    fn use_key(&mut self, key: u32) {
+        let used = &mut self.keys[key as usize].uses;
+        *used += 1;
+        self.keys_used += usize::from(*used == 1);
+    }
+
+    fn unuse_key(&mut self, key: u32) {
+        let used = &mut self.keys[key as usize].uses;
+        *used -= 1;
+        self.keys_used -= usize::from(*used == 0);
+    }
+
+    fn put(&mut self, session: Cut, end: i64) -> u32 {
+        self.listed += session.rows.len();
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.sessions.push(None);
+            self.sessions.len() as u32 - 1
+        });
+        self.sessions[slot as usize] = Some(session);
+        self.due.push(Reverse((end, slot)));
+        slot
+    }
+
+    /// Takes the next row of its key.
+    fn cut(&mut self, spec: &SessionSpec, row: Waiting) {
+        let slot = self.keys[row.key as usize].open;
+        let open_slot = (slot != NONE).then_some(slot as usize);
+        let mut open = open_slot.map(|s| self.sessions[s].as_ref().expect("open sessions are there").bounds);
+        let step = spec.step(&mut open, row.order.0, row.starts, row.ends);
+        if step.ended_before.is_some()
+            && let Some(session) = open_slot.and_then(|s| self.sessions[s].as_mut())
+        {
+            session.ended = true;
+            self.keys[row.key as usize].open = NONE;
+        }
+        match step.place {
+            Place::Outside => {
+                self.held.release(row.at);
+                self.unuse_key(row.key);
+            }
+            Place::Joins => {
+                let session = open_slot.and_then(|s| self.sessions[s].as_mut()).expect("it is open");
+                session.rows.push(row.at);
+                self.listed += 1;
+                if let Some(bounds) = step.ended_after.or(open) {
+                    session.bounds = bounds;
+                }
+                if step.ended_after.is_some() {
+                    session.ended = true;
+                    self.keys[row.key as usize].open = NONE;
+                }
+                self.unuse_key(row.key);
+            }
+            place @ (Place::Opens | Place::OpensLeftOut) => {
+                let bounds = open.expect("it was opened");
+                // The key's use by the row becomes that by the session.
+                let session = Cut {
+                    key: row.key,
+                    bounds,
+                    began: row.order,
+                    rows: vec![row.at],
+                    left_out: place == Place::OpensLeftOut,
+                    ended: false,
+                };
+                self.keys[row.key as usize].open = self.put(session, bounds.end_ns(spec));
+            }
+        }
+    }
+
+    /// The sessions that end by `up_to`, in the order in which they close.
+    fn closed(&mut self, spec: &SessionSpec, up_to: i64) -> Vec<Cut> {
+        let mut closed = Vec::new();
+        while let Some(Reverse((end, slot))) = self.due.peek().copied()
+            && end <= up_to
+        {
+            self.due.pop();
+            let session = self.sessions[slot as usize].as_ref().expect("one entry a session");
+            let now_ends = session.bounds.end_ns(spec);
+            if now_ends > end {
+                self.due.push(Reverse((now_ends, slot)));
+                continue;
+            }
+            let session = self.sessions[slot as usize].take().expect("it was there");
+            self.free.push(slot);
+            self.listed -= session.rows.len();
+            let key = &mut self.keys[session.key as usize];
+            if key.open == slot {
+                key.open = NONE;
+            }
+            self.unuse_key(session.key);
+            closed.push(session);
+        }
+        closed
+    }
+
+    /// Sessions by the row that began them, and waiting rows, in an order that does not depend on how
+    /// they came here.
+    fn in_order(&self) -> (Vec<u32>, Vec<Waiting>) {
+        let there = |s: &u32| self.sessions[*s as usize].is_some();
+        let mut sessions: Vec<u32> = (0..self.sessions.len() as u32).filter(there).collect();
+        sessions.sort_unstable_by_key(|s| self.sessions[*s as usize].as_ref().map(|s| s.began));
+        let mut waiting: Vec<Waiting> = self.waiting.iter().map(|w| w.0).collect();
+        waiting.sort_unstable();
+        (sessions, waiting)
+    }
+}
+
+impl Session {
+    /// # Errors
+    /// [`OpError::Plan`] when window or columns do not fit.
+    pub fn new(
+        window: WindowSpec,
+        time: WindowTime,
+        judged: Option<Judged>,
+        by: SessionKeys,
+        at: usize,
+        schema: SchemaRef,
+        input: &SchemaRef,
+    ) -> Result<Self, OpError> {
+        let plan = |reason: String| OpError::Plan { operator: NAME, reason };
+        window.check().map_err(plan)?;
+        let WindowKind::Session(spec) = window.kind else {
+            return Err(plan(format!("{window} is no session")));
+        };
+        if spec.conditions.is_some() != by.conditions.is_some() {
+            return Err(plan("conditions without brackets".into()));
+        }
+        let bound = schema.fields().get(at).map(|f| f.data_type());
+        if bound.is_none_or(|t| nanos_per_unit(t).is_none()) {
+            return Err(plan(format!("window_start is {bound:?}, no time")));
+        }
+        let types = by.keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>();
+        let types = types.map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
+        let form = KeyForm::of(&types).map_err(|e| plan(e.to_string()))?;
+        let state = State::new(&form, input);
+        let input = input.clone();
+        Ok(Session { spec, time, judged, by, at, input, schema, form, state, now_us: i64::MIN, late_rows: 0 })
+    }
+
+    fn keys_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, OpError> {
+        self.by.keys.iter().map(|k| evaluate(k, batch)).collect()
+    }
+
+    /// Keeps rows of a batch and says which key each has.
+    fn take_in(&mut self, batch: &RecordBatch, rows: &UInt32Array) -> Result<(Handle, Vec<u32>), OpError> {
+        let columns = self.keys_of(batch)?;
+        let encoded = self.form.encode(&columns, batch.num_rows()).map_err(arrow)?;
+        let picked = rows.values();
+        let mut keys = Vec::with_capacity(picked.len());
+        self.state
+            .table
+            .intern(&encoded, Picked::Listed(picked), &mut keys)
+            .map_err(|e| OpError::Row { reason: e.to_string() })?;
+        self.state.keys.resize(self.state.table.len(), Key { open: NONE, uses: 0 });
+        let first = self.state.held.add(batch, rows).map_err(arrow)?;
+        Ok((first, keys))
+    }
+
+    /// Cuts what the watermark has passed, and lets go what has closed.
+    fn advance(&mut self, watermark: i64, out: &mut Output) -> Result<(), OpError> {
+        while let Some(Reverse(next)) = self.state.waiting.peek()
+            && (next.order.0 < watermark || watermark == i64::MAX)
+        {
+            let Reverse(row) = self.state.waiting.pop().expect("it was seen");
+            self.state.cut(&self.spec, row);
+        }
+        let closed = self.state.closed(&self.spec, watermark);
+        let (mut rows, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        for session in closed {
+            let (start, end) = (session.bounds.first_ns, session.bounds.end_ns(&self.spec));
+            for (i, row) in session.rows.into_iter().enumerate() {
+                if i == 0 && session.left_out {
+                    self.state.held.release(row);
+                    continue;
+                }
+                rows.push(row);
+                starts.push(start);
+                ends.push(end);
+                if rows.len() == ROWS_MAX {
+                    self.give(&mut rows, &mut starts, &mut ends, out)?;
+                }
+            }
+        }
+        self.give(&mut rows, &mut starts, &mut ends, out)?;
+        if self.state.is_empty() {
+            self.state = State::new(&self.form, &self.input);
+        } else if self.state.held.is_sparse() || self.state.table.len() > 2 * self.state.keys_used + 1_024 {
+            self.tidy()?;
+        }
+        Ok(())
+    }
+
+    fn give(
+        &mut self,
+        rows: &mut Vec<Handle>,
+        starts: &mut Vec<i64>,
+        ends: &mut Vec<i64>,
+        out: &mut Output,
+    ) -> Result<(), OpError> {
+        if rows.is_empty() {
+            return Ok(());
+        }
+        let batch = self.state.held.gather(rows).map_err(arrow)?;
+        let t = self.schema.field(self.at).data_type().clone();
+        let bound = |values| from_nanos(values, &t).expect("checked to be a time when made");
+        let mut columns = batch.columns().to_vec();
+        columns.insert(self.at, bound(std::mem::take(starts)));
+        columns.insert(self.at + 1, bound(std::mem::take(ends)));
+        out.rows(Rows::append(RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow)?));
+        rows.drain(..).for_each(|row| self.state.held.release(row));
+        Ok(())
+    }
+
+    /// Makes the state anew from what is live: dead rows and forgotten keys go. Its cost is paid by
+    /// as many rows or keys as died since the last time.
+    fn tidy(&mut self) -> Result<(), OpError> {
+        let (sessions, waiting) = self.state.in_order();
+        let mut old = std::mem::replace(&mut self.state, State::new(&self.form, &self.input));
+        let sessions: Vec<Cut> =
+            sessions.into_iter().map(|s| old.sessions[s as usize].take().expect("it is there")).collect();
+        let live: Vec<Handle> = sessions
+            .iter()
+            .flat_map(|s| s.rows.iter().copied())
+            .chain(waiting.iter().map(|w| w.at))
+            .collect();
+        let mut moved = Vec::with_capacity(live.len());
+        for rows in live.chunks(ROWS_MAX) {
+            let batch = old.held.gather(rows).map_err(arrow)?;
+            moved.extend(self.keep_all(&batch)?);
+        }
+        self.refill(sessions, waiting, moved);
+        Ok(())
+    }
+
+    /// Keeps all rows of a batch: handle and key of each.
+    fn keep_all(&mut self, batch: &RecordBatch) -> Result<Vec<(Handle, u32)>, OpError> {
+        let all = UInt32Array::from_iter_values(0..batch.num_rows() as u32);
+        let ((block, first), keys) = self.take_in(batch, &all)?;
+        Ok(keys.into_iter().enumerate().map(|(i, key)| ((block, first + i as u32), key)).collect())
+    }
+
+    /// Sessions and waiting rows over rows that lie somewhere else now.
+    fn refill(&mut self, sessions: Vec<Cut>, waiting: Vec<Waiting>, moved: Vec<(Handle, u32)>) {
+        let mut moved = moved.into_iter();
+        let mut next = || moved.next().expect("as many as there were");
+        for mut session in sessions {
+            for row in &mut session.rows {
+                (*row, session.key) = next();
+            }
+            let (key, ended, end) = (session.key, session.ended, session.bounds.end_ns(&self.spec));
+            self.state.use_key(key);
+            let slot = self.state.put(session, end);
+            if !ended {
+                self.state.keys[key as usize].open = slot;
+            }
+        }
+        for mut row in waiting {
+            (row.at, row.key) = next();
+            self.state.use_key(row.key);
+            self.state.waiting.push(Reverse(row));
+        }
+    }
+
+    fn write(&self, out: &mut Writer) -> Result<(), OpError> {
+        let (sessions, waiting) = self.state.in_order();
+        let order = |out: &mut Writer, (time, shard, sn): Order| {
+            out.i64(time);
+            out.i64(i64::from(shard));
+            out.i64(sn);
+        };
+        let mut rows: Vec<Handle> = Vec::with_capacity(self.state.held.live());
+        out.u64(sessions.len() as u64);
+        for session in
+            sessions.iter().map(|s| self.state.sessions[*s as usize].as_ref().expect("it is there"))
+        {
+            out.i64(session.bounds.first_ns);
+            out.i64(session.bounds.last_ns);
+            let flags = [session.bounds.empty, session.left_out, session.ended];
+            out.u64(flags.iter().rev().fold(0, |all, f| all << 1 | u64::from(*f)));
+            order(out, session.began);
+            out.u64(session.rows.len() as u64);
+            rows.extend(&session.rows);
+        }
+        out.u64(waiting.len() as u64);
+        for row in &waiting {
+            order(out, row.order);
+            out.u64(u64::from(row.starts) | u64::from(row.ends) << 1);
+            rows.push(row.at);
+        }
+        let chunks: Vec<&[Handle]> = rows.chunks(ROWS_MAX).collect();
+        out.u64(chunks.len() as u64);
+        for rows in chunks {
+            let batch = self.state.held.gather(rows).map_err(arrow)?;
+            let written = || -> Result<Vec<u8>, ArrowError> {
+                let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema())?;
+                writer.write(&batch)?;
+                writer.into_inner()
+            };
+            out.bytes(&written().map_err(arrow)?);
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let order =
+            |from: &mut Reader<'_>| Ok::<Order, Damaged>((from.i64()?, from.i64()? as i32, from.i64()?));
+        let mut sessions = Vec::new();
+        let mut total = 0usize;
+        for _ in 0..from.count(56)? {
+            let (first_ns, last_ns, flags) = (from.i64()?, from.i64()?, from.u64()?);
+            let began = order(from)?;
+            let rows = from.u64()? as usize;
+            total = total.saturating_add(rows);
+            if rows == 0 {
+                return Err(Damaged("a session without rows"));
+            }
+            sessions.push((OpenSession { first_ns, last_ns, empty: flags & 1 == 1 }, flags, began, rows));
+        }
+        let mut waiting = Vec::new();
+        for _ in 0..from.count(32)? {
+            let (order, flags) = (order(from)?, from.u64()?);
+            let (starts, ends) = (flags & 1 == 1, flags & 2 == 2);
+            waiting.push(Waiting { order, at: (0, 0), key: 0, starts, ends });
+        }
+        total = total.saturating_add(waiting.len());
+        let mut moved = Vec::new();
+        for _ in 0..from.count(8)? {
+            let damaged = |_| Damaged("kept rows do not read");
+            let mut reader =
+                arrow::ipc::reader::StreamReader::try_new(from.bytes()?, None).map_err(damaged)?;
+            let batch = reader.next().ok_or(Damaged("kept rows are missing"))?.map_err(damaged)?;
+            moved.extend(self.keep_all(&batch).map_err(|_| Damaged("kept rows are not this query's"))?);
+        }
+        if moved.len() != total {
+            return Err(Damaged("kept rows are missing"));
+        }
+        let sessions = sessions
+            .into_iter()
+            .map(|(bounds, flags, began, rows)| Cut {
+                key: 0,
+                bounds,
+                began,
+                rows: vec![(0, 0); rows],
+                left_out: flags & 2 == 2,
+                ended: flags & 4 == 4,
+            })
+            .collect();
+        self.refill(sessions, waiting, moved);
+        Ok(())
+    }
+}
+
+fn arrow(e: ArrowError) -> OpError {
+    OpError::Eval { operator: NAME, source: Box::new(DataFusionError::ArrowError(Box::new(e), None)) }
+}
+
+fn evaluate(e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
+    e.evaluate(batch)
+        .and_then(|v| v.into_array(batch.num_rows()))
+        .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })
+}
+
+/// Whether a condition is true of each row; NULL is not.
+fn holds(e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<Vec<bool>, OpError> {
+    let array = evaluate(e, batch)?;
+    let array = array.as_boolean_opt().ok_or_else(|| OpError::Plan {
+        operator: NAME,
+        reason: format!("{e} is {}, no condition", array.data_type()),
+    })?;
+    Ok((0..array.len()).map(|i| array.is_valid(i) && array.value(i)).collect())
+}
+
+impl Operator for Session {
+    fn rows(&mut self, _: InputId, rows: Rows, out: &mut Output) -> Result<(), OpError> {
+        let plan = |reason: &str| OpError::Plan { operator: NAME, reason: reason.into() };
+        if rows.weights.is_some() {
+            return Err(plan("windows over a changelog"));
+        }
+        let batch = rows.batch;
+        let times = times_of(NAME, &self.time, self.now_us, &batch)?;
+        let mut kept: Vec<u32> = Vec::with_capacity(times.len());
+        match &self.judged {
+            None => kept.extend(0..times.len() as u32),
+            Some(judged) => {
+                let watermarks = late::judged(NAME, judged, &batch)?;
+                let mut late_rows = Vec::new();
+                for (row, (time, watermark)) in times.iter().zip(watermarks).enumerate() {
+                    if watermark > time { late_rows.push(row as u32) } else { kept.push(row as u32) }
+                }
+                self.late_rows += late_rows.len() as u64;
+                late::tell(NAME, judged, &batch, late_rows, &times, out)?;
+            }
+        }
+        if kept.is_empty() {
+            return Ok(());
+        }
+        let shards = batch.column(self.by.shard).as_primitive_opt::<Int32Type>();
+        let shards = shards.ok_or_else(|| plan("shards are int32"))?.values();
+        let sns = batch.column(self.by.sn).as_primitive_opt::<Int64Type>();
+        let sns = sns.ok_or_else(|| plan("sequence numbers are int64"))?.values();
+        let (starts, ends) = match &self.by.conditions {
+            None => (Vec::new(), Vec::new()),
+            Some((starts, ends)) => (holds(starts, &batch)?, holds(ends, &batch)?),
+        };
+        let kept = UInt32Array::from(kept);
+        let ((block, first), keys) = self.take_in(&batch, &kept)?;
+        for (i, (row, key)) in kept.values().iter().zip(keys).enumerate() {
+            let row = *row as usize;
+            self.state.use_key(key);
+            self.state.waiting.push(Reverse(Waiting {
+                order: (times[row], shards[row], sns[row]),
+                at: (block, first + i as u32),
+                key,
+                starts: starts.get(row).copied().unwrap_or(false),
+                ends: ends.get(row).copied().unwrap_or(false),
+            }));
+        }
+        Ok(())
+    }
+
+    fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
+        // A source by itself says nothing of the clock; its end does.
+        if matches!(self.time, WindowTime::Processing) && at != WatermarkTime::INFINITY {
+            return Ok(());
+        }
+        self.advance(at.0, out)?;
+        out.watermark(at);
+        Ok(())
+    }
+
+    fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
+        if matches!(self.time, WindowTime::Processing) {
+            self.now_us = now_us;
+            if self.tick_due().is_some_and(|due| due <= now_us) {
+                let now_ns = now_us.saturating_mul(1_000);
+                self.advance(now_ns, out)?;
+                out.watermark(WatermarkTime(now_ns));
+            }
+        }
+        out.push(Element::Tick(now_us));
+        Ok(())
+    }
+
+    fn tick_due(&self) -> Option<i64> {
+        if matches!(self.time, WindowTime::Event(_)) {
+            return None;
+        }
+        // The end of a session, or of the one that the first waiting row makes if none follows.
+        let first = self.state.waiting.peek().map(|w| w.0.order.0.saturating_add(self.spec.idle_ns));
+        let end = self.state.due.peek().map(|d| d.0.0).into_iter().chain(first).min()?;
+        Some(end.saturating_add(999).div_euclid(1_000))
+    }
+
+    fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.advance(i64::MAX, out)
+    }
+
+    /// No later than the end of the next session.
+    fn waits_for(&self) -> Option<i64> {
+        let waiting = self.state.waiting.peek().map(|w| w.0.order.0.saturating_add(self.spec.idle_ns));
+        self.state.due.peek().map(|d| d.0.0).into_iter().chain(waiting).min()
+    }
+
+    fn stats(&self) -> Stats {
+        let bytes = if self.state.is_empty() { 0 } else { self.state.bytes() };
+        Stats {
+            late_rows: self.late_rows,
+            keys: self.state.keys_used as u64,
+            state_bytes: bytes as u64,
+            ..Stats::default()
+        }
+    }
+
+    fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
+        into.put_u64("late_rows", self.late_rows);
+        let mut out = Writer::default();
+        self.write(&mut out)?;
+        into.put("sessions", out.0);
+        Ok(())
+    }
+
+    fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        self.late_rows = from.u64(NAME, "late_rows")?;
+        let mut bytes = Reader(from.bytes(NAME, "sessions")?);
+        self.read(&mut bytes).map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })
+    }
+}
