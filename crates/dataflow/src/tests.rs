@@ -1,5 +1,6 @@
 //! Whole queries over scripted sources.
 
+mod aggregates;
 mod oracle;
 mod property;
 mod query;

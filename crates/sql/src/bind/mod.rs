@@ -17,6 +17,7 @@ mod context;
 pub mod errors;
 mod functions;
 mod infer;
+mod order;
 mod scope;
 mod seek;
 mod select;
@@ -36,6 +37,7 @@ pub use shape::{AliasColumn, names_read};
 pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
+pub(crate) use order::{RowsBy, order_of};
 pub(crate) use seek::from_predicate;
 pub(crate) use window_table::{WindowTable, bound_of};
 
@@ -137,7 +139,7 @@ pub fn bind_query(
     let (mut plan, mut schema) =
         typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
     if !unbounded {
-        plan = without_windows(plan).map_err(errors::from_datafusion)?;
+        plan = order::apply(plan).and_then(without_windows).map_err(errors::from_datafusion)?;
     }
     if emit.is_some_and(|e| e.changelog) {
         let mut fields: Vec<_> = schema.fields().iter().cloned().collect();

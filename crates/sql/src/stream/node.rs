@@ -31,6 +31,8 @@ pub(super) enum Hidden {
     Time,
     Shard,
     Sn,
+    /// When the log took the row in.
+    AppendTime,
     WindowStart,
     WindowEnd,
 }
@@ -61,6 +63,8 @@ pub(super) struct Lowering<'a> {
     judged_by: Option<Expr>,
     /// Rows below must say their place in the log.
     pub(super) ordered: bool,
+    /// And when the log took them in.
+    pub(super) by_log: bool,
     /// A result set is wanted as one batch.
     pub(super) whole: bool,
     next: u32,
@@ -81,6 +85,7 @@ impl<'a> Lowering<'a> {
             delay_ns: 0,
             judged_by: None,
             ordered: false,
+            by_log: false,
             whole: false,
             next: 0,
         }
@@ -162,6 +167,7 @@ impl<'a> Lowering<'a> {
                     ));
                 }
                 let ordered = std::mem::take(&mut self.ordered);
+                let by_log = std::mem::take(&mut self.by_log);
                 let id = self.id();
                 let inputs = u
                     .inputs
@@ -169,6 +175,7 @@ impl<'a> Lowering<'a> {
                     .map(|i| self.node(i).map(|l| l.node))
                     .collect::<Result<Vec<_>, Error>>()?;
                 self.ordered = ordered;
+                self.by_log = by_log;
                 let schema = Arc::new(Schema::new(u.schema.fields().clone()));
                 Ok(Lowered::plain(StreamNode::Union { id, schema, inputs }))
             }
@@ -293,6 +300,9 @@ impl<'a> Lowering<'a> {
             for (what, name) in [(Hidden::Time, TIME), (Hidden::Shard, SHARD), (Hidden::Sn, SN)] {
                 hidden.push((what, also(name)?));
             }
+        }
+        if self.by_log {
+            hidden.push((Hidden::AppendTime, also(APPEND_TIME)?));
         }
         let watermark = match &self.judged_by {
             None => None,

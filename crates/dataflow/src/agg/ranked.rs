@@ -1,0 +1,258 @@
+//! The most frequent values of a group, and its least or greatest ones with what else their rows say.
+
+use super::{Accumulate, Batch, Input, Place, Shape, each, to_output};
+use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::rows::{Column, RowStore};
+use arrow_array::{Array, ArrayRef, ListArray, StructArray, UInt64Array};
+use arrow_buffer::OffsetBuffer;
+use arrow_row::{RowConverter, SortField};
+use arrow_schema::{ArrowError, DataType, SortOptions};
+use std::collections::{BinaryHeap, HashMap};
+use std::sync::Arc;
+use weir_plan::AggregateKind;
+
+/// What an entry costs beside its bytes.
+const ENTRY_BYTES: usize = 48;
+
+/// Lists over `items`, in the type that was declared.
+fn lists(items: ArrayRef, lengths: &[usize], output: &DataType) -> Result<ArrayRef, ArrowError> {
+    let DataType::List(item) = output else {
+        return Err(ArrowError::InvalidArgumentError(format!("values are collected into {output}")));
+    };
+    let items = to_output(items, item.data_type())?;
+    let offsets = OffsetBuffer::from_lengths(lengths.iter().copied());
+    Ok(Arc::new(ListArray::try_new(item.clone(), offsets, items, None)?))
+}
+
+/// Columns of structs, in the type of the lists they go into.
+fn structs(columns: Vec<ArrayRef>, output: &DataType) -> Result<ArrayRef, ArrowError> {
+    match output {
+        DataType::List(item) => match item.data_type() {
+            DataType::Struct(fields) => Ok(Arc::new(StructArray::try_new(fields.clone(), columns, None)?)),
+            other => Err(ArrowError::InvalidArgumentError(format!("{other} is no tuple"))),
+        },
+        other => Err(ArrowError::InvalidArgumentError(format!("values are collected into {other}"))),
+    }
+}
+
+/// How often each value occurs, exactly.
+pub(super) struct TopK {
+    k: usize,
+    with_count: bool,
+    converter: RowConverter,
+    counts: Column<HashMap<Box<[u8]>, u64>>,
+    bytes: usize,
+    output: DataType,
+}
+
+impl TopK {
+    pub fn new(k: usize, with_count: bool, shape: &Shape) -> Result<Self, ArrowError> {
+        Ok(TopK {
+            k,
+            with_count,
+            converter: RowConverter::new(vec![SortField::new(shape.args[0].clone())])?,
+            counts: Column::default(),
+            bytes: 0,
+            output: shape.output.data_type().clone(),
+        })
+    }
+
+    /// The most frequent first; of equal ones the least.
+    fn top(&self, group: u32) -> Vec<(&[u8], u64)> {
+        if group as usize >= self.counts.len() {
+            return Vec::new();
+        }
+        let mut all: Vec<(&[u8], u64)> = self.counts.get(group).iter().map(|(v, n)| (&**v, *n)).collect();
+        all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
+        all.truncate(self.k);
+        all
+    }
+}
+
+impl Accumulate for TopK {
+    fn update(&mut self, rows: &mut RowStore, batch: &Batch<'_>, input: &Input) -> Result<(), ArrowError> {
+        self.counts.extend_to(rows.len());
+        let values = self.converter.convert_columns(&input.args[..1])?;
+        let nulls = input.args[0].logical_nulls();
+        each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
+            let (counts, row) = (self.counts.get_mut(g), values.row(row));
+            match counts.get_mut(row.as_ref()) {
+                Some(n) => *n += 1,
+                None => {
+                    self.bytes += row.as_ref().len() + ENTRY_BYTES;
+                    counts.insert(row.as_ref().into(), 1);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
+        let tops: Vec<Vec<(&[u8], u64)>> = groups.iter().map(|g| self.top(*g)).collect();
+        let lengths: Vec<usize> = tops.iter().map(Vec::len).collect();
+        let parser = self.converter.parser();
+        let mut columns = self.converter.convert_rows(tops.iter().flatten().map(|(v, _)| parser.parse(v)))?;
+        if self.with_count {
+            columns.push(Arc::new(UInt64Array::from_iter_values(tops.iter().flatten().map(|(_, n)| *n))));
+            return lists(structs(columns, &self.output)?, &lengths, &self.output);
+        }
+        lists(columns.swap_remove(0), &lengths, &self.output)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes + self.counts.bytes()
+    }
+
+    fn save(&self, out: &mut Writer) {
+        out.u64(self.counts.len() as u64);
+        for counts in self.counts.iter() {
+            out.u64(counts.len() as u64);
+            let mut all: Vec<_> = counts.iter().collect();
+            all.sort_unstable();
+            for (value, n) in all {
+                out.bytes(value);
+                out.u64(*n);
+            }
+        }
+    }
+
+    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let n = from.count(8)?;
+        self.counts.extend_to(n);
+        for group in 0..n as u32 {
+            for _ in 0..from.count(16)? {
+                let value: Box<[u8]> = from.bytes()?.into();
+                self.bytes += value.len() + ENTRY_BYTES;
+                self.counts.get_mut(group).insert(value, from.u64()?);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A row that is among the k: by value, then by place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Ranked {
+    value: Box<[u8]>,
+    place: Place,
+    context: Box<[u8]>,
+}
+
+/// The k least (or greatest) values.
+pub(super) struct Least {
+    k: usize,
+    values: RowConverter,
+    contexts: RowConverter,
+    has_context: bool,
+    /// The last of the k on top.
+    held: Column<BinaryHeap<Ranked>>,
+    bytes: usize,
+    output: DataType,
+}
+
+impl Least {
+    pub fn new(k: usize, shape: &Shape) -> Result<Self, ArrowError> {
+        let options = SortOptions {
+            descending: matches!(shape.kind, AggregateKind::MaxK { .. }),
+            nulls_first: false,
+        };
+        let contexts = shape.args[1..].iter().cloned().map(SortField::new).collect();
+        Ok(Least {
+            k,
+            values: RowConverter::new(vec![SortField::new_with_options(shape.args[0].clone(), options)])?,
+            contexts: RowConverter::new(contexts)?,
+            has_context: shape.args.len() > 1,
+            held: Column::default(),
+            bytes: 0,
+            output: shape.output.data_type().clone(),
+        })
+    }
+}
+
+fn size_of_ranked(r: &Ranked) -> usize {
+    r.value.len() + r.context.len() + ENTRY_BYTES
+}
+
+impl Accumulate for Least {
+    fn update(&mut self, rows: &mut RowStore, batch: &Batch<'_>, input: &Input) -> Result<(), ArrowError> {
+        self.held.extend_to(rows.len());
+        let values = self.values.convert_columns(&input.args[..1])?;
+        let contexts = match self.has_context {
+            true => Some(self.contexts.convert_columns(&input.args[1..])?),
+            false => None,
+        };
+        let nulls = input.args[0].logical_nulls();
+        each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
+            let held = self.held.get_mut(g);
+            let (value, place) = (values.row(row), batch.order.at(row));
+            if held.len() == self.k {
+                match held.peek() {
+                    Some(last) if (value.as_ref(), place) < (&*last.value, last.place) => {
+                        self.bytes -= size_of_ranked(last);
+                        held.pop();
+                    }
+                    _ => return,
+                }
+            }
+            let context = contexts.as_ref().map_or_else(Box::default, |c| c.row(row).as_ref().into());
+            let new = Ranked { value: value.as_ref().into(), place, context };
+            self.bytes += size_of_ranked(&new);
+            held.push(new);
+        });
+        Ok(())
+    }
+
+    fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
+        let sorted = |g: &u32| {
+            let there = (*g as usize) < self.held.len();
+            let mut all: Vec<&Ranked> = if there { self.held.get(*g).iter().collect() } else { Vec::new() };
+            all.sort_unstable();
+            all
+        };
+        let all: Vec<Vec<&Ranked>> = groups.iter().map(sorted).collect();
+        let lengths: Vec<usize> = all.iter().map(Vec::len).collect();
+        let parser = self.values.parser();
+        let mut columns = self.values.convert_rows(all.iter().flatten().map(|r| parser.parse(&r.value)))?;
+        if !self.has_context {
+            return lists(columns.swap_remove(0), &lengths, &self.output);
+        }
+        let parser = self.contexts.parser();
+        columns.extend(self.contexts.convert_rows(all.iter().flatten().map(|r| parser.parse(&r.context)))?);
+        lists(structs(columns, &self.output)?, &lengths, &self.output)
+    }
+
+    fn bytes(&self) -> usize {
+        self.bytes + self.held.bytes()
+    }
+
+    fn save(&self, out: &mut Writer) {
+        out.u64(self.held.len() as u64);
+        for held in self.held.iter() {
+            out.u64(held.len() as u64);
+            let mut all: Vec<&Ranked> = held.iter().collect();
+            all.sort_unstable();
+            for r in all {
+                out.bytes(&r.value);
+                out.i64(r.place.0);
+                out.i64(i64::from(r.place.1));
+                out.i64(r.place.2);
+                out.bytes(&r.context);
+            }
+        }
+    }
+
+    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let n = from.count(8)?;
+        self.held.extend_to(n);
+        for group in 0..n as u32 {
+            for _ in 0..from.count(40)? {
+                let value = from.bytes()?.into();
+                let place = (from.i64()?, from.i64()? as i32, from.i64()?);
+                let new = Ranked { value, place, context: from.bytes()?.into() };
+                self.bytes += size_of_ranked(&new);
+                self.held.get_mut(group).push(new);
+            }
+        }
+        Ok(())
+    }
+}
