@@ -71,11 +71,6 @@ impl Rewrite {
         self
     }
 
-    pub fn ordered(mut self, ordered: bool) -> Self {
-        self.ordered = ordered;
-        self
-    }
-
     pub fn udaf(self) -> Arc<AggregateUDF> {
         Arc::new(AggregateUDF::new_from_impl(self))
     }
