@@ -48,7 +48,7 @@ fn main() {
         .into_iter()
         .map(|(kind, t)| AggregateSpec {
             args: if kind == K::Count { vec![] } else { vec![column("v")] },
-            kind,
+            kind: kind.clone(),
             filter: None,
             output: Arc::new(Field::new(format!("{kind:?}"), t, true)),
         })

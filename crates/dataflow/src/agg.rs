@@ -222,7 +222,7 @@ fn accumulator(shape: &Shape, layout: &mut Layout) -> Result<Box<dyn Accumulate>
         K::BitAnd | K::BitOr | K::BitXor => fixed::bits(shape, layout)?,
         K::TopK { k, with_count } => Box::new(ranked::TopK::new(*k, *with_count, shape)?),
         K::MinK { k } | K::MaxK { k } => Box::new(ranked::Least::new(*k, shape)?),
-        K::Udaf(f) => Box::new(foreign::Foreign::new(f.clone(), shape)),
+        K::Udaf(f) => Box::new(foreign::Foreign::new(f.clone(), shape)?),
     })
 }
 

@@ -38,7 +38,9 @@ fn first(given: &[DataType]) -> Result<DataType> {
 /// All arguments as float64.
 fn floats(given: &[DataType]) -> Result<Vec<DataType>> {
     match given.iter().find(|t| !t.is_numeric() && **t != DataType::Null) {
-        Some(other) => plan_err!("illegal type {other} of an argument of an aggregate function; it takes a number"),
+        Some(other) => {
+            plan_err!("illegal type {other} of an argument of an aggregate function; it takes a number")
+        }
         None => Ok(vec![DataType::Float64; given.len()]),
     }
 }
@@ -131,14 +133,22 @@ pub(crate) fn functions() -> Vec<Line> {
     .arguments(1, 1)
     .udaf();
     vec![
-        (Arc::new(sum::sum_udaf().as_ref().clone().with_aliases(["sum_kahan"])), "sum(x)", "sum; 64 bits wide for integers"),
+        (
+            Arc::new(sum::sum_udaf().as_ref().clone().with_aliases(["sum_kahan"])),
+            "sum(x)",
+            "sum; 64 bits wide for integers",
+        ),
         (count::count_udaf(), "count([x])", "rows, or values that are not null"),
         (average::avg_udaf(), "avg(x)", "arithmetic mean"),
         (min_max::min_udaf(), "min(x)", "least value"),
         (min_max::max_udaf(), "max(x)", "greatest value"),
         (sketched::uniq(), "uniq(x, …)", "number of distinct values, about (HyperLogLog)"),
         (uniq_exact, "uniq_exact(x)", "number of distinct values"),
-        (sketched::quantile(), "quantile(x[, level])", "value below which that share of rows lies, within 1 % (DDSketch)"),
+        (
+            sketched::quantile(),
+            "quantile(x[, level])",
+            "value below which that share of rows lies, within 1 % (DDSketch)",
+        ),
         (sketched::quantiles(), "quantiles(x, level, …)", "several quantiles as an array"),
         (quantile_exact(), "quantile_exact(x[, level])", "the same, exact, interpolated"),
         (fixed_quantile("median", &["approx_median"], 0.5), "median(x)", "quantile 0.5"),
@@ -166,18 +176,54 @@ pub(crate) fn functions() -> Vec<Line> {
         (least::min_k(), "min_k(x, k[, context, …])", "the k least values, with what else their rows say"),
         (least::max_k(), "max_k(x, k[, context, …])", "the k greatest values, with what else their rows say"),
         (counted::top_k(), "top_k(x[, k[, with_count]])", "the k most frequent values"),
-        (counted::top_k_with_count(), "top_k_with_count(x[, k])", "the k most frequent values with how often"),
-        (collected::group_array(), "group_array(x[, most])", "all values as an array, in the order of the rows"),
-        (counted::group_uniq_array(), "group_uniq_array(x[, most])", "distinct values as an array, ascending"),
+        (
+            counted::top_k_with_count(),
+            "top_k_with_count(x[, k])",
+            "the k most frequent values with how often",
+        ),
+        (
+            collected::group_array(),
+            "group_array(x[, most])",
+            "all values as an array, in the order of the rows",
+        ),
+        (
+            counted::group_uniq_array(),
+            "group_uniq_array(x[, most])",
+            "distinct values as an array, ascending",
+        ),
         (collected::group_concat(), "group_concat(x[, separator])", "all values as one text"),
-        (collected::moving_sum(), "moving_sum(x[, window])", "running sums as an array, in the order of the log"),
-        (collected::moving_avg(), "moving_avg(x[, window])", "running means as an array, in the order of the log"),
+        (
+            collected::moving_sum(),
+            "moving_sum(x[, window])",
+            "running sums as an array, in the order of the log",
+        ),
+        (
+            collected::moving_avg(),
+            "moving_avg(x[, window])",
+            "running means as an array, in the order of the log",
+        ),
         (statistic("var_pop", variance::var_pop_udaf(), 1), "var_pop(x)", "variance of the population"),
         (statistic("var_samp", variance::var_samp_udaf(), 1), "var_samp(x)", "variance of a sample"),
-        (statistic("stddev_pop", stddev::stddev_pop_udaf(), 1), "stddev_pop(x)", "standard deviation of the population"),
-        (statistic("stddev_samp", stddev::stddev_udaf(), 1), "stddev_samp(x)", "standard deviation of a sample"),
-        (statistic("covar_pop", covariance::covar_pop_udaf(), 2), "covar_pop(x, y)", "covariance of the population"),
-        (statistic("covar_samp", covariance::covar_samp_udaf(), 2), "covar_samp(x, y)", "covariance of a sample"),
+        (
+            statistic("stddev_pop", stddev::stddev_pop_udaf(), 1),
+            "stddev_pop(x)",
+            "standard deviation of the population",
+        ),
+        (
+            statistic("stddev_samp", stddev::stddev_udaf(), 1),
+            "stddev_samp(x)",
+            "standard deviation of a sample",
+        ),
+        (
+            statistic("covar_pop", covariance::covar_pop_udaf(), 2),
+            "covar_pop(x, y)",
+            "covariance of the population",
+        ),
+        (
+            statistic("covar_samp", covariance::covar_samp_udaf(), 2),
+            "covar_samp(x, y)",
+            "covariance of a sample",
+        ),
         (correlation::corr_udaf(), "corr(x, y)", "Pearson's correlation"),
         (skew_pop, "skew_pop(x)", "skewness of the population"),
         (skew_samp, "skew_samp(x)", "skewness of a sample"),
@@ -186,9 +232,17 @@ pub(crate) fn functions() -> Vec<Line> {
         (counted::entropy(), "entropy(x)", "Shannon entropy of the values, in bits"),
         (moments::sum_count(), "sum_count(x)", "a tuple of the sum and the number of values"),
         (moments::avg_weighted(), "avg_weighted(x, weight)", "weighted mean"),
-        (renamed("group_bit_and", &[], bit_and_or_xor::bit_and_udaf()), "group_bit_and(x)", "bitwise and of all"),
+        (
+            renamed("group_bit_and", &[], bit_and_or_xor::bit_and_udaf()),
+            "group_bit_and(x)",
+            "bitwise and of all",
+        ),
         (renamed("group_bit_or", &[], bit_and_or_xor::bit_or_udaf()), "group_bit_or(x)", "bitwise or of all"),
-        (renamed("group_bit_xor", &[], bit_and_or_xor::bit_xor_udaf()), "group_bit_xor(x)", "bitwise exclusive or of all"),
+        (
+            renamed("group_bit_xor", &[], bit_and_or_xor::bit_xor_udaf()),
+            "group_bit_xor(x)",
+            "bitwise exclusive or of all",
+        ),
         (array_agg::array_agg_udaf(), "array_agg(x)", "all values as an array, nulls among them"),
     ]
 }

@@ -82,8 +82,7 @@ fn context(partitions: usize, batch_rows: usize) -> SessionContext {
     }
     let config = SessionConfig::new().with_target_partitions(partitions).with_batch_size(batch_rows.max(2));
     let mut ctx = SessionContext::new_with_config(config);
-    let world =
-        weir_function::World { clock: Arc::new(ManualClock::new(0)), rng: Arc::new(Rng::seeded(7)) };
+    let world = weir_function::World { clock: Arc::new(ManualClock::new(0)), rng: Arc::new(Rng::seeded(7)) };
     weir_function::register(&world, &mut ctx).unwrap();
     ctx.register_table("t", Arc::new(MemTable::try_new(schema, parts).unwrap())).unwrap();
     ctx

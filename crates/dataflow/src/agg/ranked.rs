@@ -57,12 +57,21 @@ impl TopK {
         })
     }
 
+    fn add(&mut self, group: u32, value: &[u8], times: u64) {
+        let counts = self.counts.get_mut(group);
+        match counts.get_mut(value) {
+            Some(n) => *n += times,
+            None => {
+                self.bytes += value.len() + ENTRY_BYTES;
+                counts.insert(value.into(), times);
+            }
+        }
+    }
+
     /// The most frequent first; of equal ones the least.
     fn top(&self, group: u32) -> Vec<(&[u8], u64)> {
-        if group as usize >= self.counts.len() {
-            return Vec::new();
-        }
-        let mut all: Vec<(&[u8], u64)> = self.counts.get(group).iter().map(|(v, n)| (&**v, *n)).collect();
+        let held = self.counts.held(group).into_iter().flatten();
+        let mut all: Vec<(&[u8], u64)> = held.map(|(v, n)| (&**v, *n)).collect();
         all.sort_unstable_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(b.0)));
         all.truncate(self.k);
         all
@@ -74,16 +83,7 @@ impl Accumulate for TopK {
         self.counts.extend_to(rows.len());
         let values = self.converter.convert_columns(&input.args[..1])?;
         let nulls = input.args[0].logical_nulls();
-        each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
-            let (counts, row) = (self.counts.get_mut(g), values.row(row));
-            match counts.get_mut(row.as_ref()) {
-                Some(n) => *n += 1,
-                None => {
-                    self.bytes += row.as_ref().len() + ENTRY_BYTES;
-                    counts.insert(row.as_ref().into(), 1);
-                }
-            }
-        });
+        each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| self.add(g, values.row(row).as_ref(), 1));
         Ok(())
     }
 
@@ -103,28 +103,25 @@ impl Accumulate for TopK {
         self.bytes + self.counts.bytes()
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.counts.len() as u64);
-        for counts in self.counts.iter() {
-            out.u64(counts.len() as u64);
-            let mut all: Vec<_> = counts.iter().collect();
-            all.sort_unstable();
-            for (value, n) in all {
-                out.bytes(value);
-                out.u64(*n);
-            }
+    fn ordered(&self) -> bool {
+        false
+    }
+
+    fn save(&self, _: &RowStore, group: u32, out: &mut Writer) {
+        let mut all: Vec<_> = self.counts.held(group).into_iter().flatten().collect();
+        all.sort_unstable();
+        out.u64(all.len() as u64);
+        for (value, n) in all {
+            out.bytes(value);
+            out.u64(*n);
         }
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let n = from.count(8)?;
-        self.counts.extend_to(n);
-        for group in 0..n as u32 {
-            for _ in 0..from.count(16)? {
-                let value: Box<[u8]> = from.bytes()?.into();
-                self.bytes += value.len() + ENTRY_BYTES;
-                self.counts.get_mut(group).insert(value, from.u64()?);
-            }
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.counts.extend_to(rows.len());
+        for _ in 0..from.count(16)? {
+            let (value, n) = (from.bytes()?, from.u64()?);
+            self.add(group, value, n);
         }
         Ok(())
     }
@@ -152,10 +149,8 @@ pub(super) struct Least {
 
 impl Least {
     pub fn new(k: usize, shape: &Shape) -> Result<Self, ArrowError> {
-        let options = SortOptions {
-            descending: matches!(shape.kind, AggregateKind::MaxK { .. }),
-            nulls_first: false,
-        };
+        let options =
+            SortOptions { descending: matches!(shape.kind, AggregateKind::MaxK { .. }), nulls_first: false };
         let contexts = shape.args[1..].iter().cloned().map(SortField::new).collect();
         Ok(Least {
             k,
@@ -166,6 +161,22 @@ impl Least {
             bytes: 0,
             output: shape.output.data_type().clone(),
         })
+    }
+
+    fn offer(&mut self, group: u32, value: &[u8], place: Place, context: &[u8]) {
+        let held = self.held.get_mut(group);
+        if held.len() == self.k {
+            match held.peek() {
+                Some(last) if (value, place) < (&*last.value, last.place) => {
+                    self.bytes -= size_of_ranked(last);
+                    held.pop();
+                }
+                _ => return,
+            }
+        }
+        let new = Ranked { value: value.into(), place, context: context.into() };
+        self.bytes += size_of_ranked(&new);
+        held.push(new);
     }
 }
 
@@ -183,29 +194,16 @@ impl Accumulate for Least {
         };
         let nulls = input.args[0].logical_nulls();
         each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
-            let held = self.held.get_mut(g);
-            let (value, place) = (values.row(row), batch.order.at(row));
-            if held.len() == self.k {
-                match held.peek() {
-                    Some(last) if (value.as_ref(), place) < (&*last.value, last.place) => {
-                        self.bytes -= size_of_ranked(last);
-                        held.pop();
-                    }
-                    _ => return,
-                }
-            }
-            let context = contexts.as_ref().map_or_else(Box::default, |c| c.row(row).as_ref().into());
-            let new = Ranked { value: value.as_ref().into(), place, context };
-            self.bytes += size_of_ranked(&new);
-            held.push(new);
+            let context = contexts.as_ref().map(|c| c.row(row));
+            let context: &[u8] = context.as_ref().map_or(&[], |c| c.as_ref());
+            self.offer(g, values.row(row).as_ref(), batch.order.at(row), context);
         });
         Ok(())
     }
 
     fn evaluate(&self, _: &RowStore, groups: &[u32]) -> Result<ArrayRef, ArrowError> {
         let sorted = |g: &u32| {
-            let there = (*g as usize) < self.held.len();
-            let mut all: Vec<&Ranked> = if there { self.held.get(*g).iter().collect() } else { Vec::new() };
+            let mut all: Vec<&Ranked> = self.held.held(*g).into_iter().flatten().collect();
             all.sort_unstable();
             all
         };
@@ -225,33 +223,26 @@ impl Accumulate for Least {
         self.bytes + self.held.bytes()
     }
 
-    fn save(&self, out: &mut Writer) {
-        out.u64(self.held.len() as u64);
-        for held in self.held.iter() {
-            out.u64(held.len() as u64);
-            let mut all: Vec<&Ranked> = held.iter().collect();
-            all.sort_unstable();
-            for r in all {
-                out.bytes(&r.value);
-                out.i64(r.place.0);
-                out.i64(i64::from(r.place.1));
-                out.i64(r.place.2);
-                out.bytes(&r.context);
-            }
+    fn save(&self, _: &RowStore, group: u32, out: &mut Writer) {
+        let mut all: Vec<&Ranked> = self.held.held(group).into_iter().flatten().collect();
+        all.sort_unstable();
+        out.u64(all.len() as u64);
+        for r in all {
+            out.bytes(&r.value);
+            out.i64(r.place.0);
+            out.i64(i64::from(r.place.1));
+            out.i64(r.place.2);
+            out.bytes(&r.context);
         }
     }
 
-    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let n = from.count(8)?;
-        self.held.extend_to(n);
-        for group in 0..n as u32 {
-            for _ in 0..from.count(40)? {
-                let value = from.bytes()?.into();
-                let place = (from.i64()?, from.i64()? as i32, from.i64()?);
-                let new = Ranked { value, place, context: from.bytes()?.into() };
-                self.bytes += size_of_ranked(&new);
-                self.held.get_mut(group).push(new);
-            }
+    fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.held.extend_to(rows.len());
+        for _ in 0..from.count(40)? {
+            let value = from.bytes()?;
+            let place = (from.i64()?, from.i64()? as i32, from.i64()?);
+            let context = from.bytes()?;
+            self.offer(group, value, place, context);
         }
         Ok(())
     }

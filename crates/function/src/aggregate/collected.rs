@@ -11,25 +11,33 @@ use arrow::array::{
 };
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::{SortColumn, SortOptions, concat, lexsort_to_indices, take};
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int64Type, UInt64Type};
 use arrow::datatypes::ArrowNativeTypeOp;
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, Int64Type, UInt64Type};
 use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF, EmitTo, GroupsAccumulator};
 use std::sync::Arc;
 
-/// Batches held before they are made one.
-const PIECES_MAX: usize = 256;
+/// Rows of a piece that is not joined with the next.
+const PIECE_ROWS_MAX: usize = 1 << 20;
 
 #[derive(Debug, Clone)]
 enum Finish {
     /// The first so many.
-    Array { most: Option<usize> },
+    Array {
+        most: Option<usize>,
+    },
     /// Sums over the last so many values, of all without a number.
-    MovingSum { window: Option<usize> },
+    MovingSum {
+        window: Option<usize>,
+    },
     /// The same, over the number of values in a window.
-    MovingAvg { window: Option<usize> },
-    Concat { separator: String },
+    MovingAvg {
+        window: Option<usize>,
+    },
+    Concat {
+        separator: String,
+    },
 }
 
 #[derive(Debug)]
@@ -71,18 +79,34 @@ impl Collected {
     }
 
     /// Takes rows in that are kept; they are copied, so that nothing else stays alive.
-    fn push(&mut self, columns: &[ArrayRef], kept: &UInt32Array, group: impl Fn(usize) -> usize) -> Result<()> {
+    fn push(
+        &mut self,
+        columns: &[ArrayRef],
+        kept: &UInt32Array,
+        group: impl Fn(usize) -> usize,
+    ) -> Result<()> {
         if kept.is_empty() {
             return Ok(());
         }
         self.groups.extend(kept.values().iter().map(|row| group(*row as usize) as u32));
-        let piece = columns.iter().map(|c| take(c, kept, None)).collect::<std::result::Result<Vec<_>, _>>()?;
+        let piece =
+            columns.iter().map(|c| take(c, kept, None)).collect::<std::result::Result<Vec<_>, _>>()?;
         self.bytes += size_of_piece(&piece);
         self.pieces.push(piece);
-        if self.pieces.len() > PIECES_MAX {
-            let whole = self.whole()?;
-            self.bytes = size_of_piece(&whole);
-            self.pieces = vec![whole];
+        // As a binary counter: few pieces, and every row is copied few times.
+        while let [.., before, last] = self.pieces.as_slice()
+            && before[0].len() <= 2 * last[0].len()
+            && before[0].len() < PIECE_ROWS_MAX
+        {
+            let both = before
+                .iter()
+                .zip(last)
+                .map(|(a, b)| concat(&[a.as_ref(), b.as_ref()]))
+                .collect::<std::result::Result<Vec<_>, _>>()?;
+            self.bytes += size_of_piece(&both);
+            self.bytes -= size_of_piece(before) + size_of_piece(last);
+            self.pieces.truncate(self.pieces.len() - 2);
+            self.pieces.push(both);
         }
         Ok(())
     }
@@ -200,10 +224,7 @@ impl Collected {
                 let sums = moving::<Float64Type>(values, &lengths, *window);
                 let per_row = lengths.iter().flat_map(|n| std::iter::repeat_n(window.unwrap_or(*n), *n));
                 let sums = sums.as_primitive::<Float64Type>().values().iter().zip(per_row);
-                lists(
-                    Arc::new(Float64Array::from_iter_values(sums.map(|(s, n)| s / n as f64))),
-                    &lengths,
-                )
+                lists(Arc::new(Float64Array::from_iter_values(sums.map(|(s, n)| s / n as f64))), &lengths)
             }
             Finish::Concat { separator } => {
                 let values = values.as_string::<i32>();
@@ -381,7 +402,9 @@ fn moving_avg_of(args: &AccumulatorArgs<'_>) -> Result<Collected> {
 fn concat_of(args: &AccumulatorArgs<'_>) -> Result<Collected> {
     let separator = match constant(args, 1, "the separator")? {
         None => ",".to_owned(),
-        Some(ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s))) => s,
+        Some(
+            ScalarValue::Utf8(Some(s)) | ScalarValue::LargeUtf8(Some(s)) | ScalarValue::Utf8View(Some(s)),
+        ) => s,
         Some(other) => return plan_err!("the separator of group_concat is a string, not {other}"),
     };
     Collected::of(args, Finish::Concat { separator })
@@ -415,7 +438,9 @@ fn widened(given: &[DataType]) -> Result<Vec<DataType>> {
         t if t.is_unsigned_integer() || *t == DataType::Boolean => DataType::UInt64,
         t if t.is_numeric() || *t == DataType::Null => DataType::Float64,
         other => {
-            return plan_err!("illegal type {other} of argument 1 of moving_sum and moving_avg; it takes a number");
+            return plan_err!(
+                "illegal type {other} of argument 1 of moving_sum and moving_avg; it takes a number"
+            );
         }
     };
     Ok(taken)

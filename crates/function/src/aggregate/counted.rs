@@ -193,8 +193,7 @@ pub(super) fn top_k() -> Arc<AggregateUDF> {
 
 /// `top_k(x, k, true)`: the binder writes it so, since the result has another type.
 pub(super) fn top_k_with_count() -> Arc<AggregateUDF> {
-    let pairs =
-        |given: &[DataType]| Ok(DataType::new_list(DataType::Struct(pair(&given[0])), true));
+    let pairs = |given: &[DataType]| Ok(DataType::new_list(DataType::Struct(pair(&given[0])), true));
     Own::new("top_k_with_count", (1, 2), pairs, state, |args| {
         of(args, Finish::Top { k: k_of(args)?, with_count: true })
     })

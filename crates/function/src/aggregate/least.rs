@@ -47,8 +47,7 @@ impl Least {
         let Some(k) = number(args, 1, "the k of min_k and max_k", K_MAX)? else {
             return plan_err!("aggregate function {} takes a value and a number k", args.name);
         };
-        let types =
-            args.exprs.iter().map(|e| e.data_type(args.schema)).collect::<Result<Vec<DataType>>>()?;
+        let types = args.exprs.iter().map(|e| e.data_type(args.schema)).collect::<Result<Vec<DataType>>>()?;
         let first = SortOptions { descending: greatest, nulls_first: false };
         let mut fields = vec![SortField::new_with_options(types[0].clone(), first)];
         for order in args.order_bys {

@@ -16,7 +16,9 @@ fn numbers(args: &StateFieldsArgs<'_>, n: usize) -> Vec<FieldRef> {
 
 fn floats(given: &[DataType]) -> Result<Vec<DataType>> {
     match given.iter().find(|t| !t.is_numeric() && **t != DataType::Null) {
-        Some(other) => plan_err!("illegal type {other} of an argument of an aggregate function; it takes a number"),
+        Some(other) => {
+            plan_err!("illegal type {other} of an argument of an aggregate function; it takes a number")
+        }
         None => Ok(vec![DataType::Float64; given.len()]),
     }
 }
@@ -66,7 +68,11 @@ impl Moments {
 
 impl Accumulator for Moments {
     fn update_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
-        arrays[0].as_primitive::<Float64Type>().iter().flatten().for_each(|x| self.merge(1.0, x, 0.0, 0.0, 0.0));
+        arrays[0]
+            .as_primitive::<Float64Type>()
+            .iter()
+            .flatten()
+            .for_each(|x| self.merge(1.0, x, 0.0, 0.0, 0.0));
         Ok(())
     }
     fn evaluate(&mut self) -> Result<ScalarValue> {
@@ -87,7 +93,13 @@ impl Accumulator for Moments {
     fn merge_batch(&mut self, states: &[ArrayRef]) -> Result<()> {
         let of = |i: usize| states[i].as_primitive::<Float64Type>();
         for row in 0..states[0].len() {
-            self.merge(of(0).value(row), of(1).value(row), of(2).value(row), of(3).value(row), of(4).value(row));
+            self.merge(
+                of(0).value(row),
+                of(1).value(row),
+                of(2).value(row),
+                of(3).value(row),
+                of(4).value(row),
+            );
         }
         Ok(())
     }
@@ -176,7 +188,9 @@ impl SumCount {
                 let all = values.as_primitive::<UInt64Type>();
                 *sum = all.iter().flatten().fold(*sum, u64::wrapping_add);
             }
-            SumCount::Float(sum, _) => *sum += values.as_primitive::<Float64Type>().iter().flatten().sum::<f64>(),
+            SumCount::Float(sum, _) => {
+                *sum += values.as_primitive::<Float64Type>().iter().flatten().sum::<f64>()
+            }
         }
     }
 }

@@ -6,7 +6,9 @@ use datafusion::logical_expr::expr::{AggregateFunction, AggregateFunctionParams}
 use datafusion::logical_expr::function::{AccumulatorArgs, AggregateFunctionSimplification, StateFieldsArgs};
 use datafusion::logical_expr::type_coercion::functions::fields_with_udf;
 use datafusion::logical_expr::utils::AggregateOrderSensitivity;
-use datafusion::logical_expr::{Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, Volatility, cast};
+use datafusion::logical_expr::{
+    Accumulator, AggregateUDF, AggregateUDFImpl, Expr, Signature, Volatility, cast,
+};
 use std::fmt;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
@@ -61,7 +63,10 @@ impl Rewrite {
         self
     }
 
-    pub fn coerce(mut self, f: impl Fn(&[DataType]) -> Result<Vec<DataType>> + Send + Sync + 'static) -> Self {
+    pub fn coerce(
+        mut self,
+        f: impl Fn(&[DataType]) -> Result<Vec<DataType>> + Send + Sync + 'static,
+    ) -> Self {
         self.coerce = Arc::new(f);
         self
     }

@@ -191,10 +191,12 @@ fn every_aggregate_gives_the_same_over_a_table_and_a_stream() {
                 (Ok(a), Ok(b)) => {
                     let lines = |t: &str| t.lines().map(str::to_owned).collect::<Vec<_>>();
                     let (a, b) = (lines(&a), lines(&b));
-                    let fits = a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| {
-                        let (a, b) = (a.split('\t').collect::<Vec<_>>(), b.split('\t').collect::<Vec<_>>());
-                        a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a, b))
-                    });
+                    let fits = a.len() == b.len()
+                        && a.iter().zip(&b).all(|(a, b)| {
+                            let (a, b) =
+                                (a.split('\t').collect::<Vec<_>>(), b.split('\t').collect::<Vec<_>>());
+                            a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a, b))
+                        });
                     if !fits {
                         wrong.push(format!("{asked}\n  bounded   {a:?}\n  unbounded {b:?}"));
                     }

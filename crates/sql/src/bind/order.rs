@@ -102,11 +102,17 @@ fn aggregate(a: Aggregate) -> DfResult<Transformed<LogicalPlan>> {
         .map(|(i, e)| {
             let Some(by) = needs(&e) else { return e };
             let keys = orders.iter().find(|(b, _)| *b == by).map(|(_, keys)| keys.clone());
-            let (relation, field) = a.schema.qualified_field(groups + i);
-            ordered(e, &keys.unwrap_or_default()).alias_qualified(relation.cloned(), field.name())
+            let aliased = matches!(e, Expr::Alias(_));
+            let e = ordered(e, &keys.unwrap_or_default());
+            // Its own name would tell the order; those above know it by the one it had.
+            if aliased { e } else { e.alias(a.schema.field(groups + i).name()) }
         })
         .collect();
-    Ok(Transformed::yes(LogicalPlan::Aggregate(Aggregate::try_new(Arc::new(input), a.group_expr, aggregates)?)))
+    Ok(Transformed::yes(LogicalPlan::Aggregate(Aggregate::try_new(
+        Arc::new(input),
+        a.group_expr,
+        aggregates,
+    )?)))
 }
 
 fn ordered(e: Expr, keys: &[Sort]) -> Expr {

@@ -9,13 +9,14 @@ use datafusion::arrow::datatypes::{FieldRef, Schema};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
+use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::PhysicalSortExpr;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, RowOrder, StreamNode, WindowKeys,
+    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, RowOrder, StreamError, StreamNode,
+    WindowKeys,
 };
 
 fn unaliased(mut e: &Expr) -> &Expr {
@@ -252,7 +253,7 @@ impl Lowering<'_> {
             .build()
             .map_err(from_datafusion)?;
         // What is wrong with its constants is told here, before anything starts.
-        built.create_accumulator().map_err(from_datafusion)?;
+        built.create_accumulator().map_err(|e| Error::from(StreamError::from(e)))?;
         let all = built.all_expressions();
         let filter = p.filter.as_ref().map(|e| self.physical(e, schema)).transpose()?;
         Ok(AggregateSpec {
@@ -340,7 +341,9 @@ fn kind(f: &AggregateFunction, schema: &DFSchema) -> Result<Option<AggregateKind
             }
         }
         ("array_agg", _) if p.order_by.is_empty() => K::GroupArray { skip_nulls: false },
-        ("group_array", _) if p.args.len() == 1 && p.order_by.is_empty() => K::GroupArray { skip_nulls: true },
+        ("group_array", _) if p.args.len() == 1 && p.order_by.is_empty() => {
+            K::GroupArray { skip_nulls: true }
+        }
         ("group_uniq_array", _) if p.args.len() == 1 => K::GroupUniqArray,
         ("uniq", _) => K::Uniq,
         ("quantile", _) => {
