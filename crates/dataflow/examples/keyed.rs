@@ -47,8 +47,8 @@ fn main() {
     let aggregates: Vec<AggregateSpec> = kinds
         .into_iter()
         .map(|(kind, t)| AggregateSpec {
-            kind,
             args: if kind == K::Count { vec![] } else { vec![column("v")] },
+            kind: kind.clone(),
             filter: None,
             output: Arc::new(Field::new(format!("{kind:?}"), t, true)),
         })

@@ -159,7 +159,7 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
     let aggregates: Vec<AggregateSpec> = kinds
         .into_iter()
         .map(|(kind, t)| AggregateSpec {
-            kind,
+            kind: kind.clone(),
             args: if kind == K::Count { vec![] } else { vec![column("v", &below)] },
             filter: None,
             output: Arc::new(Field::new(format!("{kind:?}"), t, true)),

@@ -12,9 +12,10 @@
 //! Not here: keys (`state`), when results leave (`op::aggregate`).
 
 mod fixed;
+mod foreign;
 mod hll;
 mod quantile;
-mod sketch;
+mod ranked;
 mod values;
 
 use crate::state::bytes::{Damaged, Reader, Writer};
@@ -202,7 +203,7 @@ pub(crate) fn accumulators(
 
 fn accumulator(shape: &Shape, layout: &mut Layout) -> Result<Box<dyn Accumulate>, ArrowError> {
     use AggregateKind as K;
-    Ok(match shape.kind {
+    Ok(match &shape.kind {
         K::Count => Box::new(fixed::Count::new(layout)),
         K::Sum => fixed::sum(shape, layout)?,
         K::Avg => Box::new(fixed::Avg::new(layout)),
@@ -211,14 +212,17 @@ fn accumulator(shape: &Shape, layout: &mut Layout) -> Result<Box<dyn Accumulate>
             None => Box::new(values::Pick::new(shape)?),
         },
         K::First { .. } | K::Last { .. } | K::ArgMin | K::ArgMax => Box::new(values::Pick::new(shape)?),
-        K::Quantile { level } => Box::new(quantile::Quantile::new(level, layout)),
-        K::Uniq => Box::new(hll::Uniq::new(shape)?),
+        K::Quantile { level } => Box::new(quantile::Quantile::new(*level, layout)),
+        K::Uniq => Box::new(hll::Uniq::new(shape)),
         K::UniqExact | K::GroupUniqArray => Box::new(values::Distinct::new(shape)?),
         K::VarPop | K::VarSamp | K::StddevPop | K::StddevSamp => {
-            Box::new(fixed::Variance::new(shape.kind, layout))
+            Box::new(fixed::Variance::new(shape.kind.clone(), layout))
         }
         K::GroupArray { .. } => Box::new(values::Collect::new(shape)?),
         K::BitAnd | K::BitOr | K::BitXor => fixed::bits(shape, layout)?,
+        K::TopK { k, with_count } => Box::new(ranked::TopK::new(*k, *with_count, shape)?),
+        K::MinK { k } | K::MaxK { k } => Box::new(ranked::Least::new(*k, shape)?),
+        K::Udaf(f) => Box::new(foreign::Foreign::new(f.clone(), shape)?),
     })
 }
 

@@ -2,6 +2,7 @@
 
 mod emit;
 mod lives;
+mod aggregates;
 mod oracle;
 mod property;
 mod query;

@@ -16,7 +16,6 @@ mod logic;
 mod math;
 mod scalar;
 mod string;
-mod top_k;
 
 use datafusion::execution::FunctionRegistry;
 use datafusion::logical_expr::{AggregateUDF, ScalarUDF};

@@ -5,11 +5,12 @@
 use crate::window::{WindowBound, WindowKind, WindowSpec};
 use arrow_schema::FieldRef;
 use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::aggregate::AggregateFunctionExpr;
 use std::fmt;
 use std::sync::Arc;
 
-/// The aggregates with a state of our own.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// The aggregates with a state of our own, and all others.
+#[derive(Debug, Clone, PartialEq)]
 pub enum AggregateKind {
     /// Rows, or values that are not null where there is an argument.
     Count,
@@ -48,6 +49,21 @@ pub enum AggregateKind {
     BitAnd,
     BitOr,
     BitXor,
+    /// The most frequent values, with how often each occurs where wanted.
+    TopK {
+        k: usize,
+        with_count: bool,
+    },
+    /// The k least values with their further arguments; of equal ones the first in the order of rows.
+    MinK {
+        k: usize,
+    },
+    MaxK {
+        k: usize,
+    },
+    /// Any other, by the accumulator it brings: one object a group, slower and larger than ours. What
+    /// depends on the order of rows takes the order as arguments behind its own.
+    Udaf(Arc<AggregateFunctionExpr>),
 }
 
 #[derive(Debug, Clone)]
@@ -63,7 +79,10 @@ pub struct AggregateSpec {
 impl fmt::Display for AggregateSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let args: Vec<String> = self.args.iter().map(ToString::to_string).collect();
-        write!(f, "{:?}({})", self.kind, args.join(", "))?;
+        match &self.kind {
+            AggregateKind::Udaf(u) => write!(f, "{}({})", u.fun().name(), args.join(", "))?,
+            kind => write!(f, "{kind:?}({})", args.join(", "))?,
+        }
         match &self.filter {
             Some(filter) => write!(f, " where {filter}"),
             None => Ok(()),

@@ -498,7 +498,7 @@ pub(super) fn bits(shape: &Shape, layout: &mut Layout) -> Result<Box<dyn Accumul
         return Err(ArrowError::NotYetImplemented(format!("bitwise aggregates of {output} over a stream")));
     }
     let at = layout.word(if shape.kind == AggregateKind::BitAnd { u64::MAX } else { 0 });
-    Ok(Box::new(Bits { kind: shape.kind, at, seen: Seen::new(shape, layout), output }))
+    Ok(Box::new(Bits { kind: shape.kind.clone(), at, seen: Seen::new(shape, layout), output }))
 }
 
 impl Accumulate for Bits {

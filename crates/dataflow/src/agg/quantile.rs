@@ -6,7 +6,6 @@
 //! ```
 //! A slot that has become too small is used again by another group.
 
-use super::sketch::{bin, value};
 use super::{Accumulate, Batch, Input, each, to_output};
 use crate::state::block::{Block, HUGE_BYTES, prefetch};
 use crate::state::bytes::{Damaged, Reader, Writer};
@@ -16,6 +15,8 @@ use arrow_array::types::Float64Type;
 use arrow_array::{Array, ArrayRef, Float64Array};
 use arrow_schema::{ArrowError, DataType};
 use std::sync::Arc;
+use weir_sketch::bins::{bin, value};
+use weir_sketch::{BINS_MAX, rank};
 
 /// Slots of the classes hold so many 16-bit numbers, the first of which is the count.
 const CLASSES: [usize; 6] = [4, 8, 16, 32, 64, 128];
@@ -26,8 +27,6 @@ const SLOT_BITS: u32 = 29;
 const SEGMENT: usize = HUGE_BYTES / 2;
 /// Slots of a first segment at first.
 const FIRST_SLOTS: usize = 8;
-/// A histogram keeps so many bins; what is less than the least of them counts as it.
-const BINS_MAX: usize = 4_096;
 /// Instead of a number of bins: a histogram follows.
 const SAVED_HISTOGRAM: u8 = u8::MAX;
 
@@ -131,12 +130,6 @@ impl Histogram {
         }
         None
     }
-}
-
-/// Of `n` sorted values the one that counts.
-fn rank(level: f64, n: u64) -> Option<u64> {
-    let last = n.checked_sub(1)?;
-    Some(((level.clamp(0.0, 1.0) * last as f64).floor() as u64).min(last))
 }
 
 pub(super) struct Quantile {

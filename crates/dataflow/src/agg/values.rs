@@ -66,7 +66,7 @@ impl Pick {
             _ => None,
         };
         Ok(Pick {
-            kind: shape.kind,
+            kind: shape.kind.clone(),
             converter: converter(&shape.args[0])?,
             by,
             chosen: Column::default(),

@@ -249,7 +249,7 @@ fn shape(spec: &AggregateSpec, input: &Schema) -> Result<Shape, DataFusionError>
     let nullable = spec.args.iter().map(|a| a.nullable(input)).collect::<Result<Vec<_>, _>>()?;
     let floats = matches!(spec.kind, AggregateKind::Quantile { .. });
     Ok(Shape {
-        kind: spec.kind,
+        kind: spec.kind.clone(),
         args,
         always: spec.filter.is_none() && !nullable.contains(&true) && !floats,
         output: spec.output.clone(),

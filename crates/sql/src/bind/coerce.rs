@@ -376,7 +376,7 @@ fn item(e: Expr, schema: &DFSchema) -> DfResult<Expr> {
 
 fn is_count(e: &Expr) -> bool {
     match e {
-        Expr::AggregateFunction(f) => f.func.name() == "count",
+        Expr::AggregateFunction(f) => matches!(f.func.name(), "count" | "uniq_exact"),
         Expr::Alias(a) => is_count(&a.expr),
         _ => false,
     }

@@ -131,6 +131,7 @@ const KEEP_TYPE: &[&str] = &[
     "any",
     "any_value",
     "any_last",
+    "any_heavy",
     "first_value",
     "last_value",
     "earliest",
@@ -151,6 +152,9 @@ const KEEP_TYPE: &[&str] = &[
     "to_nullable",
     super::cast::NOT_NULL,
 ];
+
+/// Aggregates whose result is an array of their first argument's values.
+const LISTS: &[&str] = &["group_array", "group_uniq_array", "top_k"];
 
 /// `None` where DataFusion cannot type the expression or Weir has no such type.
 pub(crate) fn type_of(e: &Expr, schema: &DFSchema) -> Option<Type> {
@@ -267,6 +271,13 @@ fn guess(e: &Expr, schema: &DFSchema) -> Option<Type> {
             let first = f.params.args.first().and_then(|a| type_of(a, schema));
             match first {
                 Some(t) if KEEP_TYPE.contains(&f.func.name()) => Some(with_null(t, null)),
+                // None of them keeps a null.
+                Some(t) if LISTS.contains(&f.func.name()) && t != Type::Nothing => {
+                    Some(Type::Array(Box::new(with_null(t, false))))
+                }
+                Some(t) if matches!(f.func.name(), "min_k" | "max_k") && f.params.args.len() == 2 => {
+                    Some(Type::Array(Box::new(with_null(t, false))))
+                }
                 _ => Type::of_field(&field).map(|t| with_null(t, null)),
             }
         }

@@ -20,6 +20,7 @@ mod functions;
 mod infer;
 mod last;
 mod life;
+mod order;
 mod scope;
 mod seek;
 mod select;
@@ -43,6 +44,7 @@ pub(crate) use bounds::unbounded_table;
 pub(crate) use emit_version::is_emit_version;
 pub(crate) use life::LifeExprs;
 pub use life::SessionRules;
+pub(crate) use order::{RowsBy, order_of};
 pub(crate) use seek::from_predicate;
 pub(crate) use window_table::{WindowTable, bound_of, bound_of_result};
 
@@ -178,7 +180,7 @@ pub fn bind_query(
                 .optimize(plan, state, |_, _| {})
                 .map_err(errors::from_datafusion)?;
         }
-        plan = without_windows(plan).map_err(errors::from_datafusion)?;
+        plan = order::apply(plan).and_then(without_windows).map_err(errors::from_datafusion)?;
     }
     if emit.as_ref().is_some_and(|e| e.changelog) {
         let mut fields: Vec<_> = schema.fields().iter().cloned().collect();

@@ -317,36 +317,46 @@ impl Pass<'_> {
         }
         if let Some(name) = self.functions.resolve(&asked) {
             rename(f, &name);
-            return Ok(());
+            return top_k(f).map_err(|e| at(e, whole.span()));
         }
-        // `sum_if(x, c)` of an aggregate without a form of its own is `sum(x) FILTER (WHERE c)`.
-        let snake = super::functions::snake(&asked);
-        if let Some(base) = snake.strip_suffix("_if")
-            && let Some(base) = self.functions.resolve(base)
-            && self.functions.is_aggregate(&base)
-            && let Some(list) = &mut args
-            && let Some(condition) = list.pop()
-            && f.filter.is_none()
-        {
-            if list.is_empty() {
-                list.push(number("1"));
-            }
-            set_args(f, std::mem::take(list));
-            f.filter = Some(Box::new(condition));
-            rename(f, &base);
-            return Ok(());
-        }
-        if let Some(base) = snake.strip_suffix("_distinct")
-            && let Some(base) = self.functions.resolve(base)
-            && self.functions.is_aggregate(&base)
-            && let FunctionArguments::List(list) = &mut f.args
-        {
-            list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
-            rename(f, &base);
-            return Ok(());
+        if self.combined(f, &super::functions::snake(&asked)) {
+            return top_k(f).map_err(|e| at(e, whole.span()));
         }
         let hint = self.functions.suggest(&asked);
         Err(at(err!(UnknownFunction, "unknown function {asked}{hint}"), ident.span))
+    }
+
+    /// `sum_if(x, c)` is `sum(x) FILTER (WHERE c)`, `sum_distinct(x)` is `sum(DISTINCT x)`, and both
+    /// together.
+    fn combined(&self, f: &mut Function, asked: &str) -> bool {
+        let (mut base, mut condition, mut distinct) = (asked, false, false);
+        let name = loop {
+            if let Some(rest) = base.strip_suffix("_if").filter(|_| !condition) {
+                (base, condition) = (rest, true);
+            } else if let Some(rest) = base.strip_suffix("_distinct").filter(|_| !distinct) {
+                (base, distinct) = (rest, true);
+            } else {
+                return false;
+            }
+            if let Some(name) = self.functions.resolve(base).filter(|n| self.functions.is_aggregate(n)) {
+                break name;
+            }
+        };
+        if condition {
+            let Some(mut list) = plain_args(f).filter(|list| !list.is_empty() && f.filter.is_none()) else {
+                return false;
+            };
+            f.filter = list.pop().map(Box::new);
+            if list.is_empty() {
+                list.push(number("1"));
+            }
+            set_args(f, list);
+        }
+        if distinct && let FunctionArguments::List(list) = &mut f.args {
+            list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
+        }
+        rename(f, &name);
+        true
     }
 
     fn parameter(&self, args: &[Expr], whole: &Expr) -> Result<Expr, Error> {
@@ -368,13 +378,42 @@ impl Pass<'_> {
     }
 }
 
-/// `quantile(0.9)(x)` becomes `quantile(x, 0.9)`.
+/// `quantile(0.9)(x)` becomes `quantile(x, 0.9)`, `quantile_if(0.9)(x, c)` `quantile_if(x, 0.9, c)`.
 fn parameters_last(f: &mut Function) {
     if let FunctionArguments::List(parameters) = std::mem::replace(&mut f.parameters, FunctionArguments::None)
         && let FunctionArguments::List(list) = &mut f.args
     {
-        list.args.extend(parameters.args);
+        let conditional = f.name.0.last().and_then(|p| p.as_ident()).is_some_and(|i| {
+            let name = super::functions::snake(&i.value);
+            name.ends_with("_if")
+        });
+        let at = list.args.len() - usize::from(conditional && !list.args.is_empty());
+        list.args.splice(at..at, parameters.args);
     }
+}
+
+/// `top_k(x, k, true)` is another function, since its result has another type.
+fn top_k(f: &mut Function) -> Result<(), Error> {
+    let named = f.name.0.last().and_then(|p| p.as_ident()).is_some_and(|i| i.value == "top_k");
+    let Some(mut list) = plain_args(f).filter(|list| named && list.len() > 2) else { return Ok(()) };
+    let with_count = match &list[2] {
+        Expr::Value(v) => match &v.value {
+            Value::Boolean(b) => Some(*b),
+            Value::Number(n, _) if n == "0" || n == "1" => Some(n == "1"),
+            _ => None,
+        },
+        _ => None,
+    };
+    let Some(with_count) = with_count else {
+        return Err(err!(BadArguments, "the third argument of top_k is true or false, not {}", list[2]));
+    };
+    // What may follow sizes a sketch that there is none of: counts are exact.
+    list.truncate(2);
+    set_args(f, list);
+    if with_count {
+        rename(f, "top_k_with_count");
+    }
+    Ok(())
 }
 
 fn is_count_all(f: &Function) -> bool {

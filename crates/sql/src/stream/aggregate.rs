@@ -2,18 +2,21 @@
 
 use super::node::{Hidden, Lowered, Lowering};
 use crate::bind::errors::from_datafusion;
-use crate::bind::{WindowTable, bound_of, is_emit_version};
+use crate::bind::{RowsBy, WindowTable, bound_of, is_emit_version, order_of};
 use crate::parse::emit::{Life, Policy};
+use datafusion::arrow::compute::SortOptions;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
+use datafusion::physical_expr::PhysicalSortExpr;
+use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::Column;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, Projection, RowOrder, StreamNode, Timeout,
-    WindowBound, WindowKeys, WindowKind, WindowSpec,
+    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, Projection, RowOrder, StreamError, StreamNode,
+    Timeout, WindowBound, WindowKeys, WindowKind, WindowSpec,
 };
 
 fn unaliased(mut e: &Expr) -> &Expr {
@@ -104,11 +107,16 @@ impl Lowering<'_> {
             })
             .collect::<Result<Vec<_>, Error>>()?;
         use AggregateKind as K;
-        let by_place = |k: &AggregateKind| {
-            matches!(k, K::First { .. } | K::Last { .. } | K::ArgMin | K::ArgMax | K::GroupArray { .. })
+        let by_place = |(f, k): &(&AggregateFunction, Option<AggregateKind>)| match k {
+            Some(k) => {
+                matches!(k, K::First { .. } | K::Last { .. } | K::ArgMin | K::ArgMax | K::GroupArray { .. })
+                    || matches!(k, K::MinK { .. } | K::MaxK { .. }) && f.params.args.len() > 2
+            }
+            None => order_of(f).is_some(),
         };
-        let ordered = functions.iter().any(|(_, k)| by_place(k)) && !aggregated(&a.input);
-        self.ordered = ordered;
+        let own_rows = !aggregated(&a.input);
+        self.by_log = own_rows && functions.iter().any(|(f, _)| order_of(f) == Some(RowsBy::Log));
+        self.ordered = own_rows && (self.by_log || functions.iter().any(by_place));
         let lives = self.ends_keys.take();
         if lives.is_some() {
             if a.group_expr.is_empty() {
@@ -123,6 +131,7 @@ impl Lowering<'_> {
         }
         let mut input = self.node(&a.input)?;
         self.ordered = false;
+        self.by_log = false;
         if let Some(life) = &lives {
             (self.judged_by, self.lives, self.silence_us) = (None, None, 0);
             input = self.lives_of(input, life, a)?;
@@ -138,7 +147,10 @@ impl Lowering<'_> {
         let aggregates = functions
             .into_iter()
             .zip(a.schema.fields()[groups..].iter().enumerate().filter(|(i, _)| Some(*i) != version))
-            .map(|((f, kind), (_, field))| self.spec(f, kind, field, schema))
+            .map(|((f, kind), (_, field))| match kind {
+                Some(kind) => self.spec(f, kind, field, schema),
+                None => self.foreign(f, field, schema, &input),
+            })
             .collect::<Result<Vec<_>, Error>>()?;
         let below = input.node.schema();
         let mut fields: Vec<FieldRef> = a.schema.fields().iter().take(groups).cloned().collect();
@@ -310,7 +322,10 @@ impl Lowering<'_> {
         let mut args: Vec<Expr> = f.params.args.clone();
         match kind {
             AggregateKind::Count => args.retain(|a| !matches!(a, Expr::Literal(v, _) if !v.is_null())),
-            AggregateKind::Quantile { .. } => args.truncate(1),
+            AggregateKind::Quantile { .. } | AggregateKind::TopK { .. } => args.truncate(1),
+            AggregateKind::MinK { .. } | AggregateKind::MaxK { .. } => {
+                args.remove(1);
+            }
             AggregateKind::ArgMin | AggregateKind::ArgMax => args.push(f.params.order_by[0].expr.clone()),
             _ => {}
         }
@@ -319,6 +334,63 @@ impl Lowering<'_> {
         Ok(AggregateSpec { kind, args, filter, output: field.clone() })
     }
 }
+
+impl Lowering<'_> {
+    /// An aggregate without a state of ours, by the accumulator it brings.
+    fn foreign(
+        &self,
+        f: &AggregateFunction,
+        field: &FieldRef,
+        schema: &DFSchema,
+        input: &Lowered,
+    ) -> Result<AggregateSpec, Error> {
+        let p = &f.params;
+        let args = p.args.iter().map(|a| self.physical(a, schema)).collect::<Result<Vec<_>, Error>>()?;
+        let mut order = p
+            .order_by
+            .iter()
+            .map(|s| {
+                let options = SortOptions { descending: !s.asc, nulls_first: s.nulls_first };
+                Ok(PhysicalSortExpr { expr: self.physical(&s.expr, schema)?, options })
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        if let Some(by) = order_of(f) {
+            let first = if by == RowsBy::Log { Hidden::AppendTime } else { Hidden::Time };
+            let place = [first, Hidden::Shard, Hidden::Sn].map(|h| input.find(h));
+            if let [Some(a), Some(b), Some(c)] = place {
+                let below = input.node.schema();
+                order.extend([a, b, c].map(|at| {
+                    PhysicalSortExpr::new_default(Arc::new(Column::new(below.field(at).name(), at)))
+                }));
+            }
+        }
+        let built = AggregateExprBuilder::new(f.func.clone(), args)
+            .order_by(order)
+            .schema(input.node.schema())
+            .alias(field.name())
+            .with_distinct(p.distinct)
+            .with_ignore_nulls(p.null_treatment == Some(NullTreatment::IgnoreNulls))
+            .build()
+            .map_err(from_datafusion)?;
+        // What is wrong with its constants is told here, before anything starts.
+        built.create_accumulator().map_err(|e| Error::from(StreamError::from(e)))?;
+        let all = built.all_expressions();
+        let filter = p.filter.as_ref().map(|e| self.physical(e, schema)).transpose()?;
+        Ok(AggregateSpec {
+            args: all.args.into_iter().chain(all.order_by_exprs).collect(),
+            kind: AggregateKind::Udaf(Arc::new(built)),
+            filter,
+            output: field.clone(),
+        })
+    }
+}
+
+/// Aggregates whose result goes by how rows come, or by an order that only a sort gives.
+const NOT_OVER_STREAMS: &[&str] =
+    &["approx_percentile_cont", "approx_percentile_cont_with_weight", "nth_value", "string_agg", "grouping"];
+
+/// Aggregates that keep distinct values by themselves.
+const DISTINCT: &[&str] = &["count", "sum", "avg", "array_agg"];
 
 /// An aggregation below whose results change as long as the query runs.
 fn inner_is_global(plan: &LogicalPlan) -> bool {
@@ -336,53 +408,73 @@ fn place_of(input: &Lowered) -> Option<RowOrder> {
     })
 }
 
-/// The state an aggregate has over a stream.
-fn kind(f: &AggregateFunction, schema: &DFSchema) -> Result<AggregateKind, Error> {
+/// A constant of 1 to 65536; what is none is told by the function itself.
+fn whole_number(e: Option<&Expr>, default: usize) -> Option<usize> {
+    let value = match e.map(unaliased) {
+        None => return (default > 0).then_some(default),
+        Some(Expr::Literal(v, _)) => v.cast_to(&datafusion::arrow::datatypes::DataType::UInt64).ok()?,
+        Some(_) => return None,
+    };
+    match value {
+        ScalarValue::UInt64(Some(n)) if (1..=65_536).contains(&n) => Some(n as usize),
+        _ => None,
+    }
+}
+
+/// The state of ours that an aggregate has over a stream; `None` = it brings its own.
+fn kind(f: &AggregateFunction, schema: &DFSchema) -> Result<Option<AggregateKind>, Error> {
     use AggregateKind as K;
     let name = f.func.name();
-    let later =
-        || err!(NotImplemented, "aggregate function {name} over an unbounded stream is not supported yet");
     let p = &f.params;
+    let distinct = p.distinct && !matches!(name, "min" | "max" | "bit_and" | "bit_or");
+    if NOT_OVER_STREAMS.contains(&name) || distinct && !DISTINCT.contains(&name) {
+        let shown = if distinct { format!("{name}(DISTINCT …)") } else { name.to_owned() };
+        return Err(err!(
+            NotImplemented,
+            "aggregate function {shown} over an unbounded stream is not supported; use table(stream) for the rows there are now"
+        ));
+    }
     let skip_nulls = p.null_treatment == Some(NullTreatment::IgnoreNulls);
-    let kind = match (name, p.distinct) {
+    let kind = match (name, distinct) {
         ("count", true) if p.args.len() == 1 => K::UniqExact,
         ("array_agg", true) if p.order_by.is_empty() => K::GroupUniqArray,
-        // The least and the greatest of values are those of the distinct ones.
-        ("min", _) => K::Min,
-        ("max", _) => K::Max,
-        (_, true) => {
-            return Err(err!(
-                NotImplemented,
-                "{name}(DISTINCT …) over an unbounded stream is not supported yet"
-            ));
-        }
+        (_, true) => return Ok(None),
         ("count", _) if p.args.len() <= 1 => K::Count,
         ("sum", _) => K::Sum,
         ("avg", _) => K::Avg,
-        ("any_value", _) => K::First { skip_nulls: true },
+        // The least and the greatest of values are those of the distinct ones.
+        ("min", _) => K::Min,
+        ("max", _) => K::Max,
         ("first_value" | "last_value", _) => {
             let first = name == "first_value";
             match p.order_by.as_slice() {
                 [] if first => K::First { skip_nulls },
                 [] => K::Last { skip_nulls },
-                [by] if first && !skip_nulls => {
+                [by] if first && !skip_nulls && !by.nulls_first => {
                     if by.asc {
                         K::ArgMin
                     } else {
                         K::ArgMax
                     }
                 }
-                _ => return Err(later()),
+                _ => return Ok(None),
             }
         }
         ("array_agg", _) if p.order_by.is_empty() => K::GroupArray { skip_nulls: false },
-        ("approx_distinct", _) => K::Uniq,
-        ("approx_percentile_cont", _) => {
+        ("group_array", _) if p.args.len() == 1 && p.order_by.is_empty() => {
+            K::GroupArray { skip_nulls: true }
+        }
+        ("group_uniq_array", _) if p.args.len() == 1 => K::GroupUniqArray,
+        ("uniq", _) => K::Uniq,
+        ("quantile", _) => {
             let level = match p.args.get(1).map(unaliased) {
-                Some(Expr::Literal(v, _)) => v.cast_to(&datafusion::arrow::datatypes::DataType::Float64),
+                None => ScalarValue::Float64(Some(0.5)),
+                Some(Expr::Literal(v, _)) => {
+                    v.cast_to(&datafusion::arrow::datatypes::DataType::Float64).map_err(from_datafusion)?
+                }
                 _ => return Err(err!(BadArguments, "the level of a quantile must be a constant")),
             };
-            match level.map_err(from_datafusion)? {
+            match level {
                 ScalarValue::Float64(Some(level)) if (0.0..=1.0).contains(&level) => K::Quantile { level },
                 other => {
                     return Err(err!(
@@ -392,6 +484,15 @@ fn kind(f: &AggregateFunction, schema: &DFSchema) -> Result<AggregateKind, Error
                 }
             }
         }
+        ("top_k" | "top_k_with_count", _) => match whole_number(p.args.get(1), 10) {
+            Some(k) => K::TopK { k, with_count: name == "top_k_with_count" },
+            None => return Ok(None),
+        },
+        ("min_k" | "max_k", _) if p.order_by.is_empty() => match whole_number(p.args.get(1), 0) {
+            Some(k) if name == "min_k" => K::MinK { k },
+            Some(k) => K::MaxK { k },
+            None => return Ok(None),
+        },
         ("var_pop", _) => K::VarPop,
         ("var", _) => K::VarSamp,
         ("stddev_pop", _) => K::StddevPop,
@@ -399,14 +500,14 @@ fn kind(f: &AggregateFunction, schema: &DFSchema) -> Result<AggregateKind, Error
         ("bit_and", _) => K::BitAnd,
         ("bit_or", _) => K::BitOr,
         ("bit_xor", _) => K::BitXor,
-        _ => return Err(later()),
+        _ => return Ok(None),
     };
-    // Types without a state are named here, before anything starts.
+    // Types that a state of ours does not hold are left to the accumulator.
     if matches!(kind, K::Sum) {
         let t = f.params.args[0].get_type(schema).map_err(from_datafusion)?;
         if !(t.is_numeric()) {
-            return Err(err!(NotImplemented, "sum of {t} over an unbounded stream is not supported yet"));
+            return Ok(None);
         }
     }
-    Ok(kind)
+    Ok(Some(kind))
 }

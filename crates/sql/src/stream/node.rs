@@ -86,6 +86,8 @@ pub(super) struct Lowering<'a> {
     pub(super) silence_us: i64,
     /// Rows below must say their place in the log.
     pub(super) ordered: bool,
+    /// And when the log took them in.
+    pub(super) by_log: bool,
     /// A result set is wanted as one batch.
     pub(super) whole: bool,
     next: u32,
@@ -114,6 +116,7 @@ impl<'a> Lowering<'a> {
             silence_us: 0,
             lives: None,
             ordered: false,
+            by_log: false,
             whole: false,
             next: 0,
         }
@@ -204,6 +207,7 @@ impl<'a> Lowering<'a> {
                     ));
                 }
                 let ordered = std::mem::take(&mut self.ordered);
+                let by_log = std::mem::take(&mut self.by_log);
                 let id = self.id();
                 let inputs = u
                     .inputs
@@ -211,6 +215,7 @@ impl<'a> Lowering<'a> {
                     .map(|i| self.node(i).map(|l| l.node))
                     .collect::<Result<Vec<_>, Error>>()?;
                 self.ordered = ordered;
+                self.by_log = by_log;
                 let schema = Arc::new(Schema::new(u.schema.fields().clone()));
                 Ok(Lowered::plain(StreamNode::Union { id, schema, inputs }))
             }
@@ -403,6 +408,9 @@ impl<'a> Lowering<'a> {
                     hidden.push((Hidden::Kept(i), also(name)?));
                 }
             }
+        }
+        if self.by_log && self.judged_by.is_none() {
+            hidden.push((Hidden::AppendTime, also(APPEND_TIME)?));
         }
         let watermark = match &self.judged_by {
             None => None,

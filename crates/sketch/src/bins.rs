@@ -10,12 +10,12 @@
 /// Bins a binary order of magnitude: 3 / (4 ln γ), with γ = 1.01 / 0.99.
 const BINS_PER_OCTAVE: f64 = 37.498_749_916_654;
 /// The bin of zero; greater values lie above it, negative ones below.
-const ZERO: u16 = 1 << 15;
+pub const ZERO: u16 = 1 << 15;
 const HALF_RANGE: i64 = 16_383;
 
 /// The bin of a value that is a number.
 #[inline]
-pub(crate) fn bin(value: f64) -> u16 {
+pub fn bin(value: f64) -> u16 {
     let bits = value.abs().to_bits();
     let exponent = (bits >> 52) as i64 - 1023;
     if exponent == -1023 {
@@ -30,7 +30,7 @@ pub(crate) fn bin(value: f64) -> u16 {
 }
 
 /// A value within 1 % of every value of the bin.
-pub(crate) fn value(bin: u16) -> f64 {
+pub fn value(bin: u16) -> f64 {
     if bin == ZERO {
         return 0.0;
     }
