@@ -2,12 +2,14 @@
 
 use crate::graph::{Graph, Leaf, Node, Target};
 use crate::op::aggregate::{Aggregate, Panes, Spec};
+use crate::op::changelog::Changelog;
 use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
 use crate::op::project::Project;
 use crate::op::sort::Sort;
 use crate::op::union::Union;
+use crate::op::weights::Weights;
 use crate::op::window::Window;
 use crate::operator::{InputId, OpError, Operator};
 use crate::resources::Resources;
@@ -52,9 +54,16 @@ fn operator(
                 emit: *emit,
                 whole: *whole,
                 panes: panes_of(node),
+                changelog: input.is_changelog(),
                 schema: schema.clone(),
             };
             Box::new(Aggregate::new(spec, &input.schema(), resources.clone())?)
+        }
+        StreamNode::Weights { at, retracted, schema, input, .. } => {
+            Box::new(Weights::new(*at, retracted.as_ref(), schema.clone(), &input.schema())?)
+        }
+        StreamNode::Changelog { spec, schema, input, .. } => {
+            Box::new(Changelog::new(spec.clone(), schema.clone(), &input.schema())?)
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),

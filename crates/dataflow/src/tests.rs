@@ -1,5 +1,6 @@
 //! Whole queries over scripted sources.
 
+mod changelog;
 mod oracle;
 mod property;
 mod query;

@@ -17,7 +17,7 @@ pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, RowOrder
 pub use element::{Element, Epoch, Rows, WatermarkTime};
 pub use runtime::{QueryCounters, Running, Runtime, Sink, Source, SourceFactory, StreamError};
 pub use stream_plan::{
-    NodeId, Projection, ReplayOrder, ScanColumns, SortKey, SourceSpec, StartPosition, StreamNode, StreamPlan,
-    WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec,
+    KeyedChangelog, NodeId, Projection, ReplayOrder, Retracted, ScanColumns, SortKey, SourceSpec,
+    StartPosition, StreamNode, StreamPlan, WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec,
 };
 pub use window::{CalendarUnit, Span, WindowKind, WindowSpec};

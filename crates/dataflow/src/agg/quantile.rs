@@ -134,7 +134,7 @@ impl Histogram {
 }
 
 /// Of `n` sorted values the one that counts.
-fn rank(level: f64, n: u64) -> Option<u64> {
+pub(super) fn rank(level: f64, n: u64) -> Option<u64> {
     let last = n.checked_sub(1)?;
     Some(((level.clamp(0.0, 1.0) * last as f64).floor() as u64).min(last))
 }

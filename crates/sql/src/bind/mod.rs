@@ -10,6 +10,7 @@
 
 mod bounds;
 mod cast;
+mod changelog_table;
 mod coerce;
 mod compare;
 mod condition;
@@ -137,9 +138,12 @@ pub fn bind_query(
     let (mut plan, mut schema) =
         typed(plan, state, &rules(options, unbounded)).map_err(errors::from_datafusion)?;
     if !unbounded {
-        plan = without_windows(plan).map_err(errors::from_datafusion)?;
+        plan = changelog_table::without_changelogs(plan)
+            .and_then(without_windows)
+            .map_err(errors::from_datafusion)?;
     }
-    if emit.is_some_and(|e| e.changelog) {
+    let shown = schema.fields().iter().any(|f| f.name() == weir_plan::WEIGHT_COLUMN);
+    if emit.is_some_and(|e| e.changelog) && !shown {
         let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
         fields.push(Arc::new(Type::Int8.field(weir_plan::WEIGHT_COLUMN)));
         schema = Arc::new(Schema::new(fields));

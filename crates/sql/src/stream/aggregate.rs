@@ -29,7 +29,7 @@ fn windowed(plan: &LogicalPlan) -> bool {
 }
 
 /// Whether an aggregation lies below.
-fn aggregated(plan: &LogicalPlan) -> bool {
+pub(super) fn aggregated(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Aggregate(_)) || plan.inputs().into_iter().any(aggregated)
 }
 
@@ -52,12 +52,6 @@ impl Lowering<'_> {
                 "a query over a window must group by window_start or window_end; without a window read the stream itself"
             ));
         }
-        if aggregated(&a.input) && inner_is_global(&a.input) {
-            return Err(err!(
-                NotImplemented,
-                "an aggregation over another one that has no window is not supported yet"
-            ));
-        }
         let emit = self.policy(over_window)?;
         let whole = std::mem::take(&mut self.whole);
         let schema = a.input.schema();
@@ -75,8 +69,14 @@ impl Lowering<'_> {
         };
         let ordered = functions.iter().any(|(_, k)| by_place(k)) && !aggregated(&a.input);
         self.ordered = ordered;
+        let inside = std::mem::replace(&mut self.inside, true);
         let input = self.node(&a.input)?;
+        self.inside = inside;
         self.ordered = false;
+        if input.node.is_changelog() {
+            let placed = place_of(&input).is_some();
+            functions.iter().try_for_each(|(f, k)| takes_back(f, *k, placed))?;
+        }
 
         let mut keys = a
             .group_expr
@@ -143,7 +143,12 @@ impl Lowering<'_> {
 
     /// When results leave. The outermost aggregation takes the query's EMIT.
     fn policy(&mut self, window: bool) -> Result<EmitSpec, Error> {
-        let default = if window { EmitSpec::WINDOW } else { EmitSpec::GLOBAL };
+        let default = match (window, self.inside) {
+            (true, _) => EmitSpec::WINDOW,
+            (false, false) => EmitSpec::GLOBAL,
+            // Another aggregation takes the results in, and takes the old ones back.
+            (false, true) => return Ok(EmitSpec::INNER),
+        };
         let Some(emit) = self.emit.take() else { return Ok(default) };
         let us = |ns: i64| (ns / 1_000).max(1);
         let policy = match emit.policy {
@@ -199,12 +204,27 @@ impl Lowering<'_> {
     }
 }
 
-/// An aggregation below whose results change as long as the query runs.
-fn inner_is_global(plan: &LogicalPlan) -> bool {
-    match plan {
-        LogicalPlan::Aggregate(a) => !windowed(&a.input),
-        other => other.inputs().into_iter().any(inner_is_global),
-    }
+/// Refuses what has no state from which a row can be taken back.
+fn takes_back(f: &AggregateFunction, kind: AggregateKind, placed: bool) -> Result<(), Error> {
+    use AggregateKind as K;
+    let remedy = match kind {
+        K::Uniq => "unique counts by hashes that can not be taken out again; use unique_exact",
+        K::BitAnd => {
+            "group_bit_and loses the bits it clears; use group_bit_xor, or group_array and array functions"
+        }
+        K::BitOr => {
+            "group_bit_or loses which row set a bit; use group_bit_xor, or group_array and array functions"
+        }
+        K::First { .. } | K::Last { .. } if !placed && f.func.name() != "any_value" => {
+            return Err(err!(
+                NotImplemented,
+                "{} over a changelog without an order (results of another aggregation, a UNION) is not supported; use any, min, max, arg_min or arg_max",
+                f.func.name()
+            ));
+        }
+        _ => return Ok(()),
+    };
+    Err(err!(NotImplemented, "{} over a changelog is not supported: {remedy}", f.func.name()))
 }
 
 fn place_of(input: &Lowered) -> Option<RowOrder> {

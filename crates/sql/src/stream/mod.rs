@@ -42,7 +42,8 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     ];
     let plan =
         Optimizer::with_rules(rules).optimize(bound.plan, state, |_, _| {}).map_err(from_datafusion)?;
-    let mut lowering = node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness);
+    let mut lowering =
+        node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness, bound.replay_order);
     let root = lowering.root(&plan, bound.schema)?;
     Ok(StreamPlan { root, replay_order: bound.replay_order })
 }

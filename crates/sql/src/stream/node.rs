@@ -1,7 +1,8 @@
 //! Node by node.
 
+use super::aggregate::aggregated;
 use crate::bind::errors::from_datafusion;
-use crate::bind::{Lateness, WindowTable, from_predicate, unbounded_table};
+use crate::bind::{Lateness, UnboundedTable, WindowTable, from_predicate, unbounded_table};
 use crate::parse::emit::Emit;
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
 use datafusion::common::DFSchema;
@@ -14,7 +15,8 @@ use datafusion::physical_expr::expressions::Column;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    NodeId, Projection, SortKey, SourceSpec, StartPosition, StreamNode, WEIGHT_COLUMN, WatermarkSpec,
+    NodeId, Projection, ReplayOrder, Retracted, SortKey, SourceSpec, StartPosition, StreamNode,
+    WEIGHT_COLUMN, WatermarkSpec,
 };
 
 const SHARD: &str = "_tp_shard";
@@ -63,6 +65,11 @@ pub(super) struct Lowering<'a> {
     pub(super) ordered: bool,
     /// A result set is wanted as one batch.
     pub(super) whole: bool,
+    /// Below an aggregation.
+    pub(super) inside: bool,
+    /// Rows of changelog streams are wanted with their weights although nothing aggregates them.
+    weighed: bool,
+    replay_order: ReplayOrder,
     next: u32,
 }
 
@@ -72,6 +79,7 @@ impl<'a> Lowering<'a> {
         seek_to: &'a Option<StartPosition>,
         emit: Option<Emit>,
         lateness: Lateness,
+        replay_order: ReplayOrder,
     ) -> Self {
         Lowering {
             state,
@@ -82,14 +90,30 @@ impl<'a> Lowering<'a> {
             judged_by: None,
             ordered: false,
             whole: false,
+            inside: false,
+            weighed: false,
+            replay_order,
             next: 0,
         }
     }
 
     /// The whole plan under the result's own schema.
     pub fn root(&mut self, plan: &LogicalPlan, schema: SchemaRef) -> Result<StreamNode, Error> {
-        let delta = self.emit.is_some_and(|e| e.changelog).then(|| self.id());
+        let changes = self.emit.is_some_and(|e| e.changelog);
+        // A tail that shows the weight already has nothing more to show.
+        let delta = (changes && schema.fields().len() > plan.schema().fields().len()).then(|| self.id());
+        let tail = changes && !aggregated(plan);
+        if tail && self.emit.is_some_and(|e| e.policy.is_none()) {
+            self.emit = None;
+            self.weighed = delta.is_some();
+        }
         let root = self.node(plan)?.node;
+        if tail && self.weighed && !root.is_changelog() {
+            return Err(err!(
+                NotImplemented,
+                "EMIT CHANGELOG over rows that are never taken back: aggregate them, or read a stream of mode='changelog'"
+            ));
+        }
         if self.emit.is_some() {
             return Err(err!(
                 NotImplemented,
@@ -175,6 +199,12 @@ impl<'a> Lowering<'a> {
             LogicalPlan::Limit(l) => {
                 let id = self.id();
                 let Lowered { node, hidden } = self.node(&l.input)?;
+                if self.inside && node.is_changelog() {
+                    return Err(err!(
+                        NotImplemented,
+                        "LIMIT of a changelog below an aggregation is not supported yet: which rows are the first changes with every row"
+                    ));
+                }
                 let skip = match l.get_skip_type().map_err(from_datafusion)? {
                     SkipType::Literal(n) => n as u64,
                     SkipType::UnsupportedExpr => return Err(err!(BadArguments, "OFFSET must be a constant")),
@@ -185,6 +215,8 @@ impl<'a> Lowering<'a> {
                 };
                 Ok(Lowered { node: StreamNode::Limit { id, skip, fetch, input: Box::new(node) }, hidden })
             }
+            // An aggregation takes rows in by their place, in whatever order they come.
+            LogicalPlan::Sort(s) if self.inside => self.node(&s.input),
             LogicalPlan::Sort(s) => {
                 let id = self.id();
                 let whole = std::mem::replace(&mut self.whole, true);
@@ -276,23 +308,22 @@ impl<'a> Lowering<'a> {
         let mut fields: Vec<FieldRef> = t.projected_schema.fields().iter().cloned().collect();
         if fields.is_empty() {
             // Batches count rows by their columns, so one is read all the same.
-            let time = table.schema.column_with_name(TIME).map_or(0, |(i, _)| i);
-            fields.push(table.schema.fields()[time].clone());
+            let filler = if table.changelog { WEIGHT_COLUMN } else { TIME };
+            let filler = table.schema.column_with_name(filler).map_or(0, |(i, _)| i);
+            fields.push(table.schema.fields()[filler].clone());
         }
         let mut hidden = Vec::new();
-        let mut also = |name: &str| -> Result<usize, Error> {
-            let (_, field) = table
-                .schema
-                .fields()
-                .find(name)
-                .ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))?;
-            fields.push(field.clone());
-            Ok(fields.len() - 1)
-        };
         if self.ordered {
             for (what, name) in [(Hidden::Time, TIME), (Hidden::Shard, SHARD), (Hidden::Sn, SN)] {
-                hidden.push((what, also(name)?));
+                hidden.push((what, also(table, &mut fields, name)?));
             }
+        }
+        if table.changelog && self.judged_by.is_some() {
+            return Err(err!(
+                NotImplemented,
+                "windows over a changelog are not supported: {} takes rows back; aggregate it without a window",
+                table.relation
+            ));
         }
         let watermark = match &self.judged_by {
             None => None,
@@ -301,8 +332,8 @@ impl<'a> Lowering<'a> {
                 delay_ns: self.delay_ns,
                 idle_timeout_us: self.lateness.idle_timeout_us,
                 future_max_ns: self.lateness.future_max_ns,
-                shard: also(SHARD)?,
-                append_time: also(APPEND_TIME)?,
+                shard: also(table, &mut fields, SHARD)?,
+                append_time: also(table, &mut fields, APPEND_TIME)?,
             }),
         };
         if watermark.is_some() {
@@ -313,31 +344,72 @@ impl<'a> Lowering<'a> {
             Some(p) => from_predicate(p),
             None => Ok(None),
         };
-        let start = match self.seek_to {
+        let mut start = match self.seek_to {
             Some(s) => s.clone(),
             None => seeks?.unwrap_or_default(),
         };
-        // Every row counts for the watermark, also those a condition leaves out.
+        let weighed = table.changelog && (self.inside || self.weighed);
+        let stays = fields.len();
+        let weights = if weighed { Some(self.weights(table, &mut fields)?) } else { None };
+        if weighed && self.seek_to.is_none() && start != StartPosition::Latest {
+            // What is taken back may lie before the place a predicate names.
+            start = StartPosition::Earliest;
+        }
+        // Every row counts for the watermark, also those a condition leaves out; of a changelog those
+        // whose place or weight it looks at.
+        let looks = |e: &&Expr| e.column_refs().iter().any(|c| is_reserved(&c.name));
         let prune = match watermark {
             Some(_) => None,
             None => {
-                let lasting = conjunction(own.into_iter().filter(|e| !e.is_volatile()).cloned());
-                lasting.map(|p| self.physical(&p, &t.projected_schema)).transpose()?
+                let lasting = own.into_iter().filter(|e| !e.is_volatile() && !(weighed && looks(e)));
+                conjunction(lasting.cloned()).map(|p| self.physical(&p, &t.projected_schema)).transpose()?
             }
         };
-        let node = StreamNode::Source {
+        let source = StreamNode::Source {
             id,
             spec: SourceSpec {
                 database: table.database.clone(),
                 relation: table.relation.clone(),
                 columns: fields.iter().map(|f| f.name().clone()).collect(),
-                schema: Arc::new(Schema::new(fields)),
+                schema: Arc::new(Schema::new(fields.clone())),
                 start,
                 prune,
                 watermark,
             },
         };
+        let Some((at, retracted)) = weights else { return Ok(Lowered { node: source, hidden }) };
+        fields.truncate(stays);
+        let schema = Arc::new(Schema::new(fields));
+        let id = self.id();
+        let node = StreamNode::Weights { id, at, retracted, schema, input: Box::new(source) };
         Ok(Lowered { node, hidden })
+    }
+
+    /// Where the weight of a changelog's rows is, and how those that take back find theirs, where
+    /// somebody looks at the place of a row. Columns that only serve this come last.
+    fn weights(
+        &self,
+        table: &UnboundedTable,
+        fields: &mut Vec<FieldRef>,
+    ) -> Result<(usize, Option<Retracted>), Error> {
+        if self.replay_order == ReplayOrder::EventTime {
+            return Err(err!(
+                NotImplemented,
+                "replay_order='event_time' over a changelog is not supported: {} takes rows back in the order in which they came",
+                table.relation
+            ));
+        }
+        let place = |f: &FieldRef| is_reserved(f.name()) && f.name() != SHARD && f.name() != WEIGHT_COLUMN;
+        let of: Vec<usize> = (0..fields.len()).filter(|i| place(&fields[*i])).collect();
+        let mut retracted = None;
+        if !of.is_empty() {
+            let mut same = vec![also(table, fields, SHARD)?];
+            for field in table.schema.fields().iter().filter(|f| !is_reserved(f.name())) {
+                same.push(also(table, fields, field.name())?);
+            }
+            retracted = Some(Retracted { same, of });
+        }
+        Ok((also(table, fields, WEIGHT_COLUMN)?, retracted))
     }
 
     /// The result's own schema on top: names that repeat, Weir's types.
@@ -366,6 +438,25 @@ impl<'a> Lowering<'a> {
             .collect();
         Ok(StreamNode::Project { id: self.id(), exprs, schema, input: Box::new(root) })
     }
+}
+
+/// Columns that say where a row stands, not what it is.
+fn is_reserved(name: &str) -> bool {
+    [TIME, SHARD, SN, APPEND_TIME, WEIGHT_COLUMN].contains(&name)
+}
+
+/// The position of a column of a stream among those that are read; at the end where it was not.
+fn also(table: &UnboundedTable, fields: &mut Vec<FieldRef>, name: &str) -> Result<usize, Error> {
+    if let Some(at) = fields.iter().position(|f| f.name() == name) {
+        return Ok(at);
+    }
+    let (_, field) = table
+        .schema
+        .fields()
+        .find(name)
+        .ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))?;
+    fields.push(field.clone());
+    Ok(fields.len() - 1)
 }
 
 /// The scan right below, through aliases that rename nothing a predicate sees.
