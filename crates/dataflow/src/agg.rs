@@ -7,6 +7,9 @@
 //! The state of one group can be written down and merged into another's. That serves snapshots,
 //! spilling, restoring into another number of threads, and windows made of panes.
 //!
+//! Over a changelog rows have weights, and an aggregate needs a state from which rows can be taken
+//! back: `retract` and `multiset` hold those, so that rows which only come cost nothing more.
+//!
 //! A new aggregate is a kind in `plan`, an [`Accumulate`] here and a line in [`accumulators`].
 //!
 //! Not here: keys (`state`), when results leave (`op::aggregate`).
@@ -14,9 +17,13 @@
 mod fixed;
 mod foreign;
 mod hll;
+mod multiset;
 mod quantile;
 mod ranked;
+mod retract;
 mod values;
+
+pub(crate) use retract::{count, not_there};
 
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::rows::{Layout, RowStore};
@@ -95,6 +102,7 @@ impl<'a> Cut<'a> {
             (Order::Came { first, .. }, Picked::Listed(rows)) => {
                 Order::Came { first: *first, rows: Some(rows.to_vec()) }
             }
+            (Order::Same, _) => Order::Same,
             (Order::Log { times, shards, sns }, _) => Order::Log {
                 times: cut(times.values(), picked).into(),
                 shards: cut(shards.values(), picked).into(),
@@ -111,6 +119,8 @@ pub(crate) enum Order {
     Log { times: Int64Array, shards: Int32Array, sns: Int64Array },
     /// As they came.
     Came { first: i64, rows: Option<Vec<u32>> },
+    /// Rows of a changelog that have no place: what is taken back came at another time.
+    Same,
 }
 
 pub(crate) type Place = (i64, i32, i64);
@@ -124,6 +134,7 @@ impl Order {
                 let row = rows.as_ref().map_or(row as i64, |r| i64::from(r[row]));
                 (first + row, 0, 0)
             }
+            Order::Same => (0, 0, 0),
         }
     }
 }
@@ -133,6 +144,9 @@ pub(crate) struct Batch<'a> {
     /// Of each row.
     pub groups: &'a [u32],
     pub order: &'a Order,
+    /// How often each row is there, negative ones take back; `None` = once. Only aggregates of a
+    /// changelog look at it.
+    pub weights: Option<&'a [i64]>,
 }
 
 /// The state of one aggregate for all groups of a table.
@@ -189,6 +203,8 @@ pub(crate) struct Shape {
     pub args: Vec<DataType>,
     /// No row can be left out: no filter, no null.
     pub always: bool,
+    /// Rows are taken back, too.
+    pub changelog: bool,
     pub output: FieldRef,
 }
 
@@ -203,6 +219,9 @@ pub(crate) fn accumulators(
 
 fn accumulator(shape: &Shape, layout: &mut Layout) -> Result<Box<dyn Accumulate>, ArrowError> {
     use AggregateKind as K;
+    if shape.changelog {
+        return retract::accumulator(shape, layout);
+    }
     Ok(match &shape.kind {
         K::Count => Box::new(fixed::Count::new(layout)),
         K::Sum => fixed::sum(shape, layout)?,

@@ -2,6 +2,7 @@
 
 use crate::graph::{Graph, Leaf, Node, Target};
 use crate::op::aggregate::{Aggregate, Panes, Spec};
+use crate::op::changelog::Changelog;
 use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
@@ -11,6 +12,7 @@ use crate::op::session::Session;
 use crate::op::sort::Sort;
 use crate::op::union::Union;
 use crate::op::version::Version;
+use crate::op::weights::Weights;
 use crate::op::window::Window;
 use crate::operator::{InputId, OpError, Operator};
 use crate::resources::Resources;
@@ -58,6 +60,7 @@ fn operator(
                 emit: *emit,
                 whole: *whole,
                 panes: panes_of(node),
+                changelog: input.is_changelog(),
                 schema: schema.clone(),
             };
             Box::new(Aggregate::new(spec, &input.schema(), resources.clone())?)
@@ -67,6 +70,12 @@ fn operator(
         }
         StreamNode::EmitVersion { at, each_row, schema, .. } => {
             Box::new(Version::new(*at, *each_row, schema.clone()))
+        }
+        StreamNode::Weights { at, retracted, schema, input, .. } => {
+            Box::new(Weights::new(*at, retracted.as_ref(), schema.clone(), &input.schema())?)
+        }
+        StreamNode::Changelog { spec, schema, input, .. } => {
+            Box::new(Changelog::new(spec.clone(), schema.clone(), &input.schema())?)
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),

@@ -1,6 +1,7 @@
 //! The operators, one a file.
 
 pub mod aggregate;
+pub mod changelog;
 pub mod delta;
 pub mod filter;
 mod held;
@@ -12,4 +13,5 @@ pub mod session;
 pub mod sort;
 pub mod union;
 pub mod version;
+pub mod weights;
 pub mod window;

@@ -3,6 +3,7 @@
 mod emit;
 mod lives;
 mod aggregates;
+mod changelog;
 mod oracle;
 mod property;
 mod query;

@@ -29,6 +29,7 @@ use weir_base::{Error, Result, err};
 use weir_catalog::{RelationName, SYSTEM_DATABASE};
 use weir_format::types::Type;
 use weir_format::{DecodedBatch, Decoder};
+use weir_plan::WEIGHT_COLUMN;
 use weir_sql::ast::{DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
 use weir_sql::bind::{BoundQuery, zoned};
 use weir_sql::{parse, stream};
@@ -307,6 +308,7 @@ pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[Stri
         None => plan
             .insertable()
             .filter(|c| c.name != weir_storage::TIME_COLUMN || time_is_declared(relation))
+            .filter(|c| c.name != WEIGHT_COLUMN)
             .map(|c| (c.name.clone(), c.column_type.clone()))
             .collect(),
         Some(names) => {
@@ -342,8 +344,8 @@ pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[Stri
     Ok(Target { name: name.clone(), open, columns: named, schema })
 }
 
-/// Without a column list an insert gives the declared columns, in order; `_tp_time` among them
-/// only where CREATE named it, so that `VALUES (1, 'a')` fits `(k int32, s string)`.
+/// Without a column list an insert gives the declared columns, in order; never the weight of a
+/// changelog, and `_tp_time` only where CREATE named it, so that `VALUES (1, 'a')` fits `(k int32, s string)`.
 fn time_is_declared(relation: &weir_catalog::Relation) -> bool {
     relation.columns.last().is_none_or(|last| last.name != weir_storage::TIME_COLUMN)
 }

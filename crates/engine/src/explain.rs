@@ -192,6 +192,17 @@ fn detail(node: &StreamNode) -> String {
         StreamNode::Lives { spec, .. } => spec.to_string(),
         StreamNode::EmitVersion { each_row: true, .. } => "a number a row".to_owned(),
         StreamNode::EmitVersion { .. } => "a number an emission".to_owned(),
+        StreamNode::Weights { at, retracted, input, .. } => {
+            let held =
+                retracted.as_ref().map_or("", |_| ", a row that takes back stands where the other does");
+            format!("weight {}{held}", input.schema().field(*at).name())
+        }
+        StreamNode::Changelog { spec, .. } => {
+            let keys: Vec<String> = spec.keys.iter().map(ToString::to_string).collect();
+            let version = spec.version.as_ref();
+            let late = version.map_or_else(String::new, |v| format!(", rows late by {v} dropped"));
+            format!("by [{}]{late}", keys.join(", "))
+        }
         StreamNode::Delta { .. } => "weights as a column".to_owned(),
         StreamNode::Sort { keys, .. } => {
             let key =

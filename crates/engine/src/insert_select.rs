@@ -18,9 +18,11 @@ use futures::stream::BoxStream;
 use futures::{FutureExt, StreamExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use weir_base::{Error, Result, err};
+use weir_base::{Code, Error, Result, err};
 use weir_catalog::RelationName;
 use weir_format::DecodedBatch;
+use weir_plan::WEIGHT_COLUMN;
+use weir_storage::TIME_COLUMN;
 
 /// `bounded` makes every stream in the query a snapshot, whatever the session says.
 pub(crate) async fn insert_select(
@@ -30,11 +32,14 @@ pub(crate) async fn insert_select(
     query: &sqlparser::ast::Query,
     bounded: bool,
 ) -> Result<Done> {
-    let target = target(cx, name, columns)?;
+    let mut target = target(cx, name, columns)?;
     let state = cx.state()?;
     let scope = Arc::new(cx.scope());
     let options = cx.bind_options(bounded || cx.settings.mode == QueryMode::Table);
     let bound = weir_sql::bind::bind_query(query, &*scope, &state, &options)?;
+    if columns.is_none() {
+        target = with_weight(cx, target, &bound.schema)?;
+    }
     let given = bound.schema.fields().len();
     if given != target.columns.len() {
         return Err(err!(
@@ -69,6 +74,26 @@ pub(crate) async fn insert_select(
     };
     note_written(&entry, &done);
     Ok(done)
+}
+
+/// Rows of a changelog bring their weight, behind the columns a stream declares.
+fn with_weight(cx: &Statement, plain: Target, rows: &SchemaRef) -> Result<Target> {
+    let mut columns: Vec<String> = plain.columns.iter().map(|(n, _)| n.clone()).collect();
+    let own = columns.len();
+    let more: Vec<&str> = rows.fields().iter().skip(own).map(|f| f.name().as_str()).collect();
+    if !matches!(more.as_slice(), [WEIGHT_COLUMN] | [WEIGHT_COLUMN, TIME_COLUMN]) {
+        return Ok(plain);
+    }
+    columns.extend(more.iter().map(|n| (*n).to_owned()));
+    target(cx, &plain.name, Some(&columns)).map_err(|e| match e.code {
+        Code::UnknownIdentifier => err!(
+            IncorrectQuery,
+            "the SELECT gives rows that take back others, which {} does not keep; create it with SETTINGS \
+             mode='changelog', or leave EMIT CHANGELOG out",
+            plain.name
+        ),
+        _ => e,
+    })
 }
 
 struct Insert {

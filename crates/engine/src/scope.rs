@@ -15,6 +15,7 @@ use std::sync::Arc;
 use weir_base::{Error, Result};
 use weir_catalog::{Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
 use weir_format::Spelling;
+use weir_plan::WEIGHT_COLUMN;
 use weir_sql::bind::{AliasColumn, Scope, ScopeRelation, UnboundedTable};
 
 /// One query's view of what exists.
@@ -101,6 +102,7 @@ impl Scope for EngineScope {
         let unbounded = UnboundedTable {
             database: database.to_owned(),
             relation: name.to_owned(),
+            changelog: access.schema().column_with_name(WEIGHT_COLUMN).is_some(),
             schema: full_schema(access.schema()),
             visible,
         };

@@ -149,8 +149,14 @@ impl Prepared {
             return Err(err!(LogicalError, "{} keeps no rows", relation.full_name()));
         };
         let (schema, visible, order) = stored_schema(relation)?;
-        let StreamSettings { mut options, sharding_expr, event_time_column } =
+        let StreamSettings { mut options, sharding_expr, event_time_column, changelog } =
             StreamSettings::parse(settings)?;
+        if changelog && ttl.is_some() {
+            return Err(err!(
+                NotImplemented,
+                "TTL of a changelog stream is not supported: it would remove rows before those that take them back"
+            ));
+        }
         for index in indexes {
             if index.type_text.to_ascii_lowercase().starts_with("bloom_filter") {
                 let column = index.expression.trim().trim_matches('`').trim_matches('"');
@@ -185,6 +191,13 @@ impl Prepared {
             .transpose()
             .map_err(|e| Error { message: format!("sharding_expr: {}", e.message), ..e })?;
         let shards = options.shards;
+        if changelog && shards > 1 && sharding.as_ref().is_none_or(|s| s.volatile) {
+            return Err(err!(
+                BadArguments,
+                "a changelog stream of {shards} shards needs a sharding_expr over its columns, so that a row and the \
+                 one that takes it back lie in one shard; for example sharding_expr='weak_hash32(key)'"
+            ));
+        }
         let layout =
             ExprLayout::new(compiler, &schema, order_by.as_deref(), partition_by.as_deref(), ttl.as_deref())?;
         Ok(Prepared {

@@ -177,6 +177,8 @@ impl EmitSpec {
     /// What a global aggregation does unless told otherwise.
     pub const GLOBAL: EmitSpec =
         EmitSpec { policy: EmitPolicy::Periodic { every_us: 2_000_000, repeat: false }, changelog: false };
+    /// What an aggregation does whose results another one takes in.
+    pub const INNER: EmitSpec = EmitSpec { policy: EmitPolicy::OnUpdate { every_us: None }, changelog: true };
     /// What a window aggregation does unless told otherwise.
     pub const WINDOW: EmitSpec = EmitSpec { policy: EmitPolicy::OnClose, changelog: false };
 }

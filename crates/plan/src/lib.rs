@@ -20,7 +20,8 @@ pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
 pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError};
 pub use session::{Brackets, OpenSession, Place, SessionSpec};
 pub use stream_plan::{
-    Judged, NodeId, Projection, ReplayOrder, ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition,
-    StreamNode, StreamPlan, Timeout, WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec, WindowTime,
+    Judged, KeyedChangelog, NodeId, Projection, ReplayOrder, Retracted, ScanColumns, SessionKeys, SortKey,
+    SourceSpec, StartPosition, StreamNode, StreamPlan, Timeout, WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec,
+    WindowTime,
 };
 pub use window::{CalendarUnit, Span, WindowBound, WindowKind, WindowSpec};

@@ -145,6 +145,26 @@ pub struct SortKey {
     pub nulls_first: bool,
 }
 
+/// Rows by key as a changelog. Rows must come in log order.
+#[derive(Debug, Clone)]
+pub struct KeyedChangelog {
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// Rows whose version is less than that of their key's row are dropped.
+    pub version: Option<Arc<dyn PhysicalExpr>>,
+    /// Where the weight is put among the columns.
+    pub at: usize,
+    /// The column says the weight; else 1 of every row, for an aggregation that counts the weight.
+    pub shown: bool,
+}
+
+/// How a row that takes another back finds it: the oldest one that has the same `same` columns. From
+/// that one it gets the columns `of`.
+#[derive(Debug, Clone)]
+pub struct Retracted {
+    pub same: Vec<usize>,
+    pub of: Vec<usize>,
+}
+
 #[derive(Debug, Clone)]
 pub struct Projection {
     pub expr: Arc<dyn PhysicalExpr>,
@@ -230,6 +250,26 @@ pub enum StreamNode {
         schema: SchemaRef,
         input: Box<StreamNode>,
     },
+    /// Takes a column (int8) as the weight of each row: what comes out is a changelog. Rows of weight 0
+    /// are not there.
+    Weights {
+        id: NodeId,
+        /// Position of the weight in the input. Where that column is among those that stay, it says 1
+        /// of every row: how often a row is there is its weight.
+        at: usize,
+        /// For whoever looks at where rows stand: a row that takes back stands where that one does.
+        retracted: Option<Retracted>,
+        /// Of the input's columns the first ones, which stay.
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// Each row takes back the last one of its key.
+    Changelog {
+        id: NodeId,
+        spec: KeyedChangelog,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
     /// Shows the weight of each row as its last column.
     Delta {
         id: NodeId,
@@ -256,6 +296,8 @@ impl StreamNode {
             | StreamNode::Aggregate { id, .. }
             | StreamNode::EmitVersion { id, .. }
             | StreamNode::Lives { id, .. }
+            | StreamNode::Weights { id, .. }
+            | StreamNode::Changelog { id, .. }
             | StreamNode::Delta { id, .. }
             | StreamNode::Sort { id, .. } => *id,
         }
@@ -270,6 +312,8 @@ impl StreamNode {
             | StreamNode::Aggregate { schema, .. }
             | StreamNode::EmitVersion { schema, .. }
             | StreamNode::Lives { schema, .. }
+            | StreamNode::Weights { schema, .. }
+            | StreamNode::Changelog { schema, .. }
             | StreamNode::Delta { schema, .. } => schema.clone(),
             StreamNode::Filter { input, .. }
             | StreamNode::Limit { input, .. }
@@ -287,9 +331,20 @@ impl StreamNode {
             | StreamNode::EmitVersion { input, .. }
             | StreamNode::Lives { input, .. }
             | StreamNode::Sort { input, .. }
+            | StreamNode::Weights { input, .. }
+            | StreamNode::Changelog { input, .. }
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
             StreamNode::Union { inputs, .. } => inputs.iter().collect(),
+        }
+    }
+
+    /// Whether its rows have weights: some take back others.
+    pub fn is_changelog(&self) -> bool {
+        match self {
+            StreamNode::Weights { .. } | StreamNode::Changelog { .. } | StreamNode::Delta { .. } => true,
+            StreamNode::Aggregate { emit, .. } => emit.changelog,
+            other => other.inputs().into_iter().any(StreamNode::is_changelog),
         }
     }
 
@@ -315,6 +370,8 @@ impl StreamNode {
             StreamNode::EmitVersion { .. } => "EmitVersion",
             StreamNode::Lives { .. } => "Lives",
             StreamNode::Sort { .. } => "Sort",
+            StreamNode::Weights { .. } => "Weights",
+            StreamNode::Changelog { .. } => "Changelog",
             StreamNode::Delta { .. } => "Delta",
         }
     }

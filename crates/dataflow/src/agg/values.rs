@@ -14,12 +14,12 @@ use weir_plan::AggregateKind;
 
 type Value = Box<[u8]>;
 
-fn converter(t: &DataType) -> Result<RowConverter, ArrowError> {
+pub(super) fn converter(t: &DataType) -> Result<RowConverter, ArrowError> {
     RowConverter::new(vec![SortField::new(t.clone())])
 }
 
 /// Values back as a column. `None` = NULL.
-fn column<'a>(
+pub(super) fn column<'a>(
     converter: &RowConverter,
     values: impl Iterator<Item = Option<&'a [u8]>>,
     output: &DataType,
@@ -243,7 +243,11 @@ impl Accumulate for Collect {
 }
 
 /// Lists of values; NULL for a group without any, as the bounded aggregate has it.
-fn list(converter: &RowConverter, lists: Vec<Vec<&[u8]>>, output: &DataType) -> Result<ArrayRef, ArrowError> {
+pub(super) fn list(
+    converter: &RowConverter,
+    lists: Vec<Vec<&[u8]>>,
+    output: &DataType,
+) -> Result<ArrayRef, ArrowError> {
     let DataType::List(item) = output else {
         return Err(ArrowError::InvalidArgumentError(format!("values are collected into {output}")));
     };

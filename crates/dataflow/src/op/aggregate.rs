@@ -8,6 +8,7 @@
 //!
 //! Rows of sessions come when these have closed: they lie in one table with the window among its
 //! keys, and all of it leaves at the next watermark.
+//! Over a changelog rows have weights: a group counts them, and is gone when none is left.
 //!
 //! While history is read nothing but closed windows leaves; at its end there is one emission.
 //!
@@ -90,6 +91,8 @@ pub struct Spec<'a> {
     pub whole: bool,
     /// The input gives panes instead of windows.
     pub panes: Option<Panes>,
+    /// The input is a changelog.
+    pub changelog: bool,
     pub schema: SchemaRef,
 }
 
@@ -130,11 +133,14 @@ impl Aggregate {
         let shapes = spec
             .aggregates
             .iter()
-            .map(|a| shape(a, input))
+            .map(|a| shape(a, input, spec.changelog))
             .collect::<Result<Vec<_>, DataFusionError>>()
             .map_err(eval)?;
         if spec.emit.changelog && spec.window.is_some() {
             return Err(plan("a changelog of windows".into()));
+        }
+        if spec.changelog && spec.window.is_some() {
+            return Err(plan("windows over a changelog".into()));
         }
         if spec.emit.policy == EmitPolicy::OnClose && spec.window.is_none() {
             return Err(plan("a global aggregation never closes".into()));
@@ -147,6 +153,7 @@ impl Aggregate {
             order: spec.order,
             emit: spec.emit,
             whole: spec.whole,
+            changelog: spec.changelog,
             schema: spec.schema,
             form: KeyForm::of(&types).map_err(|e| plan(e.to_string()))?,
             shapes,
@@ -197,7 +204,9 @@ impl Aggregate {
 
     /// Spills one window's state: the last to close of those that hold much. `false` = none can.
     fn spill_one(&mut self) -> Result<bool, OpError> {
-        let Some(space) = self.resources.spill.clone().filter(|_| !self.tells_changes()) else {
+        let Some(space) =
+            self.resources.spill.clone().filter(|_| !self.tells_changes() && !self.core.changelog)
+        else {
             return Ok(false);
         };
         let most = self.tables.values().map(|t| t.held_bytes).max().unwrap_or(0);
@@ -244,7 +253,7 @@ impl Aggregate {
     }
 }
 
-fn shape(spec: &AggregateSpec, input: &Schema) -> Result<Shape, DataFusionError> {
+fn shape(spec: &AggregateSpec, input: &Schema, changelog: bool) -> Result<Shape, DataFusionError> {
     let args = spec.args.iter().map(|a| a.data_type(input)).collect::<Result<Vec<_>, _>>()?;
     let nullable = spec.args.iter().map(|a| a.nullable(input)).collect::<Result<Vec<_>, _>>()?;
     let floats = matches!(spec.kind, AggregateKind::Quantile { .. });
@@ -252,22 +261,23 @@ fn shape(spec: &AggregateSpec, input: &Schema) -> Result<Shape, DataFusionError>
         kind: spec.kind.clone(),
         args,
         always: spec.filter.is_none() && !nullable.contains(&true) && !floats,
+        changelog,
         output: spec.output.clone(),
     })
 }
 
 impl Operator for Aggregate {
     fn rows(&mut self, _: InputId, rows: Rows, out: &mut Output) -> Result<(), OpError> {
-        if rows.weights.is_some() {
+        if rows.weights.is_some() && !self.core.changelog {
             return Err(OpError::Plan {
                 operator: self.core.name,
-                reason: "aggregation of a changelog".into(),
+                reason: "weights that nobody announced".into(),
             });
         }
         let batch = rows.batch;
         let n = batch.num_rows();
         let before = self.bytes;
-        let work = self.core.work(&batch, self.came, self.marks())?;
+        let work = self.core.work(&batch, rows.weights, self.came, self.marks())?;
         let mut jobs = Vec::new();
         for (bounds, rows) in self.core.split(&batch)? {
             self.deal(bounds, rows, n, work.keys.hashes(), &mut jobs)?;
@@ -357,6 +367,14 @@ impl Operator for Aggregate {
 
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {
         self.muted = false;
+        if self.core.changelog && self.core.keys.is_empty() && self.tables.is_empty() {
+            // No rows have one result, too, however they came and went.
+            let mut table = Table::new(&self.core)?;
+            table.parts[0].groups.add_unit();
+            self.tables.insert(GLOBAL, table);
+            self.account(GLOBAL);
+            self.changed = true;
+        }
         if self.changed {
             return self.emit_first(Element::EndOfBackfill, out);
         }

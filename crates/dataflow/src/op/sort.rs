@@ -1,6 +1,7 @@
-//! Sorts each result set, which comes as one batch.
+//! Sorts each result set, which comes as one batch; of a changelog the changes, each by its new row.
 
 use crate::operator::{InputId, OpError, Operator, Output};
+use arrow_array::{Int64Array, UInt32Array};
 use arrow_ord::sort::{SortColumn, SortOptions, lexsort_to_indices};
 use arrow_select::take::{take, take_record_batch};
 use weir_plan::{Rows, SortKey};
@@ -9,6 +10,21 @@ const NAME: &str = "Sort";
 
 pub struct Sort {
     keys: Vec<SortKey>,
+}
+
+/// The order with each row that is taken back right before the one that replaces it.
+fn in_pairs(order: &UInt32Array, weights: &Int64Array) -> UInt32Array {
+    let old_of = |row: u32| row.checked_sub(1).filter(|old| weights.value(*old as usize) < 0);
+    let replaced = |row: u32| weights.values().get(row as usize + 1).is_some_and(|w| *w > 0);
+    let mut all = Vec::with_capacity(order.len());
+    for row in order.values() {
+        match weights.value(*row as usize) {
+            w if w > 0 => all.extend(old_of(*row).into_iter().chain([*row])),
+            _ if replaced(*row) => {}
+            _ => all.push(*row),
+        }
+    }
+    all.into()
 }
 
 impl Sort {
@@ -31,7 +47,10 @@ impl Operator for Sort {
             })
             .collect::<Result<Vec<_>, _>>()
             .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
-        let order = lexsort_to_indices(&columns, None).map_err(arrow)?;
+        let mut order = lexsort_to_indices(&columns, None).map_err(arrow)?;
+        if let Some(weights) = &rows.weights {
+            order = in_pairs(&order, weights);
+        }
         let batch = take_record_batch(&rows.batch, &order).map_err(arrow)?;
         let weights = match rows.weights {
             Some(w) => {

@@ -204,6 +204,17 @@ impl GroupTable {
         self.rows.len()
     }
 
+    /// Whether there are no keys: one group.
+    pub fn is_unit(&self) -> bool {
+        matches!(self.keys, Keys::Unit)
+    }
+
+    /// The one group there is without keys, before any row.
+    pub fn add_unit(&mut self) {
+        debug_assert!(self.is_unit() && self.rows.len() == 0);
+        self.rows.push();
+    }
+
     pub fn bytes(&self) -> usize {
         let heap = match &self.keys {
             Keys::Bytes { heap, .. } => heap.bytes(),

@@ -13,6 +13,7 @@ use weir_catalog::{
     RelationName,
 };
 use weir_format::types::Type;
+use weir_plan::WEIGHT_COLUMN;
 use weir_sql::ast::{ColumnSpec, CreateStream, DefaultWord, Name, Settings, StreamKind};
 use weir_storage::TIME_COLUMN;
 
@@ -55,7 +56,11 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
             return Err(err!(NotImplemented, "CREATE EXTERNAL STREAM is not supported yet"));
         }
         StreamKind::Mutable => {
-            return Err(err!(NotImplemented, "CREATE MUTABLE STREAM is not supported yet"));
+            return Err(err!(
+                NotImplemented,
+                "CREATE MUTABLE STREAM is not supported yet: keyed streams come in a later version; \
+                 use CREATE STREAM and changelog(stream, key)"
+            ));
         }
     }
     let if_not_exists = create.if_not_exists;
@@ -202,7 +207,8 @@ async fn define(
             name.name
         ));
     }
-    complete_columns(name, &mut columns)?;
+    let changelog = settings.get("mode").is_some_and(|m| m.eq_ignore_ascii_case("changelog"));
+    complete_columns(name, &mut columns, changelog)?;
     let kind = match create.kind {
         StreamKind::Random => {
             for (clause, given) in [("ORDER BY", &order_by), ("PARTITION BY", &partition_by), ("TTL", &ttl)] {
@@ -304,10 +310,16 @@ fn column(cx: &Statement, spec: ColumnSpec, before: &[ColumnDef]) -> Result<Colu
     })
 }
 
-/// Names are free and unique, and `_tp_time` is there.
-fn complete_columns(stream: &RelationName, columns: &mut Vec<ColumnDef>) -> Result<()> {
+/// Names are free and unique, and `_tp_time` is there; in a changelog `_tp_delta` before it.
+fn complete_columns(stream: &RelationName, columns: &mut Vec<ColumnDef>, changelog: bool) -> Result<()> {
     for (i, c) in columns.iter().enumerate() {
-        if c.name.starts_with("_tp_") && c.name != TIME_COLUMN {
+        if c.name == WEIGHT_COLUMN && !changelog {
+            return Err(err!(
+                BadArguments,
+                "column name {WEIGHT_COLUMN} is reserved for the weight of rows; create {stream} with SETTINGS mode='changelog'"
+            ));
+        }
+        if c.name.starts_with("_tp_") && c.name != TIME_COLUMN && c.name != WEIGHT_COLUMN {
             return Err(err!(
                 BadArguments,
                 "column name {} is reserved; only {TIME_COLUMN} can be declared",
@@ -316,6 +328,30 @@ fn complete_columns(stream: &RelationName, columns: &mut Vec<ColumnDef>) -> Resu
         }
         if columns[..i].iter().any(|other| other.name == c.name) {
             return Err(err!(BadArguments, "stream {stream} has two columns named {}", c.name));
+        }
+    }
+    if changelog {
+        let one = ColumnDefault { kind: DefaultKind::Default, expression: "1".into() };
+        match columns.iter_mut().find(|c| c.name == WEIGHT_COLUMN) {
+            Some(weight) => {
+                let declared = column_type(&weight.type_name)?;
+                let kept = weight.default.as_ref().is_none_or(|d| d.kind == DefaultKind::Default);
+                if declared != Type::Int8 || !kept {
+                    return Err(err!(BadArguments, "{WEIGHT_COLUMN} is the weight of a row, a stored int8"));
+                }
+                weight.default.get_or_insert(one);
+            }
+            None => {
+                let weight = ColumnDef {
+                    name: WEIGHT_COLUMN.into(),
+                    type_name: Type::Int8.to_string(),
+                    default: Some(one),
+                    comment: String::new(),
+                    codec: None,
+                };
+                let time = columns.iter().position(|c| c.name == TIME_COLUMN).unwrap_or(columns.len());
+                columns.insert(time, weight);
+            }
         }
     }
     let now = || ColumnDefault { kind: DefaultKind::Default, expression: "now64(3, 'UTC')".into() };

@@ -67,8 +67,8 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
         "mode",
         OneOf(&["append", "changelog", "changelog_kv", "versioned_kv"]),
         "append",
-        DefaultOnly,
-        "what rows mean",
+        Works,
+        "append: rows only come; changelog: a row with _tp_delta -1 takes back an equal one",
     ),
     s("part_codec", OneOf(&["none", "lz4", "zstd"]), "zstd", Works, "compression of parts"),
     s("placement_policies", Text, "", DefaultOnly, ""),
@@ -112,6 +112,8 @@ pub struct StreamSettings {
     pub options: StreamOptions,
     pub sharding_expr: Option<String>,
     pub event_time_column: Option<String>,
+    /// Rows carry a weight, `_tp_delta`.
+    pub changelog: bool,
 }
 
 impl StreamSettings {
@@ -122,6 +124,7 @@ impl StreamSettings {
             options: StreamOptions::default(),
             sharding_expr: None,
             event_time_column: None,
+            changelog: false,
         };
         for (name, value) in settings {
             parsed.set(name, value)?;
@@ -154,6 +157,17 @@ impl StreamSettings {
                 }
                 o.shards = n as u32;
             }
+            "mode" => match lower.as_str() {
+                "append" => {}
+                "changelog" => self.changelog = true,
+                _ => {
+                    return Err(err!(
+                        NotImplemented,
+                        "mode='{lower}' is not supported yet: keyed streams come in a later version; \
+                         use an append stream and changelog(stream, key), or mode='changelog'"
+                    ));
+                }
+            },
             "storage_type" => {
                 o.storage_type = match lower.as_str() {
                     "streaming" => StorageType::Streaming,

@@ -27,7 +27,7 @@ pub(crate) fn is_unbounded(plan: &LogicalPlan) -> bool {
 /// # Errors
 /// Code 48 for what comes in a later version, 80 for what can not be.
 pub(crate) fn check(plan: &LogicalPlan) -> Result<(), Error> {
-    walk(plan, false)
+    walk(plan, false, false)
 }
 
 fn later(what: &str, instead: &str) -> Error {
@@ -51,7 +51,7 @@ fn aggregate_below(plan: &LogicalPlan) -> bool {
     }
 }
 
-fn walk(plan: &LogicalPlan, under_union: bool) -> Result<(), Error> {
+fn walk(plan: &LogicalPlan, under_union: bool, inside: bool) -> Result<(), Error> {
     if !is_unbounded(plan) {
         return Err(err!(
             NotImplemented,
@@ -76,7 +76,7 @@ fn walk(plan: &LogicalPlan, under_union: bool) -> Result<(), Error> {
         LogicalPlan::Aggregate(a) if a.group_expr.iter().any(|g| matches!(g, Expr::GroupingSet(_))) => {
             return Err(later("ROLLUP, CUBE or GROUPING SETS", TABLE));
         }
-        LogicalPlan::Aggregate(_) if under_union => {
+        LogicalPlan::Aggregate(_) if under_union && !inside => {
             return Err(later("an aggregation inside a UNION", "run the queries one by one"));
         }
         LogicalPlan::Sort(_) if aggregate_below(plan) => {}
@@ -100,8 +100,10 @@ fn walk(plan: &LogicalPlan, under_union: bool) -> Result<(), Error> {
         _ => {}
     }
     let under_union = under_union || matches!(plan, LogicalPlan::Union(_));
+    // Another aggregation takes in what the inputs of a UNION give.
+    let inside = inside || matches!(plan, LogicalPlan::Aggregate(_));
     for input in plan.inputs() {
-        walk(input, under_union)?;
+        walk(input, under_union, inside)?;
     }
     Ok(())
 }

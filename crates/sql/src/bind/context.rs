@@ -1,5 +1,6 @@
 //! What DataFusion's planner asks while it plans: relations, functions, operators, types.
 
+use super::changelog_table::ChangelogTable;
 use super::compare;
 use super::condition::{CONDITION, Condition};
 use super::errors::external;
@@ -170,7 +171,12 @@ impl<'a> Binder<'a> {
                 let hidden = unbounded.schema.fields()[unbounded.visible..].iter().map(|f| f.name().clone());
                 self.hidden.borrow_mut().extend(hidden.chain(aliases.iter().map(|a| a.name.clone())));
                 let shape = Shape::of(&unbounded, &aliases, &named)?;
-                let plan = scan(name, provider, Some(shape.scanned.clone()))?;
+                let plan = if bounded && unbounded.changelog {
+                    ChangelogTable::plan(scan(name, provider, None)?, shape.scanned.clone())
+                        .map_err(super::errors::from_datafusion)?
+                } else {
+                    scan(name, provider, Some(shape.scanned.clone()))?
+                };
                 shape.over(plan, self)?
             }
             ScopeRelation::View { select, database } => {

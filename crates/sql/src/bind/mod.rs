@@ -10,6 +10,7 @@
 
 mod bounds;
 mod cast;
+mod changelog_table;
 mod coerce;
 mod compare;
 mod condition;
@@ -180,9 +181,13 @@ pub fn bind_query(
                 .optimize(plan, state, |_, _| {})
                 .map_err(errors::from_datafusion)?;
         }
-        plan = order::apply(plan).and_then(without_windows).map_err(errors::from_datafusion)?;
+        plan = order::apply(plan)
+            .and_then(changelog_table::without_changelogs)
+            .and_then(without_windows)
+            .map_err(errors::from_datafusion)?;
     }
-    if emit.as_ref().is_some_and(|e| e.changelog) {
+    let shown = schema.fields().iter().any(|f| f.name() == weir_plan::WEIGHT_COLUMN);
+    if emit.as_ref().is_some_and(|e| e.changelog) && !shown {
         let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
         fields.push(Arc::new(Type::Int8.field(weir_plan::WEIGHT_COLUMN)));
         schema = Arc::new(Schema::new(fields));

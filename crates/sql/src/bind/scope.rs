@@ -66,6 +66,8 @@ pub struct UnboundedTable {
     pub schema: SchemaRef,
     /// How many of them `*` shows.
     pub visible: usize,
+    /// Rows carry a weight (`mode='changelog'`): aggregations take back what has −1.
+    pub changelog: bool,
 }
 
 #[async_trait::async_trait]

@@ -42,7 +42,7 @@ fn window_below(plan: &LogicalPlan) -> Option<&WindowTable> {
 }
 
 /// Whether an aggregation lies below.
-fn aggregated(plan: &LogicalPlan) -> bool {
+pub(super) fn aggregated(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Aggregate(_)) || plan.inputs().into_iter().any(aggregated)
 }
 
@@ -63,12 +63,6 @@ impl Lowering<'_> {
             return Err(err!(
                 WindowColumnNotInGroupBy,
                 "a query over a window must group by window_start or window_end; without a window read the stream itself"
-            ));
-        }
-        if aggregated(&a.input) && inner_is_global(&a.input) {
-            return Err(err!(
-                NotImplemented,
-                "an aggregation over another one that has no window is not supported yet"
             ));
         }
         let spec = window_below(&a.input).map(|w| w.spec);
@@ -129,12 +123,18 @@ impl Lowering<'_> {
             self.judged_by = self.lives.as_ref().map(|l| l.time.clone());
             self.silence_us = lives.as_ref().and_then(|l| l.timeout_ns).map_or(0, |ns| (ns / 1_000).max(1));
         }
+        let inside = std::mem::replace(&mut self.inside, true);
         let mut input = self.node(&a.input)?;
+        self.inside = inside;
         self.ordered = false;
         self.by_log = false;
         if let Some(life) = &lives {
             (self.judged_by, self.lives, self.silence_us) = (None, None, 0);
             input = self.lives_of(input, life, a)?;
+        }
+        if input.node.is_changelog() {
+            let placed = place_of(&input).is_some();
+            functions.iter().try_for_each(|(f, k)| takes_back(f, k.as_ref(), placed))?;
         }
 
         let mut keys = a
@@ -251,7 +251,12 @@ impl Lowering<'_> {
     /// When results leave. The outermost aggregation takes the query's EMIT.
     fn policy(&mut self, spec: Option<WindowSpec>) -> Result<EmitSpec, Error> {
         let window = spec.is_some();
-        let default = if window { EmitSpec::WINDOW } else { EmitSpec::GLOBAL };
+        let default = match (window, self.inside) {
+            (true, _) => EmitSpec::WINDOW,
+            (false, false) => EmitSpec::GLOBAL,
+            // Another aggregation takes the results in, and takes the old ones back.
+            (false, true) => return Ok(EmitSpec::INNER),
+        };
         let Some(emit) = self.emit.take() else { return Ok(default) };
         let refuse = |why: &str| Err(err!(IncorrectQuery, "{why}"));
         let us = |ns: i64| (ns / 1_000).max(1);
@@ -392,12 +397,34 @@ const NOT_OVER_STREAMS: &[&str] =
 /// Aggregates that keep distinct values by themselves.
 const DISTINCT: &[&str] = &["count", "sum", "avg", "array_agg"];
 
-/// An aggregation below whose results change as long as the query runs.
-fn inner_is_global(plan: &LogicalPlan) -> bool {
-    match plan {
-        LogicalPlan::Aggregate(a) => !windowed(&a.input),
-        other => other.inputs().into_iter().any(inner_is_global),
-    }
+/// Refuses what has no state from which a row can be taken back.
+fn takes_back(f: &AggregateFunction, kind: Option<&AggregateKind>, placed: bool) -> Result<(), Error> {
+    use AggregateKind as K;
+    let Some(kind) = kind else {
+        return Err(err!(
+            NotImplemented,
+            "{} over a changelog is not supported: its state can not take rows back; use count, sum, avg, min, max or group_array",
+            f.func.name()
+        ));
+    };
+    let remedy = match kind {
+        K::Uniq => "unique counts by hashes that can not be taken out again; use unique_exact",
+        K::BitAnd => {
+            "group_bit_and loses the bits it clears; use group_bit_xor, or group_array and array functions"
+        }
+        K::BitOr => {
+            "group_bit_or loses which row set a bit; use group_bit_xor, or group_array and array functions"
+        }
+        K::First { .. } | K::Last { .. } if !placed && f.func.name() != "any_value" => {
+            return Err(err!(
+                NotImplemented,
+                "{} over a changelog without an order (results of another aggregation, a UNION) is not supported; use any, min, max, arg_min or arg_max",
+                f.func.name()
+            ));
+        }
+        _ => return Ok(()),
+    };
+    Err(err!(NotImplemented, "{} over a changelog is not supported: {remedy}", f.func.name()))
 }
 
 fn place_of(input: &Lowered) -> Option<RowOrder> {

@@ -44,7 +44,8 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     ];
     let plan =
         Optimizer::with_rules(rules).optimize(bound.plan, state, |_, _| {}).map_err(from_datafusion)?;
-    let mut lowering = node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness);
+    let mut lowering =
+        node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness, bound.replay_order);
     lowering.late_columns = bound.late_columns;
     lowering.life = bound.life;
     lowering.sessions = bound.sessions;

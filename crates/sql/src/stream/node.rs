@@ -1,8 +1,10 @@
 //! Node by node.
 
+use super::aggregate::aggregated;
 use crate::bind::errors::from_datafusion;
 use crate::bind::{
-    Lateness, LifeExprs, SessionRules, WindowTable, bound_of_result, from_predicate, unbounded_table,
+    Lateness, LifeExprs, SessionRules, UnboundedTable, WindowTable, bound_of_result, from_predicate,
+    unbounded_table,
 };
 use crate::parse::emit::{Emit, Life};
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
@@ -17,8 +19,8 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    Judged, NodeId, Projection, SessionKeys, SortKey, SourceSpec, StartPosition, StreamNode, Timeout,
-    WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
+    Judged, NodeId, Projection, ReplayOrder, Retracted, SessionKeys, SortKey, SourceSpec, StartPosition,
+    StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
 };
 
 const SHARD: &str = "_tp_shard";
@@ -90,6 +92,11 @@ pub(super) struct Lowering<'a> {
     pub(super) by_log: bool,
     /// A result set is wanted as one batch.
     pub(super) whole: bool,
+    /// Below an aggregation.
+    pub(super) inside: bool,
+    /// Rows of changelog streams are wanted with their weights although nothing aggregates them.
+    weighed: bool,
+    replay_order: ReplayOrder,
     next: u32,
 }
 
@@ -99,6 +106,7 @@ impl<'a> Lowering<'a> {
         seek_to: &'a Option<StartPosition>,
         emit: Option<Emit>,
         lateness: Lateness,
+        replay_order: ReplayOrder,
     ) -> Self {
         Lowering {
             state,
@@ -118,28 +126,35 @@ impl<'a> Lowering<'a> {
             ordered: false,
             by_log: false,
             whole: false,
+            inside: false,
+            weighed: false,
+            replay_order,
             next: 0,
         }
     }
 
     /// The whole plan under the result's own schema.
     pub fn root(&mut self, plan: &LogicalPlan, schema: SchemaRef) -> Result<StreamNode, Error> {
-        let delta = self.emit.as_ref().is_some_and(|e| e.changelog).then(|| self.id());
+        let changes = self.emit.as_ref().is_some_and(|e| e.changelog);
+        // A tail that shows the weight already has nothing more to show.
+        let delta = (changes && schema.fields().len() > plan.schema().fields().len()).then(|| self.id());
+        let tail = changes && !aggregated(plan);
+        if tail && self.emit.as_ref().is_some_and(|e| e.policy.is_none()) {
+            self.emit = None;
+            self.weighed = delta.is_some();
+        }
         let root = self.node(plan)?.node;
-        match &self.emit {
-            None => {}
-            Some(emit) if emit.changelog => {
-                return Err(err!(
-                    NotImplemented,
-                    "EMIT CHANGELOG of rows that are only ever added is not supported: none of them is taken back; leave it out"
-                ));
-            }
-            Some(_) => {
-                return Err(err!(
-                    IncorrectQuery,
-                    "EMIT says when aggregates leave, and this query has none: its rows leave as they come; leave EMIT out"
-                ));
-            }
+        if tail && self.weighed && !root.is_changelog() {
+            return Err(err!(
+                NotImplemented,
+                "EMIT CHANGELOG over rows that are never taken back: aggregate them, or read a stream of mode='changelog'"
+            ));
+        }
+        if self.emit.is_some() {
+            return Err(err!(
+                IncorrectQuery,
+                "EMIT says when aggregates leave, and this query has none: its rows leave as they come; leave EMIT out"
+            ));
         }
         let Some(id) = delta else { return self.named(root, schema) };
         let own = schema.fields().iter().filter(|f| f.name() != WEIGHT_COLUMN).cloned().collect::<Vec<_>>();
@@ -222,6 +237,12 @@ impl<'a> Lowering<'a> {
             LogicalPlan::Limit(l) => {
                 let id = self.id();
                 let Lowered { node, hidden } = self.node(&l.input)?;
+                if self.inside && node.is_changelog() {
+                    return Err(err!(
+                        NotImplemented,
+                        "LIMIT of a changelog below an aggregation is not supported yet: which rows are the first changes with every row"
+                    ));
+                }
                 let skip = match l.get_skip_type().map_err(from_datafusion)? {
                     SkipType::Literal(n) => n as u64,
                     SkipType::UnsupportedExpr => return Err(err!(BadArguments, "OFFSET must be a constant")),
@@ -232,6 +253,8 @@ impl<'a> Lowering<'a> {
                 };
                 Ok(Lowered { node: StreamNode::Limit { id, skip, fetch, input: Box::new(node) }, hidden })
             }
+            // An aggregation takes rows in by their place, in whatever order they come.
+            LogicalPlan::Sort(s) if self.inside => self.node(&s.input),
             LogicalPlan::Sort(s) => {
                 let id = self.id();
                 let whole = std::mem::replace(&mut self.whole, true);
@@ -370,47 +393,45 @@ impl<'a> Lowering<'a> {
         let mut fields: Vec<FieldRef> = t.projected_schema.fields().iter().cloned().collect();
         if fields.is_empty() {
             // Batches count rows by their columns, so one is read all the same.
-            let time = table.schema.column_with_name(TIME).map_or(0, |(i, _)| i);
-            fields.push(table.schema.fields()[time].clone());
+            let filler = if table.changelog { WEIGHT_COLUMN } else { TIME };
+            let filler = table.schema.column_with_name(filler).map_or(0, |(i, _)| i);
+            fields.push(table.schema.fields()[filler].clone());
         }
         let mut hidden = Vec::new();
-        let column = |name: &str| -> Result<FieldRef, Error> {
-            let found = table.schema.fields().find(name).map(|(_, field)| field.clone());
-            found.ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))
-        };
+        if table.changelog && (self.judged_by.is_some() || self.lives.is_some()) {
+            return Err(err!(
+                NotImplemented,
+                "windows and ends of keys over a changelog are not supported: {} takes rows back; aggregate it without them",
+                table.relation
+            ));
+        }
         // What says when keys end may read columns that nobody else does.
         let lives = self.lives.clone();
         let life = lives.iter().flat_map(|l| [Some(&l.time), l.opens.as_ref(), l.closes.as_ref()]);
         let read: BTreeSet<&str> =
             life.flatten().flat_map(Expr::column_refs).map(|c| c.name.as_str()).collect();
         for name in read {
-            if !fields.iter().any(|f| f.name() == name) {
-                fields.push(column(name)?);
-            }
+            also(table, &mut fields, name)?;
         }
         let seen = DFSchema::try_from_qualified_schema(t.table_name.clone(), &Schema::new(fields.clone()))
             .map_err(from_datafusion)?;
-        let mut also = |name: &str| -> Result<usize, Error> {
-            fields.push(column(name)?);
-            Ok(fields.len() - 1)
-        };
         if self.ordered {
-            hidden.push((Hidden::Time, also(TIME)?));
+            hidden.push((Hidden::Time, also(table, &mut fields, TIME)?));
         }
         // Of a row that is late its place is told.
         if self.ordered || self.judged_by.is_some() {
-            hidden.push((Hidden::Shard, also(SHARD)?));
-            hidden.push((Hidden::Sn, also(SN)?));
+            hidden.push((Hidden::Shard, also(table, &mut fields, SHARD)?));
+            hidden.push((Hidden::Sn, also(table, &mut fields, SN)?));
         }
         if self.judged_by.is_some() {
             for (i, name) in self.late_columns.iter().enumerate() {
                 if table.schema.fields().find(name).is_some() {
-                    hidden.push((Hidden::Kept(i), also(name)?));
+                    hidden.push((Hidden::Kept(i), also(table, &mut fields, name)?));
                 }
             }
         }
         if self.by_log && self.judged_by.is_none() {
-            hidden.push((Hidden::AppendTime, also(APPEND_TIME)?));
+            hidden.push((Hidden::AppendTime, also(table, &mut fields, APPEND_TIME)?));
         }
         let watermark = match &self.judged_by {
             None => None,
@@ -421,12 +442,8 @@ impl<'a> Lowering<'a> {
                 idle_timeout_us: self.lateness.idle_timeout_us,
                 future_max_ns: self.lateness.future_max_ns,
                 timeout: self.timeout,
-                shard: hidden
-                    .iter()
-                    .find(|(what, _)| *what == Hidden::Shard)
-                    .map(|(_, at)| *at)
-                    .expect("put there for rows that are judged"),
-                append_time: also(APPEND_TIME)?,
+                shard: also(table, &mut fields, SHARD)?,
+                append_time: also(table, &mut fields, APPEND_TIME)?,
             }),
         };
         if let Some(w) = &watermark {
@@ -438,34 +455,48 @@ impl<'a> Lowering<'a> {
             Some(p) => from_predicate(p),
             None => Ok(None),
         };
-        let start = match self.seek_to {
+        let mut start = match self.seek_to {
             Some(s) => s.clone(),
             None => seeks?.unwrap_or_default(),
         };
-        // Every row counts for the watermark, also those a condition leaves out.
+        let weighed = table.changelog && (self.inside || self.weighed);
+        let stays = fields.len();
+        let weights = if weighed { Some(self.weights(table, &mut fields)?) } else { None };
+        if weighed && self.seek_to.is_none() && start != StartPosition::Latest {
+            // What is taken back may lie before the place a predicate names.
+            start = StartPosition::Earliest;
+        }
+        // Every row counts for the watermark, also those a condition leaves out; of a changelog those
+        // whose place or weight it looks at.
+        let looks = |e: &&Expr| e.column_refs().iter().any(|c| is_reserved(&c.name));
         let prune = match watermark {
             Some(_) => None,
             None => {
-                let lasting = conjunction(own.into_iter().filter(|e| !e.is_volatile()).cloned());
-                lasting.map(|p| self.physical(&p, &t.projected_schema)).transpose()?
+                let lasting = own.into_iter().filter(|e| !e.is_volatile() && !(weighed && looks(e)));
+                conjunction(lasting.cloned()).map(|p| self.physical(&p, &t.projected_schema)).transpose()?
             }
         };
-        let node = StreamNode::Source {
+        let source = StreamNode::Source {
             id,
             spec: SourceSpec {
                 database: table.database.clone(),
                 relation: table.relation.clone(),
                 columns: fields.iter().map(|f| f.name().clone()).collect(),
-                schema: Arc::new(Schema::new(fields)),
+                schema: Arc::new(Schema::new(fields.clone())),
                 start,
                 prune,
                 watermark,
             },
         };
-        match lives {
-            Some(lives) => self.life_columns(node, hidden, &lives, &seen),
-            None => Ok(Lowered { node, hidden }),
+        if let Some(lives) = lives {
+            return self.life_columns(source, hidden, &lives, &seen);
         }
+        let Some((at, retracted)) = weights else { return Ok(Lowered { node: source, hidden }) };
+        fields.truncate(stays);
+        let schema = Arc::new(Schema::new(fields));
+        let id = self.id();
+        let node = StreamNode::Weights { id, at, retracted, schema, input: Box::new(source) };
+        Ok(Lowered { node, hidden })
     }
 
     /// Puts behind a source's columns what says of each row when the life of its key begins and ends.
@@ -500,6 +531,33 @@ impl<'a> Lowering<'a> {
         Ok(Lowered { node: StreamNode::Project { id, exprs, schema, input: Box::new(node) }, hidden })
     }
 
+    /// Where the weight of a changelog's rows is, and how those that take back find theirs, where
+    /// somebody looks at the place of a row. Columns that only serve this come last.
+    fn weights(
+        &self,
+        table: &UnboundedTable,
+        fields: &mut Vec<FieldRef>,
+    ) -> Result<(usize, Option<Retracted>), Error> {
+        if self.replay_order == ReplayOrder::EventTime {
+            return Err(err!(
+                NotImplemented,
+                "replay_order='event_time' over a changelog is not supported: {} takes rows back in the order in which they came",
+                table.relation
+            ));
+        }
+        let place = |f: &FieldRef| is_reserved(f.name()) && f.name() != SHARD && f.name() != WEIGHT_COLUMN;
+        let of: Vec<usize> = (0..fields.len()).filter(|i| place(&fields[*i])).collect();
+        let mut retracted = None;
+        if !of.is_empty() {
+            let mut same = vec![also(table, fields, SHARD)?];
+            for field in table.schema.fields().iter().filter(|f| !is_reserved(f.name())) {
+                same.push(also(table, fields, field.name())?);
+            }
+            retracted = Some(Retracted { same, of });
+        }
+        Ok((also(table, fields, WEIGHT_COLUMN)?, retracted))
+    }
+
     /// The result's own schema on top: names that repeat, Weir's types.
     fn named(&mut self, root: StreamNode, schema: SchemaRef) -> Result<StreamNode, Error> {
         let same = root.schema().fields() == schema.fields();
@@ -526,6 +584,25 @@ impl<'a> Lowering<'a> {
             .collect();
         Ok(StreamNode::Project { id: self.id(), exprs, schema, input: Box::new(root) })
     }
+}
+
+/// Columns that say where a row stands, not what it is.
+fn is_reserved(name: &str) -> bool {
+    [TIME, SHARD, SN, APPEND_TIME, WEIGHT_COLUMN].contains(&name)
+}
+
+/// The position of a column of a stream among those that are read; at the end where it was not.
+fn also(table: &UnboundedTable, fields: &mut Vec<FieldRef>, name: &str) -> Result<usize, Error> {
+    if let Some(at) = fields.iter().position(|f| f.name() == name) {
+        return Ok(at);
+    }
+    let (_, field) = table
+        .schema
+        .fields()
+        .find(name)
+        .ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))?;
+    fields.push(field.clone());
+    Ok(fields.len() - 1)
 }
 
 /// The scan right below, through aliases that rename nothing a predicate sees.

@@ -3,7 +3,7 @@
 
 use super::part::Part;
 use super::{Bounds, GLOBAL};
-use crate::agg::{Batch, Cut, Input, Order, Shape};
+use crate::agg::{Batch, Cut, Input, Order, Shape, count};
 use crate::operator::OpError;
 use crate::state::bytes::Damaged;
 use crate::state::keys::{BatchKeys, KeyForm};
@@ -29,6 +29,8 @@ pub(super) struct Core {
     pub order: Option<RowOrder>,
     pub emit: EmitSpec,
     pub whole: bool,
+    /// The input is a changelog.
+    pub changelog: bool,
     pub schema: SchemaRef,
     pub form: KeyForm,
     pub shapes: Vec<Shape>,
@@ -48,6 +50,8 @@ pub(super) struct Window {
 pub(super) struct Work {
     pub keys: BatchKeys,
     inputs: Vec<Input>,
+    /// How often each row is there.
+    weights: Option<Int64Array>,
     order: Order,
     /// Which groups change must be known later.
     marks: bool,
@@ -70,8 +74,9 @@ impl Core {
     pub fn new_part(&self) -> Result<Part, OpError> {
         let mut layout = Layout::default();
         let hash = GroupTable::reserve(&self.form, &mut layout);
+        let weight = self.changelog.then(|| layout.word(0));
         let states = crate::agg::accumulators(&self.shapes, &mut layout).map_err(|e| self.arrow(e))?;
-        Ok(Part::new(GroupTable::new(&self.form, hash, &layout), states))
+        Ok(Part::new(GroupTable::new(&self.form, hash, &layout), states, weight))
     }
 
     fn evaluate(&self, e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
@@ -81,11 +86,17 @@ impl Core {
     }
 
     /// `came` = rows that came before.
-    pub fn work(&self, batch: &RecordBatch, came: i64, marks: bool) -> Result<Work, OpError> {
+    pub fn work(
+        &self,
+        batch: &RecordBatch,
+        weights: Option<Int64Array>,
+        came: i64,
+        marks: bool,
+    ) -> Result<Work, OpError> {
         let columns = self.keys.iter().map(|k| self.evaluate(k, batch)).collect::<Result<Vec<_>, _>>()?;
         let keys = self.form.encode(&columns, batch.num_rows()).map_err(|e| self.arrow(e))?;
         let inputs = self.inputs(batch)?;
-        Ok(Work { keys, inputs, order: self.order_of(batch, came)?, marks })
+        Ok(Work { keys, inputs, weights, order: self.order_of(batch, came)?, marks })
     }
 
     fn inputs(&self, batch: &RecordBatch) -> Result<Vec<Input>, OpError> {
@@ -104,7 +115,7 @@ impl Core {
 
     fn order_of(&self, batch: &RecordBatch, came: i64) -> Result<Order, OpError> {
         let Some(order) = self.order.filter(|_| self.ordered) else {
-            return Ok(Order::Came { first: came, rows: None });
+            return Ok(if self.changelog { Order::Same } else { Order::Came { first: came, rows: None } });
         };
         let wrong = || OpError::Plan {
             operator: self.name,
@@ -171,7 +182,18 @@ impl Core {
             let mut cut = Cut::new(picked);
             let inputs = cut.inputs(&work.inputs).map_err(|e| self.arrow(e))?;
             let order = self.ordered.then(|| cut.order(&work.order));
-            let batch = Batch { groups: &groups, order: order.as_ref().unwrap_or(&unordered) };
+            let weights = work
+                .weights
+                .as_ref()
+                .map(|w| (0..picked.len()).map(|i| w.value(picked.at(i))).collect::<Vec<i64>>());
+            if let Some(at) = part.weight {
+                for (row, group) in groups.iter().enumerate() {
+                    let weight = weights.as_ref().map_or(1, |w| w[row]);
+                    count(&mut part.groups.rows, *group, at, weight).map_err(|e| self.arrow(e))?;
+                }
+            }
+            let order = order.as_ref().unwrap_or(&unordered);
+            let batch = Batch { groups: &groups, order, weights: weights.as_deref() };
             for (state, input) in part.states.iter_mut().zip(&inputs) {
                 state.update(&mut part.groups.rows, &batch, input).map_err(|e| self.arrow(e))?;
             }

@@ -175,7 +175,7 @@ impl Cursor {
             if self.row < end {
                 let groups: Vec<u32> = (self.row as u32..end as u32).collect();
                 self.row = end;
-                return Ok(Some(Rows::append(core.result(self.bounds, part, &groups)?)));
+                return Ok(Some(Rows::append(core.result(self.bounds, part, &part.living(&groups))?)));
             }
             self.part += 1;
             self.row = 0;
@@ -194,7 +194,7 @@ impl Cursor {
                 return Ok(Some(if core.emit.changelog {
                     core.changes(self.bounds, part, &groups)?
                 } else {
-                    Rows::append(core.result(self.bounds, part, &groups)?)
+                    Rows::append(core.result(self.bounds, part, &part.living(&groups))?)
                 }));
             }
             part.old.clear();
@@ -210,22 +210,29 @@ impl Cursor {
 impl Core {
     /// Old and new rows of groups that changed, side by side; they are told now.
     fn changes(&self, bounds: Bounds, part: &mut Part, groups: &[u32]) -> Result<Rows, OpError> {
-        let new = self.result(bounds, part, groups)?;
+        let new = self.result(bounds, part, &part.living(groups))?;
+        let mut new_rows = 0..;
         let mut batches: Vec<&RecordBatch> = part.old_batches.iter().collect();
         batches.push(&new);
         let (mut places, mut weights) = (Vec::new(), Vec::new());
-        for (row, group) in groups.iter().enumerate() {
+        for group in groups {
             if let Some(old) = part.old.get(group) {
                 places.push(*old);
                 weights.push(-1);
             }
-            places.push((batches.len() - 1, row));
-            weights.push(1);
+            if part.lives(*group) {
+                places.push((batches.len() - 1, new_rows.next().expect("without end")));
+                weights.push(1);
+            }
         }
         let batch = interleave_record_batch(&batches, &places).map_err(|e| self.arrow(e))?;
-        groups.iter().for_each(|g| {
-            part.told.insert(*g);
-        });
+        for group in groups {
+            if part.lives(*group) {
+                part.told.insert(*group);
+            } else {
+                part.told.remove(*group);
+            }
+        }
         Ok(Rows { batch, weights: Some(Int64Array::from(weights)) })
     }
 

@@ -7,11 +7,14 @@ use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::Key;
 use crate::state::table::GroupTable;
 use arrow_array::RecordBatch;
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 pub(super) struct Part {
     pub groups: GroupTable,
     pub states: Vec<Box<dyn Accumulate>>,
+    /// The word that says how many rows a group has, where it can be none.
+    pub weight: Option<usize>,
     /// Of a changelog: groups that were told, whose old row must be taken back when they change.
     pub told: Bits,
     /// The old rows of groups that changed since: batch and row.
@@ -23,8 +26,21 @@ const TOLD: u8 = 1;
 const CHANGED: u8 = 2;
 
 impl Part {
-    pub fn new(groups: GroupTable, states: Vec<Box<dyn Accumulate>>) -> Self {
-        Part { groups, states, told: Bits::default(), old: BTreeMap::new(), old_batches: Vec::new() }
+    pub fn new(groups: GroupTable, states: Vec<Box<dyn Accumulate>>, weight: Option<usize>) -> Self {
+        Part { groups, states, weight, told: Bits::default(), old: BTreeMap::new(), old_batches: Vec::new() }
+    }
+
+    /// Whether a group has rows. Without keys there is one result, of no rows too.
+    pub fn lives(&self, group: u32) -> bool {
+        self.weight.is_none_or(|at| self.groups.rows.word(group, at) > 0) || self.groups.is_unit()
+    }
+
+    /// Those of groups that live.
+    pub fn living<'a>(&self, groups: &'a [u32]) -> Cow<'a, [u32]> {
+        match self.weight {
+            None => Cow::Borrowed(groups),
+            Some(_) => groups.iter().copied().filter(|g| self.lives(*g)).collect::<Vec<_>>().into(),
+        }
     }
 
     pub fn bytes(&self) -> usize {
@@ -40,6 +56,9 @@ impl Part {
         self.groups.key(group).save(out);
         let told = if self.told.contains(group) { TOLD } else { 0 };
         out.u8(told | if self.groups.is_changed(group) { CHANGED } else { 0 });
+        if let Some(at) = self.weight {
+            out.u64(self.groups.rows.word(group, at));
+        }
         self.states.iter().for_each(|s| s.save(&self.groups.rows, group, out));
     }
 
@@ -52,6 +71,10 @@ impl Part {
         }
         if flags & CHANGED != 0 {
             self.groups.mark(&[group]);
+        }
+        if let Some(at) = self.weight {
+            let word = self.groups.rows.word_mut(group, at);
+            *word = word.wrapping_add(from.u64()?);
         }
         for state in &mut self.states {
             state.merge(&mut self.groups.rows, group, from)?;

@@ -97,6 +97,7 @@ impl Scope for TestScope {
             unbounded: Arc::new(UnboundedTable {
                 database: database.unwrap_or("default").to_owned(),
                 relation: name.to_owned(),
+                changelog: schema.column_with_name(weir_plan::WEIGHT_COLUMN).is_some(),
                 schema,
                 visible,
             }),
