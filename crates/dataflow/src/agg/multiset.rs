@@ -75,7 +75,7 @@ impl Multiset {
     pub fn new(shape: &Shape) -> Result<Self, ArrowError> {
         let decides = matches!(shape.kind, AggregateKind::ArgMin | AggregateKind::ArgMax);
         Ok(Multiset {
-            kind: shape.kind,
+            kind: shape.kind.clone(),
             values: converter(&shape.args[0])?,
             by: decides.then(|| converter(&shape.args[1])).transpose()?,
             sets: Column::default(),

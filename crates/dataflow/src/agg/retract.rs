@@ -347,7 +347,7 @@ impl Moments {
             n => n as f64,
         };
         let sum = load(rows, group, self.sum);
-        match (self.kind, self.others.get(&group)) {
+        match (&self.kind, self.others.get(&group)) {
             (K::Sum | K::Avg, Some([0, _, 0])) => Some(f64::INFINITY),
             (K::Sum | K::Avg, Some([0, 0, _])) => Some(f64::NEG_INFINITY),
             (K::VarSamp | K::StddevSamp, _) if n == 1.0 => None,

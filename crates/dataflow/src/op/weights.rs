@@ -194,7 +194,7 @@ impl Operator for Weights {
         self.held.as_ref().map_or_else(Stats::default, |held| Stats {
             keys: held.count,
             state_bytes: held.bytes as u64,
-            late_rows: 0,
+            ..Stats::default()
         })
     }
 

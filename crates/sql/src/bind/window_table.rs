@@ -231,7 +231,7 @@ pub(crate) struct WindowTable {
     pub conditions: Option<(Expr, Expr)>,
     /// Of a session: what rows are grouped by; `None` as long as no aggregation has claimed it.
     pub keys: Option<Vec<Expr>>,
-    schema: DFSchemaRef,
+    pub(super) schema: DFSchemaRef,
 }
 
 impl WindowTable {

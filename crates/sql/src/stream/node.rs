@@ -309,7 +309,8 @@ impl<'a> Lowering<'a> {
             self.judged_by = Some(over_scan(window.time.clone(), input)?);
             WindowTime::Event(self.physical(&window.time, input.schema())?)
         };
-        let ordered = std::mem::replace(&mut self.ordered, self.ordered || window.is_session());
+        let ordered = self.ordered;
+        self.ordered |= window.is_session();
         let Lowered { node, hidden } = self.node(input)?;
         self.ordered = ordered;
         self.passes = None;
