@@ -9,12 +9,14 @@
 pub mod aggregate;
 pub mod element;
 mod error;
+pub mod history;
 pub mod runtime;
 pub mod stream_plan;
 pub mod window;
 
 pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, RowOrder, WindowKeys};
 pub use element::{Element, Epoch, Rows, WatermarkTime};
+pub use history::{HistorySpec, ReplaySpec, SourceOrder};
 pub use runtime::{QueryCounters, Running, Runtime, Sink, Source, SourceFactory, StreamError};
 pub use stream_plan::{
     NodeId, Projection, ReplayOrder, ScanColumns, SortKey, SourceSpec, StartPosition, StreamNode, StreamPlan,

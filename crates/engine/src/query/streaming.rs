@@ -32,6 +32,7 @@ pub async fn start_streaming(
 ) -> Result<StreamingQuery> {
     entry.on(Event::Start);
     let (sink, from) = buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone());
+    let sources = sources.for_plan(plan.root.sources().len(), clock.clone());
     let (warnings, positions) = (sources.warnings(), sources.sources());
     let factory: Arc<dyn SourceFactory> = Arc::new(sources);
     let started = tokio::select! {

@@ -8,6 +8,7 @@
 //!
 //! Not here: text (`parse`), execution, the catalog.
 
+mod backfill;
 mod bounds;
 mod cast;
 mod coerce;
@@ -29,6 +30,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
+pub use backfill::{BackfillSettings, History};
 pub use cast::convert;
 pub use scope::{Scope, ScopeRelation, UnboundedTable, VIRTUAL_COLUMNS};
 pub use seek::{replay_order, seek_to};
@@ -72,6 +74,8 @@ pub struct BindOptions {
     pub seek_to: String,
     /// The setting `replay_order`, empty for the default.
     pub replay_order: String,
+    /// The other settings about history.
+    pub backfill: BackfillSettings,
     /// The zone of times that have none of their own; `None` = UTC.
     pub time_zone: Option<Arc<str>>,
     /// How sources judge rows of windows.
@@ -105,6 +109,7 @@ pub struct BoundQuery {
     /// From `seek_to`; `None` leaves it to the predicates over each source.
     pub seek_to: Option<StartPosition>,
     pub replay_order: ReplayOrder,
+    pub history: History,
     /// The EMIT clause of the outermost level.
     pub emit: Option<Emit>,
     pub lateness: Lateness,
@@ -122,6 +127,7 @@ pub fn bind_query(
 ) -> Result<BoundQuery, Error> {
     let seek_to = seek::seek_to(&options.seek_to, options.now_us, options.time_zone.clone())?;
     let replay_order = seek::replay_order(&options.replay_order)?;
+    let history = backfill::history(options, replay_order)?;
     let emit = reserved::emit(query).map(parse_emit).transpose()?;
     let mut query = query.clone();
     if let Some(settings) = &mut query.settings {
@@ -144,7 +150,16 @@ pub fn bind_query(
         fields.push(Arc::new(Type::Int8.field(weir_plan::WEIGHT_COLUMN)));
         schema = Arc::new(Schema::new(fields));
     }
-    Ok(BoundQuery { plan, schema, unbounded, seek_to, replay_order, emit, lateness: options.lateness })
+    Ok(BoundQuery {
+        plan,
+        schema,
+        unbounded,
+        seek_to,
+        replay_order,
+        history,
+        emit,
+        lateness: options.lateness,
+    })
 }
 
 /// Window functions of FROM as projections.

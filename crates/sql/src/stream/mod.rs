@@ -14,6 +14,7 @@
 //! Not here: state, execution.
 
 mod aggregate;
+mod history;
 mod node;
 
 use crate::bind::BoundQuery;
@@ -43,6 +44,7 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     let plan =
         Optimizer::with_rules(rules).optimize(bound.plan, state, |_, _| {}).map_err(from_datafusion)?;
     let mut lowering = node::Lowering::new(state, &bound.seek_to, bound.emit, bound.lateness);
-    let root = lowering.root(&plan, bound.schema)?;
+    let mut root = lowering.root(&plan, bound.schema)?;
+    history::plan_history(&mut root, &bound.history.spec, bound.history.in_order);
     Ok(StreamPlan { root, replay_order: bound.replay_order })
 }

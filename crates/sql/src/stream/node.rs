@@ -8,13 +8,14 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, SkipType, TableScan};
+use datafusion::logical_expr::{BinaryExpr, Expr, FetchType, LogicalPlan, Operator, SkipType, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    NodeId, Projection, SortKey, SourceSpec, StartPosition, StreamNode, WEIGHT_COLUMN, WatermarkSpec,
+    HistorySpec, NodeId, Projection, SortKey, SourceSpec, StartPosition, StreamNode, WEIGHT_COLUMN,
+    WatermarkSpec,
 };
 
 const SHARD: &str = "_tp_shard";
@@ -317,14 +318,12 @@ impl<'a> Lowering<'a> {
             Some(s) => s.clone(),
             None => seeks?.unwrap_or_default(),
         };
-        // Every row counts for the watermark, also those a condition leaves out.
-        let prune = match watermark {
-            Some(_) => None,
-            None => {
-                let lasting = conjunction(own.into_iter().filter(|e| !e.is_volatile()).cloned());
-                lasting.map(|p| self.physical(&p, &t.projected_schema)).transpose()?
-            }
-        };
+        // Every row counts for the watermark, also those a condition leaves out; but one below the
+        // least time the query asks for judges no row that is asked for.
+        let judged_by = self.judged_by.as_ref();
+        let may_skip = |e: &Expr| !e.is_volatile() && judged_by.is_none_or(|time| is_from(e, time));
+        let lasting = conjunction(own.into_iter().filter(|e| may_skip(e)).cloned());
+        let prune = lasting.map(|p| self.physical(&p, &t.projected_schema)).transpose()?;
         let node = StreamNode::Source {
             id,
             spec: SourceSpec {
@@ -335,6 +334,7 @@ impl<'a> Lowering<'a> {
                 start,
                 prune,
                 watermark,
+                history: HistorySpec::default(),
             },
         };
         Ok(Lowered { node, hidden })
@@ -365,6 +365,20 @@ impl<'a> Lowering<'a> {
             })
             .collect();
         Ok(StreamNode::Project { id: self.id(), exprs, schema, input: Box::new(root) })
+    }
+}
+
+/// Whether a condition asks for times from a constant on.
+fn is_from(condition: &Expr, time: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return false };
+    let (column, constant) = match op {
+        Operator::Gt | Operator::GtEq => (left, right),
+        Operator::Lt | Operator::LtEq => (right, left),
+        _ => return false,
+    };
+    match (&**column, time, &**constant) {
+        (Expr::Column(a), Expr::Column(b), Expr::Literal(..)) => a.name == b.name,
+        _ => false,
     }
 }
 

@@ -4,6 +4,7 @@ mod lifecycle;
 mod model;
 mod sim;
 mod stitch;
+mod wanted;
 
 use super::*;
 use crate::StreamOptions;
