@@ -30,6 +30,8 @@ use weir_base::SeqNo;
 const INPUT_ROWS: usize = 8_192;
 /// Rows delivered at once.
 const OUTPUT_ROWS: usize = 8_192;
+/// Where parts share more than this part of the sequence numbers, the log is read if it holds them.
+const SHARED_PART_MAX: u64 = 8;
 /// A part sorted otherwise is held in memory up to this many rows, else dealt into buckets
 /// of about so many.
 const BUCKET_ROWS: u64 = 262_144;
@@ -85,7 +87,7 @@ impl Replay {
         })
     }
 
-    /// Whether parts hold the rows from `from` on, and only need decoding.
+    /// Whether parts hold the rows from `from` on, and most of them only need decoding.
     pub fn is_straight(shard: &Shard, from: SeqNo) -> bool {
         let version = shard.version();
         if !shard.has_parts() || version.committed_end <= from {
@@ -93,8 +95,12 @@ impl Replay {
         }
         let mut parts: Vec<_> = version.parts.values().filter(|p| p.meta.sn_end > from).collect();
         parts.sort_by_key(|p| p.meta.sn_min);
-        parts.iter().all(|p| p.meta.arrival)
-            && parts.windows(2).all(|two| two[0].meta.sn_end <= two[1].meta.sn_min)
+        let (mut end, mut shared) = (from, 0);
+        for part in &parts {
+            shared += end.min(part.meta.sn_end).0.saturating_sub(part.meta.sn_min.max(from).0);
+            end = end.max(part.meta.sn_end);
+        }
+        parts.iter().all(|p| p.meta.arrival) && shared <= (version.committed_end.0 - from.0) / SHARED_PART_MAX
     }
 
     /// Whether it goes on at `position` and leaves out nothing that the reader must have.
@@ -104,8 +110,17 @@ impl Replay {
 
     /// The parts to be decoded next, if that is all they need.
     pub fn ahead(&mut self) -> Option<&mut Ahead> {
-        if self.ahead.is_none() && self.open.is_empty() {
+        if self.ahead.is_none() && self.open.len() <= 1 {
             let mut run = VecDeque::new();
+            if let Some(last) = self.open.first() {
+                // The others that shared its numbers have been passed.
+                let meta = &last.part.meta;
+                if !meta.arrival || self.waiting.last().is_some_and(|p| p.meta.sn_min < meta.sn_end) {
+                    return None;
+                }
+                run.push_back(last.part.clone());
+                self.open.clear();
+            }
             while let Some(part) = self.waiting.last() {
                 let after = self.waiting.len().checked_sub(2).map(|i| self.waiting[i].meta.sn_min);
                 if !part.meta.arrival || after.is_some_and(|sn| sn < part.meta.sn_end) {
@@ -217,6 +232,7 @@ impl Replay {
 /// One part, read in sequence order.
 #[derive(Debug)]
 struct Source {
+    part: Arc<PartFile>,
     feed: Feed,
     current: Option<RecordBatch>,
     at: usize,
@@ -256,7 +272,7 @@ impl Source {
         } else {
             Feed::Spilled(Self::deal(shard, schema, &part, reader, from)?)
         };
-        let mut source = Source { feed, current: None, at: 0, from: from.0 as i64 };
+        let mut source = Source { part, feed, current: None, at: 0, from: from.0 as i64 };
         source.load()?;
         Ok(source)
     }
