@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""gen.py DIR: the data of the tables; the same seed gives the same bytes.
+"""gen.py DIR [--raw]: the data of the tables; the same seed gives the same bytes.
 
   events1m.parquet  50 M rows, in time order: ts int64 (ms), key int64 uniform in [0, 1 M),
                     value float64
+  events10m.parquet the same with 10 M keys
   win.parquet       50 M rows, 100 k a second of event time, out of order by up to 2 s;
                     key int64 in [0, 1000), value float64
 Parquet files are zstd without dictionary, 1 M rows a row group: those of the peers' runs.
+--raw writes events10m and win as records of 24 bytes beside them, for peers without a fast reader.
 """
 import os
 import sys
@@ -27,10 +29,30 @@ def write(path, chunk):
     os.rename(path + ".tmp", path)
 
 
-def events1m(first, n):
-    g = np.random.Generator(np.random.Philox(key=[2, first]))
+def raw(path):
+    file = pq.ParquetFile(path + ".parquet")
+    with open(path + ".bin.tmp", "wb") as out:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group)
+            records = np.empty(table.num_rows, [("ts", "<i8"), ("key", "<i8"), ("value", "<f8")])
+            for name in table.column_names:
+                records[name] = table[name].to_numpy()
+            out.write(records.tobytes())
+    os.rename(path + ".bin.tmp", path + ".bin")
+
+
+def events(first, n, keys, seed):
+    g = np.random.Generator(np.random.Philox(key=[seed, first]))
     ts = T0_MS + np.arange(first, first + n, dtype=np.int64) // 100
-    return [ts, g.integers(0, 1_000_000, n, dtype=np.int64), g.gamma(2.0, 50.0, n)]
+    return [ts, g.integers(0, keys, n, dtype=np.int64), g.gamma(2.0, 50.0, n)]
+
+
+def events1m(first, n):
+    return events(first, n, 1_000_000, 2)
+
+
+def events10m(first, n):
+    return events(first, n, 10_000_000, 1)
 
 
 def win(first, n):
@@ -43,6 +65,9 @@ def win(first, n):
 if __name__ == "__main__":
     data = sys.argv[1]
     os.makedirs(data, exist_ok=True)
-    write(os.path.join(data, "events1m.parquet"), events1m)
-    write(os.path.join(data, "win.parquet"), win)
-    open(os.path.join(data, "done"), "w").close()
+    for table in (events1m, events10m, win):
+        path = os.path.join(data, table.__name__)
+        if not os.path.exists(path + ".parquet"):
+            write(path + ".parquet", table)
+        if "--raw" in sys.argv and table is not events1m and not os.path.exists(path + ".bin"):
+            raw(path)

@@ -380,6 +380,7 @@ impl Statement {
             now_us: self.shared.world.clock.now_us(),
             seek_to: self.settings.seek_to.clone().unwrap_or_default(),
             replay_order: self.settings.replay_order_text.clone(),
+            backfill: self.settings.backfill.clone(),
             time_zone: self.settings.time_zone.clone(),
             lateness: self.settings.lateness,
             sessions: self.settings.sessions,

@@ -27,4 +27,5 @@ pub use reader::{FooterCache, parts_url, register_parts};
 pub use table::StreamTable;
 
 pub(crate) use columns::{Picker, query_error};
+pub(crate) use prune::{Extent, may_match};
 pub(crate) use table::SnapshotScan;

@@ -11,16 +11,21 @@
 //! - history of several shards and sources leaves in one order (`merge`, `gate`);
 //! - live rows never wait for another shard, unless they are judged for windows: then rows of
 //!   several shards leave in log order, live as well;
-//! - memory is one batch a shard, or one slice in event-time order.
+//! - a plan whose result depends on no order gets its history in none (`free`);
+//! - memory is what is decoded ahead, bounded ([`factory::AHEAD_BYTES_MAX`]) and charged to the query,
+//!   or one slice in event-time order.
 //!
 //! Not here: bounded reads (`scan`), filters, watermarks.
 
 mod event_time;
 mod factory;
+mod free;
 mod gate;
 mod generate;
 mod merge;
+mod pace;
 mod progress;
+mod prune;
 mod random;
 mod shard;
 mod start;

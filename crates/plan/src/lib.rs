@@ -10,6 +10,7 @@
 pub mod aggregate;
 pub mod element;
 mod error;
+pub mod history;
 pub mod runtime;
 pub mod session;
 pub mod stream_plan;
@@ -17,6 +18,7 @@ pub mod window;
 
 pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, RowOrder, WindowKeys};
 pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
+pub use history::{HistorySpec, ReplaySpec, SourceOrder};
 pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError};
 pub use session::{Brackets, OpenSession, Place, SessionSpec};
 pub use stream_plan::{

@@ -1,6 +1,7 @@
 //! The plan: a tree of plain data.
 
 use crate::aggregate::{AggregateSpec, EmitSpec, LifeSpec, RowOrder, WindowKeys};
+use crate::history::HistorySpec;
 use crate::window::WindowSpec;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
@@ -52,11 +53,13 @@ pub struct SourceSpec {
     pub columns: ScanColumns,
     pub schema: SchemaRef,
     pub start: StartPosition,
-    /// Tells sources that lie in history which parts can be skipped; the plan filters again.
+    /// Tells sources that lie in history which parts can be skipped; the plan filters again. Of a
+    /// judged source it is no more than a least event time.
     pub prune: Option<Arc<dyn PhysicalExpr>>,
     /// Rows are judged: they must come in log order over all shards, and get [`WATERMARK_COLUMN`]
     /// as one more column at the end.
     pub watermark: Option<WatermarkSpec>,
+    pub history: HistorySpec,
 }
 
 /// The column in which a source says of each row by which watermark it is judged (int64,
@@ -345,6 +348,24 @@ impl StreamNode {
             StreamNode::Weights { .. } | StreamNode::Changelog { .. } | StreamNode::Delta { .. } => true,
             StreamNode::Aggregate { emit, .. } => emit.changelog,
             other => other.inputs().into_iter().any(StreamNode::is_changelog),
+        }
+    }
+
+    pub fn inputs_mut(&mut self) -> Vec<&mut StreamNode> {
+        match self {
+            StreamNode::Source { .. } => Vec::new(),
+            StreamNode::Filter { input, .. }
+            | StreamNode::Project { input, .. }
+            | StreamNode::Window { input, .. }
+            | StreamNode::Aggregate { input, .. }
+            | StreamNode::EmitVersion { input, .. }
+            | StreamNode::Lives { input, .. }
+            | StreamNode::Weights { input, .. }
+            | StreamNode::Changelog { input, .. }
+            | StreamNode::Sort { input, .. }
+            | StreamNode::Delta { input, .. }
+            | StreamNode::Limit { input, .. } => vec![input],
+            StreamNode::Union { inputs, .. } => inputs.iter_mut().collect(),
         }
     }
 

@@ -19,6 +19,8 @@ pub enum Sns {
     /// From this one on, without gaps.
     Dense(SeqNo),
     Listed(Int64Array),
+    /// Read in no order, by someone who did not ask for them.
+    Unread,
 }
 
 /// The append times of a batch's rows; never falling.
@@ -26,6 +28,8 @@ pub enum Sns {
 pub enum Times {
     One(AppendTime),
     Listed(TimestampMicrosecondArray),
+    /// By someone who did not ask for them.
+    Unread,
 }
 
 /// Rows in sequence order with the stream's columns.
@@ -45,18 +49,24 @@ impl TailBatch {
         match &self.sns {
             Sns::Dense(base) => base.plus(row as u64),
             Sns::Listed(list) => SeqNo(list.value(row) as u64),
+            Sns::Unread => unreachable!("asked for a number that was not wanted"),
         }
     }
 
+    /// The earliest time there is where append times were not read.
     pub fn append_time(&self, row: usize) -> AppendTime {
         match &self.append_times {
             Times::One(at) => *at,
             Times::Listed(list) => AppendTime(list.value(row)),
+            Times::Unread => AppendTime(i64::MIN),
         }
     }
 
-    /// One past the last row; `None` for an empty batch.
+    /// One past the last row; `None` for an empty batch and for one without numbers.
     pub fn end(&self) -> Option<SeqNo> {
+        if matches!(self.sns, Sns::Unread) {
+            return None;
+        }
         self.rows().checked_sub(1).map(|last| self.sn(last).plus(1))
     }
 
@@ -67,10 +77,12 @@ impl TailBatch {
             sns: match &self.sns {
                 Sns::Dense(base) => Sns::Dense(base.plus(offset as u64)),
                 Sns::Listed(list) => Sns::Listed(list.slice(offset, len)),
+                Sns::Unread => Sns::Unread,
             },
             append_times: match &self.append_times {
                 Times::One(at) => Times::One(*at),
                 Times::Listed(list) => Times::Listed(list.slice(offset, len)),
+                Times::Unread => Times::Unread,
             },
         }
     }
@@ -80,6 +92,7 @@ impl TailBatch {
         let skip = match &self.sns {
             Sns::Dense(base) => (from.0.saturating_sub(base.0) as usize).min(self.rows()),
             Sns::Listed(list) => list.values().partition_point(|sn| (*sn as u64) < from.0),
+            Sns::Unread => unreachable!("asked for a number that was not wanted"),
         };
         if skip == 0 { self.clone() } else { self.slice(skip, self.rows() - skip) }
     }
@@ -89,6 +102,7 @@ impl TailBatch {
         match &self.sns {
             Sns::Dense(base) => (base.0 as i64..(base.0 as i64 + self.rows() as i64)).collect(),
             Sns::Listed(list) => list.clone(),
+            Sns::Unread => unreachable!("asked for numbers that were not wanted"),
         }
     }
 
@@ -97,6 +111,7 @@ impl TailBatch {
         match &self.append_times {
             Times::One(at) => TimestampMicrosecondArray::from_value(at.0, self.rows()).with_timezone("UTC"),
             Times::Listed(list) => list.clone(),
+            Times::Unread => unreachable!("asked for append times that were not wanted"),
         }
     }
 

@@ -35,6 +35,8 @@ pub use options::{Codec, StorageType, StreamOptions};
 pub use parts::{BLOCK_BYTES, PartFile, PartInfo, PartMeta};
 pub use payload::content_hash;
 pub use s3::S3Config;
-pub use shard::{LogPin, LogRows, MergeMode, Shard, ShardSnapshot, ShardStats, TailCursor};
+pub use shard::{
+    HistoryScan, LogPin, LogRows, MergeMode, Pruner, Shard, ShardSnapshot, ShardStats, TailCursor, Wanted,
+};
 pub use store::{Removal, StreamStore, remove_stream};
 pub use weir_log::{Ack, Appended, Idempotency, SegmentInfo};

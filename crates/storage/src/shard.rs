@@ -6,9 +6,11 @@
 //! - the log drops nothing above `committed_end` nor at or above a pin;
 //! - appends, commits and merges may fail and be repeated; none loses a row.
 //!
-//! `append`, `commit`, `merge`, `retention` each hold one duty; `snapshot` and `cursor` read;
+//! `append`, `commit`, `merge`, `retention` each hold one duty; `snapshot` and `cursor` read
+//! (`replay`, `ahead`, `scan` parts for them, as `wanted` says);
 //! `background` decides when, and nothing else, so that tests drive the same functions.
 
+mod ahead;
 mod append;
 mod background;
 mod commit;
@@ -19,14 +21,18 @@ mod plan;
 mod replay;
 mod retention;
 mod room;
+mod scan;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod wanted;
 
 pub use cursor::TailCursor;
 pub use plan::MergeMode;
 pub use retention::LogPin;
+pub use scan::HistoryScan;
 pub use snapshot::{LogRows, ShardSnapshot};
+pub use wanted::{Pruner, Wanted};
 
 pub(crate) use open::ShardSpec;
 
@@ -140,6 +146,11 @@ impl Shard {
         let parts = version.parts.values().map(|p| p.meta.sn_min).min();
         let log = self.log.start().max(version.floor);
         parts.map_or(log, |parts| parts.min(log))
+    }
+
+    /// The oldest row the log holds.
+    pub fn log_start(&self) -> SeqNo {
+        self.log.start().max(self.version().floor)
     }
 
     /// Every later row has a greater append time.

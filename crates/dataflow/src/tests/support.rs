@@ -8,7 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use weir_base::SeqNo;
 use weir_plan::{
-    Element, NodeId, Rows, Sink, Source, SourceFactory, SourceSpec, StartPosition, StreamError, StreamNode,
+    Element, HistorySpec, NodeId, Rows, Sink, Source, SourceFactory, SourceSpec, StartPosition, StreamError,
+    StreamNode,
 };
 
 /// (source, a, b)
@@ -53,6 +54,7 @@ pub fn source_node(id: u32) -> StreamNode {
             start: StartPosition::Latest,
             prune: None,
             watermark: None,
+            history: HistorySpec::default(),
         },
     }
 }

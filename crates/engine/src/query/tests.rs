@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::runtime::Handle;
 use weir_base::{Code, MemoryBudget, SystemClock};
 use weir_dataflow::DataflowRuntime;
-use weir_plan::{NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan};
+use weir_plan::{HistorySpec, NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan};
 
 fn registry(max: usize) -> Arc<QueryRegistry> {
     QueryRegistry::new(
@@ -178,6 +178,7 @@ async fn streaming(w: &World, entry: Arc<QueryEntry>) -> StreamingQuery {
         start: StartPosition::Earliest,
         prune: None,
         watermark: None,
+        history: HistorySpec::default(),
     };
     let root = StreamNode::Source { id: NodeId(0), spec };
     let sources = StreamSources::new(

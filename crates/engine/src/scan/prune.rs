@@ -16,7 +16,7 @@ use weir_storage::{APPEND_TIME_COLUMN, PartFile, SN_COLUMN, ShardSnapshot, TIME_
 /// One thing to be read or left out: column name to (least, greatest). What is not named is
 /// not known.
 #[derive(Debug, Default)]
-pub(super) struct Extent {
+pub(crate) struct Extent {
     ranges: HashMap<String, (ScalarValue, ScalarValue)>,
     rows: u64,
 }
@@ -87,7 +87,7 @@ pub(super) fn time_range(unit: TimeUnit, min: i64, max: i64) -> (ScalarValue, Sc
 }
 
 /// Which extents may hold a row that passes; all of them where the predicate says nothing.
-pub(super) fn may_match(
+pub(crate) fn may_match(
     predicate: Option<&Arc<dyn PhysicalExpr>>,
     schema: &SchemaRef,
     extents: &[Extent],

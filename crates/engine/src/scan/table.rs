@@ -82,6 +82,7 @@ impl TableProvider for StreamTable {
             access,
             full_schema: self.schema.clone(),
             snapshots,
+            logs: None,
             projection: projection.unwrap_or(&all),
             predicate,
             // A limit below a filter would cut rows that the filter needs.
@@ -105,6 +106,8 @@ pub(crate) struct SnapshotScan<'a> {
     pub access: &'a StoredAccess,
     pub full_schema: SchemaRef,
     pub snapshots: Vec<ShardSnapshot>,
+    /// Pieces of the snapshots' logs to be read; `None` = all of each.
+    pub logs: Option<Vec<ShardSnapshot>>,
     /// Positions in the full schema.
     pub projection: &'a [usize],
     /// Over the full schema; leaves out what cannot match, filters nothing.
@@ -127,8 +130,8 @@ impl SnapshotScan<'_> {
         let parts: Vec<_> =
             candidates.into_iter().zip(wanted).filter(|(_, wanted)| *wanted).map(|(part, _)| part).collect();
 
-        let logs: Vec<_> =
-            self.snapshots.iter().filter(|s| s.durable_end > s.committed_end).cloned().collect();
+        let logs = self.logs.unwrap_or_else(|| self.snapshots.clone());
+        let logs: Vec<_> = logs.into_iter().filter(|s| s.durable_end > s.committed_end).collect();
         let extents: Vec<_> = logs.iter().map(Extent::of_log).collect();
         let wanted = may_match(self.predicate.as_ref(), &self.full_schema, &extents);
         let logs: Vec<_> =

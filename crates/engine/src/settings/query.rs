@@ -8,6 +8,7 @@ use std::time::Duration;
 use weir_base::Result;
 use weir_format::{FormatSettings, Spelling};
 use weir_plan::ReplayOrder;
+use weir_sql::bind::BackfillSettings;
 use weir_storage::Ack;
 
 /// Read by everything that runs one statement.
@@ -17,6 +18,7 @@ pub struct QuerySettings {
     pub seek_to: Option<String>,
     pub replay_order: ReplayOrder,
     pub replay_order_text: String,
+    pub backfill: BackfillSettings,
     pub lateness: weir_sql::bind::Lateness,
     pub late_rows_stream: Option<String>,
     pub sessions: weir_sql::bind::SessionRules,
@@ -98,6 +100,15 @@ impl QuerySettings {
                 _ => ReplayOrder::Arrival,
             },
             replay_order_text: at.text("replay_order").to_ascii_lowercase(),
+            backfill: BackfillSettings {
+                emit_during_backfill: at.flag("emit_during_backfill"),
+                force_backfill_in_order: at.flag("force_backfill_in_order"),
+                enable_backfill_from_historical_store: at.flag("enable_backfill_from_historical_store"),
+                replay_speed: at.text("replay_speed").parse().expect("checked when set"),
+                replay_time_column: at.text("replay_time_column").to_owned(),
+                replay_start_time: at.text("replay_start_time").to_owned(),
+                replay_end_time: at.text("replay_end_time").to_owned(),
+            },
             lateness: weir_sql::bind::Lateness {
                 idle_timeout_us: at.number("watermark_idle_timeout_ms").min(1 << 40) as i64 * 1_000,
                 future_max_ns: at.number("event_time_future_max_ms").min(1 << 40) as i64 * 1_000_000,

@@ -52,7 +52,7 @@ const fn start(name: &'static str, kind: Kind, default: &'static str, docs: &'st
     Setting { name, kind, default, scope: Scope::Start, docs }
 }
 
-use Kind::{Bool, Char, OneOf, Seconds, Text, UInt};
+use Kind::{Bool, Char, Float, OneOf, Seconds, Text, UInt};
 
 /// Sorted by name.
 pub const SETTINGS: &[Setting] = &[
@@ -74,6 +74,18 @@ pub const SETTINGS: &[Setting] = &[
         "basic",
         "how times are read from input data",
     ),
+    q(
+        "emit_during_backfill",
+        Bool,
+        "0",
+        "aggregations of a streaming query give results while it reads history, not only at its end",
+    ),
+    q(
+        "enable_backfill_from_historical_store",
+        Bool,
+        "1",
+        "0: a streaming query that begins in history reads only what the log still holds",
+    ),
     q("enable_dependency_check", Bool, "1", "refuse to drop what a view reads"),
     q(
         "event_time_future_max_ms",
@@ -81,6 +93,7 @@ pub const SETTINGS: &[Setting] = &[
         "86400000",
         "rows further ahead of their append time do not move the watermark; 0 = all do",
     ),
+    q("force_backfill_in_order", Bool, "0", "history is read in order also where the result depends on none"),
     q("format_csv_delimiter", Char, ",", "between the fields of CSV"),
     q("idempotent_id", Text, "", "names an INSERT: repeating the same rows adds nothing twice"),
     q(
@@ -143,7 +156,21 @@ pub const SETTINGS: &[Setting] = &[
     ),
     start("query_warnings_rows_max", UInt, "1000", "warnings that system.query_warnings remembers"),
     q("readonly", OneOf(&["0", "1", "2"]), "0", "refuse statements that change anything"),
+    q("replay_end_time", Text, "", "history after this time is left out, and the streaming query ends"),
     q("replay_order", OneOf(&["arrival", "event_time"]), "arrival", "order in which history is replayed"),
+    q(
+        "replay_speed",
+        Float,
+        "0",
+        "pace of history in a streaming query: 1 = as the rows came, 2 = twice as fast, 0 = without waiting",
+    ),
+    q("replay_start_time", Text, "", "history before this time is left out"),
+    q(
+        "replay_time_column",
+        Text,
+        "_tp_append_time",
+        "the time of a row for replay_speed, replay_start_time and replay_end_time",
+    ),
     q(
         "seek_to",
         Text,
@@ -300,9 +327,6 @@ compatible! {
     "max_windows" = "1000",
     "keep_windows" = "0",
     "backfill_max_threads" = "0",
-    "force_backfill_in_order" = "0",
-    "emit_during_backfill" = "0",
-    "enable_backfill_from_historical_store" = "1",
     "join_max_buffered_bytes" = "524288000",
     "join_buffered_data_block_size" = "0",
     "join_quiesce_threshold_ms" = "1000",

@@ -4,8 +4,8 @@
 //! known of parts and log; each slice is scanned (parts, row groups and pages outside it are
 //! skipped), sorted by (event time, shard, sn) and given before the next is read. A slice
 //! that turns out more than [`SLICE_ROWS_MAX`] is halved and read again, down to one
-//! millisecond; what is held counts against the query's memory limit. Rows in the log are
-//! scanned once a slice.
+//! millisecond; what is held counts against the query's memory limit. Of the log a slice reads the
+//! pieces that hold event times of it.
 //!
 //! Not here: merging with other sources (`gate`), live rows (`tail`).
 
@@ -39,9 +39,11 @@ const SLICE_ROWS: u64 = 262_144;
 /// Rows at which a slice is halved instead.
 const SLICE_ROWS_MAX: usize = 1_048_576;
 /// Rows given at once.
-const RUN_ROWS: usize = 8_192;
+const RUN_ROWS: usize = 32_768;
 /// What is known of the log's event times is kept in at most so many pieces a shard.
-const LOG_EXTENTS_MAX: usize = 4_096;
+const LOG_PIECES_MAX: usize = 4_096;
+/// A slice that touches more pieces of logs reads what lies between them, too.
+const SLICE_PIECES_MAX: usize = 16;
 
 /// Rows in replay order, with what their keys need.
 #[derive(Debug, Clone)]
@@ -101,6 +103,15 @@ struct Extent {
     rows: u64,
 }
 
+/// Rows of one snapshot's log and their event times.
+#[derive(Debug, Clone, Copy)]
+struct LogPiece {
+    snapshot: usize,
+    from: SeqNo,
+    end: SeqNo,
+    extent: Extent,
+}
+
 pub(super) struct EventTimeReplay {
     head: Option<SortedRun>,
     state: State,
@@ -129,6 +140,8 @@ struct Reader {
     task: Arc<TaskContext>,
     memory: Arc<MemoryBudget>,
     extents: Vec<Extent>,
+    /// By snapshot and sequence number.
+    log: Vec<LogPiece>,
     /// The next slice begins here.
     at: i64,
     last: i64,
@@ -170,6 +183,7 @@ impl EventTimeReplay {
             task,
             memory,
             extents: Vec::new(),
+            log: Vec::new(),
             at: 0,
             last: -1,
             pending: Vec::new(),
@@ -231,15 +245,18 @@ impl Reader {
         let snapshots = self.snapshots.clone();
         let log = tokio::task::spawn_blocking(move || {
             let mut all = Vec::new();
-            for snapshot in &snapshots {
-                let mut extents = Vec::new();
-                for rows in snapshot.log_rows() {
-                    extents.extend(extent_of(&rows.map_err(query_error)?.batch));
-                    if extents.len() > LOG_EXTENTS_MAX {
-                        extents = extents.chunks(2).map(joined).collect();
+            for (snapshot, held) in snapshots.iter().enumerate() {
+                let mut pieces: Vec<LogPiece> = Vec::new();
+                for rows in held.log_rows() {
+                    let rows = rows.map_err(query_error)?;
+                    if let (Some(extent), Some(end)) = (extent_of(&rows.batch), rows.end()) {
+                        pieces.push(LogPiece { snapshot, from: rows.sn(0), end, extent });
+                    }
+                    if pieces.len() > LOG_PIECES_MAX {
+                        pieces = pieces.chunks(2).map(joined).collect();
                     }
                 }
-                all.extend(extents);
+                all.extend(pieces);
             }
             Ok::<_, DataFusionError>(all)
         });
@@ -247,7 +264,8 @@ impl Reader {
             code: Code::LogicalError,
             message: format!("reading the log of {} stopped: {e}", self.access.name),
         })?;
-        self.extents = log.map_err(failed)?;
+        self.log = log.map_err(failed)?;
+        self.extents = self.log.iter().map(|p| p.extent).collect();
         for (snapshot, from) in self.snapshots.iter().zip(&self.from) {
             let parts = snapshot.parts.iter().map(|p| &p.meta).filter(|m| m.sn_end > *from);
             self.extents.extend(parts.map(|m| Extent {
@@ -327,16 +345,34 @@ impl Reader {
             access: &self.access,
             full_schema: self.full.clone(),
             snapshots: self.snapshots.clone(),
+            logs: Some(self.log_between(from, to)),
             projection: &self.projection,
             predicate: Some(predicate),
             limit: None,
-            target_partitions: 1,
+            // Rows are sorted afterwards.
+            target_partitions: self.task.session_config().target_partitions(),
             options: datafusion::config::TableParquetOptions {
                 global: options.execution.parquet.clone(),
                 ..Default::default()
             },
         }
         .plan()
+    }
+
+    /// Of the snapshots' logs what holds event times in `[from, to]`.
+    fn log_between(&self, from: i64, to: i64) -> Vec<ShardSnapshot> {
+        let hit = self.log.iter().filter(|p| p.extent.min <= to && p.extent.max >= from);
+        let mut runs: Vec<(usize, SeqNo, SeqNo)> = Vec::new();
+        for piece in hit {
+            let full = runs.len() >= SLICE_PIECES_MAX;
+            match runs.last_mut() {
+                Some((snapshot, _, end)) if *snapshot == piece.snapshot && (*end == piece.from || full) => {
+                    *end = piece.end;
+                }
+                _ => runs.push((piece.snapshot, piece.from, piece.end)),
+            }
+        }
+        runs.into_iter().map(|(snapshot, from, end)| self.snapshots[snapshot].log_piece(from, end)).collect()
     }
 
     /// Of a scanned batch the rows that belong to the slice and to the start position.
@@ -401,11 +437,13 @@ fn extent_of(batch: &RecordBatch) -> Option<Extent> {
     Some(Extent { min, max, rows: batch.num_rows() as u64 })
 }
 
-fn joined(extents: &[Extent]) -> Extent {
-    extents
+fn joined(pieces: &[LogPiece]) -> LogPiece {
+    let both =
+        |a: Extent, b: Extent| Extent { min: a.min.min(b.min), max: a.max.max(b.max), rows: a.rows + b.rows };
+    pieces
         .iter()
         .copied()
-        .reduce(|a, b| Extent { min: a.min.min(b.min), max: a.max.max(b.max), rows: a.rows + b.rows })
+        .reduce(|a, b| LogPiece { end: b.end, extent: both(a.extent, b.extent), ..a })
         .expect("chunks are not empty")
 }
 

@@ -1,21 +1,33 @@
 //! Opens the sources of one query.
 
 use super::event_time::EventTimeReplay;
+use super::free::FreeHistory;
 use super::gate::ReplayGate;
 use super::merge::Origin;
+use super::pace::{Began, Pace};
 use super::progress::{QuerySources, SourceProgress};
+use super::prune::PlanPruner;
 use super::random::RandomSource;
 use super::shard::ShardReader;
 use super::start::resolve;
 use super::tail::{LogOrder, Phase, ShardState, StreamSource};
 use crate::Progress;
 use crate::query::QueryRecord;
-use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup};
+use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup, full_schema};
+use arrow::datatypes::Schema;
 use datafusion::execution::TaskContext;
+use datafusion::physical_expr::utils::reassign_expr_columns;
 use parking_lot::Mutex;
 use std::sync::Arc;
-use weir_base::{MemoryBudget, SeqNo};
-use weir_plan::{NodeId, ReplayOrder, Source, SourceFactory, SourceSpec, StreamError, WatermarkSpec};
+use weir_base::{AppendTime, Clock, Error, EventTime, MemoryBudget, SeqNo, SystemClock};
+use weir_plan::{
+    NodeId, ReplayOrder, ReplaySpec, Source, SourceFactory, SourceOrder, SourceSpec, StartPosition,
+    StreamError, WatermarkSpec,
+};
+use weir_storage::{APPEND_TIME_COLUMN, Pruner, SN_COLUMN, Shard, TIME_COLUMN, Wanted};
+
+/// Rows of history that are decoded before the plan asks for them, over all shards of a source.
+pub(super) const AHEAD_BYTES_MAX: u64 = 32 << 20;
 
 /// Warnings kept of one query; later ones are dropped.
 const WARNINGS_MAX: usize = 100;
@@ -54,6 +66,11 @@ pub struct StreamSources {
     progress: Arc<Progress>,
     warnings: Arc<Warnings>,
     sources: Arc<QuerySources>,
+    /// The query has this source only: its rows are put in order with no other's.
+    alone: bool,
+    /// For history at the pace at which it came.
+    clock: Arc<dyn Clock>,
+    began: Arc<Began>,
 }
 
 impl StreamSources {
@@ -74,7 +91,18 @@ impl StreamSources {
             progress,
             warnings: Arc::default(),
             sources: Arc::default(),
+            alone: false,
+            clock: Arc::new(SystemClock::new()),
+            began: Arc::default(),
         }
+    }
+
+    /// For a plan with so many sources, by this clock.
+    #[must_use]
+    pub fn for_plan(mut self, sources: usize, clock: Arc<dyn Clock>) -> Self {
+        self.alone = sources == 1;
+        self.clock = clock;
+        self
     }
 
     /// What is to be said of the query is said in its record, too.
@@ -92,17 +120,58 @@ impl StreamSources {
         self.sources.clone()
     }
 
+    /// What is asked of storage, and the columns that comes to.
+    fn wanted(&self, access: &StoredAccess, spec: &SourceSpec, shards: &[Arc<Shard>]) -> (Wanted, Schema) {
+        let has = |name: &str| spec.columns.iter().any(|c| c == name);
+        let of_plan = |name: &String| access.schema.index_of(name).ok();
+        let mut columns: Vec<usize> = spec.columns.iter().filter_map(of_plan).collect();
+        columns.extend(spec.history.replay.as_ref().and_then(|r| of_plan(&r.column)));
+        columns.sort_unstable();
+        columns.dedup();
+        let read = access.schema.project(&columns).expect("positions of its own columns");
+        // A row that is left out counts for no watermark. Over one shard only rows below the time
+        // the plan asks for are, and these judge nobody it wants; over several they could decide
+        // which shard is idle.
+        let prunes = spec.watermark.is_none() || shards.len() == 1;
+        let wanted = Wanted {
+            columns: Some(columns),
+            append_times: shards.len() > 1
+                || !self.alone
+                || has(APPEND_TIME_COLUMN)
+                || spec.history.replay.as_ref().is_some_and(|r| r.column == APPEND_TIME_COLUMN),
+            sns: has(SN_COLUMN),
+            pruner: if prunes { pruner(access, spec) } else { None },
+            parts_first: true,
+            ahead_bytes_max: AHEAD_BYTES_MAX / shards.len().max(1) as u64,
+            memory: Some(self.memory.clone()),
+        };
+        (wanted, read)
+    }
+
     async fn open_stored(
         &self,
         id: NodeId,
         access: StoredAccess,
         spec: &SourceSpec,
     ) -> Result<Box<dyn Source>, StreamError> {
-        let picker = Picker::by_name(&access.schema, &spec.columns, spec.schema.clone())?;
         let shards = access.store.shards().to_vec();
+        let (wanted, read) = self.wanted(&access, spec, &shards);
+        let picker = Picker::by_name(&read, &spec.columns, spec.schema.clone())?;
         // The ends first: what comes after them is live, wherever the start lies.
         let ends: Vec<SeqNo> = shards.iter().map(|s| s.durable_end()).collect();
-        let starts = resolve(&access.name, &shards, &spec.start, &self.warnings).await?;
+        let pace = match &spec.history.replay {
+            None => None,
+            Some(r) => Some(Pace::new(&access.name, r, &read, self.began.clone(), self.clock.clone())?),
+        };
+        let mut starts = match &spec.history.replay {
+            Some(replay) if spec.start == StartPosition::Latest => replay_starts(&shards, replay).await?,
+            _ => resolve(&access.name, &shards, &spec.start, &self.warnings).await?,
+        };
+        if spec.history.log_only {
+            for (start, shard) in starts.iter_mut().zip(&shards) {
+                *start = shard.log_start().max(*start);
+            }
+        }
         let seat = self.gate.seat();
         let bounds = starts.iter().zip(&ends).map(|(start, end)| (*start, *end));
         let progress = SourceProgress::new(
@@ -119,8 +188,15 @@ impl StreamSources {
                     EventTimeReplay::new(access.clone(), snapshots, starts.clone(), spec, task, memory)?;
                 (Phase::EventTime(replay), ends)
             }
+            ReplayOrder::Arrival if history && spec.history.order == SourceOrder::Any => {
+                let snapshots: Vec<_> = shards.iter().map(|s| s.snapshot()).collect();
+                let ends = snapshots.iter().map(|s| s.durable_end).collect();
+                let scans = snapshots.iter().zip(&starts).map(|(s, from)| s.scan(*from, wanted.clone()));
+                (Phase::Free(FreeHistory::new(scans)), ends)
+            }
             _ => (Phase::Arrival, ends),
         };
+        let phase = if spec.history.emits { Phase::Announced(Box::new(phase)) } else { phase };
         // A shard alone is in order and never held back; it is asked how time passes where somebody
         // counts its silences.
         let silence_us = |w: &WatermarkSpec| w.silence_us.max(w.timeout.map_or(0, |t| t.after_us));
@@ -132,7 +208,7 @@ impl StreamSources {
             .map(|(shard, (start, end))| {
                 let origin =
                     Origin { stream: access.name.clone(), shard: shard.id().0, source: seat.index() };
-                ShardState::new(ShardReader::new(shard, start), origin, end)
+                ShardState::new(ShardReader::new(shard, start, wanted.clone()), origin, end)
             })
             .collect();
         Ok(Box::new(StreamSource {
@@ -140,6 +216,8 @@ impl StreamSources {
             shards,
             picker,
             phase,
+            announced: false,
+            pace,
             seat,
             delivered: progress,
             read: self.progress.clone(),
@@ -149,6 +227,32 @@ impl StreamSources {
             ordered,
         }))
     }
+}
+
+/// Where a replay begins that no seek places: at its start time, as far as an index knows.
+async fn replay_starts(shards: &[Arc<Shard>], replay: &ReplaySpec) -> Result<Vec<SeqNo>, StreamError> {
+    let (all, replay) = (shards.to_vec(), replay.clone());
+    let found = tokio::task::spawn_blocking(move || {
+        let start = |shard: &Arc<Shard>| match (replay.start_us, replay.column.as_str()) {
+            (Some(us), APPEND_TIME_COLUMN) => shard.seek_append_time(AppendTime(us)),
+            (Some(us), TIME_COLUMN) => shard.seek_event_time(EventTime(us.div_euclid(1_000))),
+            _ => Ok(shard.oldest()),
+        };
+        all.iter().map(start).collect::<Result<Vec<_>, _>>()
+    });
+    let found = found.await.map_err(|e| StreamError {
+        code: weir_base::Code::LogicalError,
+        message: format!("seeking the start of a replay stopped: {e}"),
+    })?;
+    found.map_err(|e| Error::from(e).into())
+}
+
+fn pruner(access: &StoredAccess, spec: &SourceSpec) -> Option<Arc<dyn Pruner>> {
+    let full = full_schema(&access.schema);
+    // A hint that does not fit (an unknown column) prunes nothing.
+    let predicate = reassign_expr_columns(spec.prune.clone()?, &full).ok()?;
+    let (stream, partition_column) = (access.schema.clone(), access.partition_column.clone());
+    Some(Arc::new(PlanPruner { predicate, stream, full, partition_column }))
 }
 
 #[async_trait::async_trait]

@@ -6,7 +6,7 @@ use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use weir_base::SeqNo;
-use weir_storage::{Shard, StorageError, TailBatch, TailCursor};
+use weir_storage::{Shard, StorageError, TailBatch, TailCursor, Wanted};
 
 type Read = (TailCursor, Result<Option<TailBatch>, StorageError>);
 
@@ -30,15 +30,16 @@ pub(super) enum Mode {
 
 pub(super) struct ShardReader {
     shard: Arc<Shard>,
+    wanted: Wanted,
     state: State,
     /// Where the next read begins, as far as known.
     position: SeqNo,
 }
 
 impl ShardReader {
-    pub fn new(shard: Arc<Shard>, from: SeqNo) -> Self {
-        let state = State::Idle(shard.tail(from));
-        ShardReader { shard, state, position: from }
+    pub fn new(shard: Arc<Shard>, from: SeqNo, wanted: Wanted) -> Self {
+        let state = State::Idle(shard.tail_of(from, wanted.clone()));
+        ShardReader { shard, wanted, state, position: from }
     }
 
     pub fn shard(&self) -> &Arc<Shard> {
@@ -51,7 +52,7 @@ impl ShardReader {
 
     /// Goes on from `from` after an error.
     pub fn reset(&mut self, from: SeqNo) {
-        self.state = State::Idle(self.shard.tail(from));
+        self.state = State::Idle(self.shard.tail_of(from, self.wanted.clone()));
         self.position = from;
     }
 

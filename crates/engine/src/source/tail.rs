@@ -2,8 +2,10 @@
 
 use super::event_time::{EventTimeReplay, SortedRun};
 use super::factory::Warnings;
+use super::free::FreeHistory;
 use super::gate::Seat;
 use super::merge::{Key, Origin};
+use super::pace::Pace;
 use super::progress::SourceProgress;
 use super::shard::{Mode, ShardReader};
 use crate::Progress;
@@ -25,6 +27,9 @@ pub(super) struct StreamSource {
     pub shards: Vec<ShardState>,
     pub picker: Picker,
     pub phase: Phase,
+    /// The end of backfill was said already.
+    pub announced: bool,
+    pub pace: Option<Pace>,
     pub seat: Seat,
     pub delivered: Arc<SourceProgress>,
     pub read: Arc<Progress>,
@@ -68,11 +73,17 @@ impl LogOrder {
 }
 
 pub(super) enum Phase {
+    /// Backfill is said to be over before it begins: results leave meanwhile.
+    Announced(Box<Phase>),
     Arrival,
+    /// In no order.
+    Free(FreeHistory),
     EventTime(EventTimeReplay),
     /// Past its own history, waiting for the other sources.
     Seam,
     Live,
+    /// Nothing follows a replay that has an end.
+    Ending,
     /// The rows that were durable when the query was told to drain.
     Draining,
     /// The last watermark was given.
@@ -82,7 +93,8 @@ pub(super) enum Phase {
 pub(super) struct ShardState {
     reader: ShardReader,
     origin: Origin,
-    /// One past the last row of history.
+    /// Where history begins, and one past its last row.
+    history_start: SeqNo,
     history_end: SeqNo,
     history_done: bool,
     /// Read and not yet given.
@@ -101,6 +113,7 @@ impl ShardState {
         ShardState {
             reader,
             origin,
+            history_start: next,
             history_end,
             history_done: next >= history_end,
             head: None,
@@ -115,6 +128,7 @@ impl ShardState {
         &mut self,
         name: &str,
         warnings: &Warnings,
+        pace: Option<&Pace>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         while !self.history_done && self.head.is_none() {
@@ -138,10 +152,25 @@ impl ShardState {
             if before < rows.rows() {
                 self.carry = Some(rows.slice(before, rows.rows() - before));
             }
-            if before > 0 {
-                self.head = Some(rows.slice(0, before));
-            } else {
+            if before == 0 {
                 self.end_history();
+                continue;
+            }
+            let rows = rows.slice(0, before);
+            let end = rows.end().unwrap_or(self.next);
+            let (rows, past) = match pace {
+                Some(pace) => pace.within(rows)?,
+                None => (rows, false),
+            };
+            if rows.rows() > 0 {
+                self.head = Some(rows);
+            } else {
+                self.next = end;
+            }
+            if past {
+                // What follows lies behind the end of the replay.
+                self.carry = None;
+                self.history_done = true;
             }
         }
         Poll::Ready(Ok(()))
@@ -158,8 +187,18 @@ impl ShardState {
 
     fn end_history(&mut self) {
         self.history_done = true;
-        // Removed rows at the end of history count as given.
+        // Rows at the end of history that were removed, or left out, count as given.
         self.next = self.next.max(self.history_end);
+        if self.carry.is_none() {
+            self.next = self.next.max(self.reader.position());
+        }
+    }
+
+    /// What counts as delivered while history is read: all but its last row, so that who waits for
+    /// it waits for what its end makes leave.
+    fn delivered_of_history(&self) -> SeqNo {
+        let last = SeqNo(self.history_end.0.saturating_sub(1));
+        self.next.min(last).max(self.history_start)
     }
 
     /// Retention was faster, or the stream is gone: at the start the query begins later and says so.
@@ -196,8 +235,9 @@ fn dropped(name: &str) -> StreamError {
 impl StreamSource {
     fn poll_element(&mut self, cx: &mut Context<'_>) -> Poll<Result<Element, StreamError>> {
         // Being asked again means that all given so far has passed the sink.
+        let live = matches!(self.phase, Phase::Live | Phase::Ending | Phase::Draining | Phase::Drained);
         for (i, shard) in self.shards.iter().enumerate() {
-            self.delivered.delivered(i, shard.next);
+            self.delivered.delivered(i, if live { shard.next } else { shard.delivered_of_history() });
         }
         // Also where rows were read ahead: who reads a dropped stream holds its files.
         if self.shards.iter().any(|s| s.reader.shard().is_dropped()) {
@@ -205,6 +245,26 @@ impl StreamSource {
         }
         loop {
             match &mut self.phase {
+                Phase::Announced(_) => {
+                    let Phase::Announced(history) = std::mem::replace(&mut self.phase, Phase::Seam) else {
+                        unreachable!("matched above")
+                    };
+                    self.phase = *history;
+                    self.announced = true;
+                    return Poll::Ready(Ok(Element::EndOfBackfill));
+                }
+                Phase::Free(history) => {
+                    let rows = match ready!(history.poll(cx)) {
+                        Ok(rows) => rows,
+                        Err(StorageError::Dropped) => return Poll::Ready(Err(dropped(&self.name))),
+                        Err(e) => return Poll::Ready(Err(Error::from(e).into())),
+                    };
+                    if let Some((shard, rows)) = rows {
+                        let batch = self.pick(shard, &rows)?;
+                        return Poll::Ready(Ok(self.rows(batch)));
+                    }
+                    self.pass_history();
+                }
                 Phase::Arrival => match ready!(self.poll_arrival(cx))? {
                     Some(batch) => return Poll::Ready(Ok(self.rows(batch))),
                     None => self.leave_history(),
@@ -213,12 +273,7 @@ impl StreamSource {
                     let run = match ready!(replay.poll_head(cx))? {
                         Some(run) => run,
                         None => {
-                            self.shards.iter_mut().for_each(|s| {
-                                s.end_history();
-                                s.reader.reset(s.history_end);
-                                s.begun = true;
-                            });
-                            self.leave_history();
+                            self.pass_history();
                             continue;
                         }
                     };
@@ -229,11 +284,14 @@ impl StreamSource {
                 }
                 Phase::Seam => {
                     ready!(self.seat.poll_all_done(cx));
-                    self.phase = Phase::Live;
+                    let ends = self.pace.as_ref().is_some_and(Pace::ends);
+                    self.phase = if ends { Phase::Ending } else { Phase::Live };
                     for shard in &mut self.shards {
                         shard.head = shard.carry.take();
                     }
-                    return Poll::Ready(Ok(Element::EndOfBackfill));
+                    if !self.announced {
+                        return Poll::Ready(Ok(Element::EndOfBackfill));
+                    }
                 }
                 Phase::Live => {
                     if self.drain.as_mut().poll(cx).is_ready() {
@@ -254,6 +312,10 @@ impl StreamSource {
                         return Poll::Ready(Ok(Element::Watermark(WatermarkTime::INFINITY)));
                     }
                 },
+                Phase::Ending => {
+                    self.phase = Phase::Drained;
+                    return Poll::Ready(Ok(Element::Watermark(WatermarkTime::INFINITY)));
+                }
                 Phase::Drained => return Poll::Ready(Ok(Element::End)),
             }
         }
@@ -261,10 +323,17 @@ impl StreamSource {
 
     fn leave_history(&mut self) {
         self.seat.done();
-        for (i, shard) in self.shards.iter().enumerate() {
-            self.delivered.delivered(i, shard.next);
-        }
         self.phase = Phase::Seam;
+    }
+
+    /// History was read otherwise than by the shards' own readers: these go on behind it.
+    fn pass_history(&mut self) {
+        for shard in &mut self.shards {
+            shard.reader.reset(shard.next.max(shard.history_end));
+            shard.end_history();
+            shard.begun = true;
+        }
+        self.leave_history();
     }
 
     /// The shards that have rows at hand, by the place of their first in log order.
@@ -281,7 +350,7 @@ impl StreamSource {
         let mut waiting = false;
         for shard in &mut self.shards {
             // All are asked before any is waited for, so that their reads overlap.
-            match shard.poll_head(&self.name, &self.warnings, cx) {
+            match shard.poll_head(&self.name, &self.warnings, self.pace.as_ref(), cx) {
                 Poll::Ready(read) => read?,
                 Poll::Pending => waiting = true,
             }
@@ -298,8 +367,12 @@ impl StreamSource {
             (a, b) => a.or(b),
         };
         let shard = &mut self.shards[least];
+        let due = match (&mut self.pace, &shard.head) {
+            (Some(pace), Some(rows)) => ready!(pace.poll_due(rows, cx))?,
+            _ => usize::MAX,
+        };
         let rows = shard.head.take().expect("it has the least head");
-        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1);
+        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1).min(due);
         if n < rows.rows() {
             shard.head = Some(rows.slice(n, rows.rows() - n));
         }
@@ -313,7 +386,7 @@ impl StreamSource {
     /// Whatever any shard still has of what was durable; `None` = nothing.
     fn poll_drained(&mut self, cx: &mut Context<'_>) -> Poll<Result<Option<RecordBatch>, StreamError>> {
         for shard in &mut self.shards {
-            ready!(shard.poll_head(&self.name, &self.warnings, cx))?;
+            ready!(shard.poll_head(&self.name, &self.warnings, None, cx))?;
         }
         // In log order over shards, as those want them that judge rows.
         let heads = self.shards.iter().enumerate();
@@ -430,15 +503,17 @@ impl StreamSource {
     }
 
     fn give(&mut self, shard: usize, rows: TailBatch) -> Result<RecordBatch, StreamError> {
-        if let Some(order) = &mut self.ordered {
-            order.given_us = order.given_us.max(rows.append_time(rows.rows() - 1).0);
-        }
         let state = &mut self.shards[shard];
         state.next = rows.end().unwrap_or(state.next);
         if let (Some(order), Some(last)) = (&mut self.ordered, rows.rows().checked_sub(1)) {
             order.given_us = order.given_us.max(rows.append_time(last).0);
         }
-        self.picker.pick(&rows, state.reader.shard().id()).map_err(|e| StreamError {
+        self.pick(shard, &rows)
+    }
+
+    fn pick(&self, shard: usize, rows: &TailBatch) -> Result<RecordBatch, StreamError> {
+        let shard = self.shards[shard].reader.shard().id();
+        self.picker.pick(rows, shard).map_err(|e| StreamError {
             code: Code::LogicalError,
             message: format!("rows of {} do not fit the plan: {e}", self.name),
         })

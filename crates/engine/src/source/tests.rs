@@ -1,5 +1,7 @@
 //! Streaming reads of real stores, through the task loop.
 
+mod history;
+
 use crate::query::{QueryEntry, QueryRegistry, QuerySpec, StreamingQuery, start_streaming};
 use crate::scan::tests::support::*;
 use crate::scan::{RandomAccess, StreamAccess, full_schema};
@@ -12,7 +14,8 @@ use std::sync::Arc;
 use weir_base::{Code, Error, EventTime, MemoryBudget, Rng, SeqNo, SystemClock};
 use weir_dataflow::DataflowRuntime;
 use weir_plan::{
-    Element, NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan, WatermarkTime,
+    Element, HistorySpec, NodeId, ReplayOrder, SourceSpec, StartPosition, StreamNode, StreamPlan,
+    WatermarkTime,
 };
 use weir_storage::StreamOptions;
 
@@ -32,6 +35,7 @@ fn source(id: u32, relation: &str, start: StartPosition) -> StreamNode {
         start,
         prune: None,
         watermark: None,
+        history: HistorySpec::default(),
     };
     StreamNode::Source { id: NodeId(id), spec }
 }

@@ -8,6 +8,7 @@
 //!
 //! Not here: text (`parse`), execution, the catalog.
 
+mod backfill;
 mod bounds;
 mod cast;
 mod changelog_table;
@@ -35,6 +36,7 @@ mod zone;
 #[cfg(test)]
 mod tests;
 
+pub use backfill::{BackfillSettings, History};
 pub use cast::convert;
 pub use scope::{Scope, ScopeRelation, UnboundedTable, VIRTUAL_COLUMNS};
 pub use seek::{replay_order, seek_to};
@@ -84,6 +86,8 @@ pub struct BindOptions {
     pub seek_to: String,
     /// The setting `replay_order`, empty for the default.
     pub replay_order: String,
+    /// The other settings about history.
+    pub backfill: BackfillSettings,
     /// The zone of times that have none of their own; `None` = UTC.
     pub time_zone: Option<Arc<str>>,
     /// How sources judge rows of windows.
@@ -118,6 +122,7 @@ pub struct BoundQuery {
     /// From `seek_to`; `None` leaves it to the predicates over each source.
     pub seek_to: Option<StartPosition>,
     pub replay_order: ReplayOrder,
+    pub history: History,
     /// The EMIT clause of the outermost level.
     pub emit: Option<Emit>,
     /// What its `IDENTIFIED BY` names.
@@ -140,6 +145,7 @@ pub fn bind_query(
 ) -> Result<BoundQuery, Error> {
     let seek_to = seek::seek_to(&options.seek_to, options.now_us, options.time_zone.clone())?;
     let replay_order = seek::replay_order(&options.replay_order)?;
+    let history = backfill::history(options, replay_order)?;
     let mut emit = reserved::emit(query).map(parse_emit).transpose()?;
     let mut query = query.clone();
     if let Some(settings) = &mut query.settings {
@@ -198,6 +204,7 @@ pub fn bind_query(
         unbounded,
         seek_to,
         replay_order,
+        history,
         emit,
         life,
         sessions: options.sessions,

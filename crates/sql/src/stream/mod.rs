@@ -14,6 +14,7 @@
 //! Not here: state, execution.
 
 mod aggregate;
+mod history;
 mod node;
 
 pub(crate) use node::over_scan;
@@ -49,6 +50,7 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     lowering.late_columns = bound.late_columns;
     lowering.life = bound.life;
     lowering.sessions = bound.sessions;
-    let root = lowering.root(&plan, bound.schema)?;
+    let mut root = lowering.root(&plan, bound.schema)?;
+    history::plan_history(&mut root, &bound.history.spec, bound.history.in_order);
     Ok(StreamPlan { root, replay_order: bound.replay_order })
 }

@@ -12,15 +12,15 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{Expr, FetchType, LogicalPlan, SkipType, TableScan};
+use datafusion::logical_expr::{BinaryExpr, Expr, FetchType, LogicalPlan, Operator, SkipType, TableScan};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    Judged, NodeId, Projection, ReplayOrder, Retracted, SessionKeys, SortKey, SourceSpec, StartPosition,
-    StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
+    HistorySpec, Judged, NodeId, Projection, ReplayOrder, Retracted, SessionKeys, SortKey, SourceSpec,
+    StartPosition, StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
 };
 
 const SHARD: &str = "_tp_shard";
@@ -467,16 +467,16 @@ impl<'a> Lowering<'a> {
             // What is taken back may lie before the place a predicate names.
             start = StartPosition::Earliest;
         }
-        // Every row counts for the watermark, also those a condition leaves out; of a changelog those
+        // Every row counts for the watermark, also those a condition leaves out; but one below the
+        // least time the query asks for judges no row that is asked for. Of a changelog those count
         // whose place or weight it looks at.
-        let looks = |e: &&Expr| e.column_refs().iter().any(|c| is_reserved(&c.name));
-        let prune = match watermark {
-            Some(_) => None,
-            None => {
-                let lasting = own.into_iter().filter(|e| !e.is_volatile() && !(weighed && looks(e)));
-                conjunction(lasting.cloned()).map(|p| self.physical(&p, &t.projected_schema)).transpose()?
-            }
+        let looks = |e: &Expr| e.column_refs().iter().any(|c| is_reserved(&c.name));
+        let judged_by = self.judged_by.as_ref();
+        let may_skip = |e: &Expr| {
+            !e.is_volatile() && !(weighed && looks(e)) && judged_by.is_none_or(|time| is_from(e, time))
         };
+        let lasting = conjunction(own.into_iter().filter(|e| may_skip(e)).cloned());
+        let prune = lasting.map(|p| self.physical(&p, &t.projected_schema)).transpose()?;
         let source = StreamNode::Source {
             id,
             spec: SourceSpec {
@@ -487,6 +487,7 @@ impl<'a> Lowering<'a> {
                 start,
                 prune,
                 watermark,
+                history: HistorySpec::default(),
             },
         };
         if let Some(lives) = lives {
@@ -604,6 +605,20 @@ fn also(table: &UnboundedTable, fields: &mut Vec<FieldRef>, name: &str) -> Resul
         .ok_or_else(|| err!(UnknownIdentifier, "{} has no column {name}", table.relation))?;
     fields.push(field.clone());
     Ok(fields.len() - 1)
+}
+
+/// Whether a condition asks for times from a constant on.
+fn is_from(condition: &Expr, time: &Expr) -> bool {
+    let Expr::BinaryExpr(BinaryExpr { left, op, right }) = condition else { return false };
+    let (column, constant) = match op {
+        Operator::Gt | Operator::GtEq => (left, right),
+        Operator::Lt | Operator::LtEq => (right, left),
+        _ => return false,
+    };
+    match (&**column, time, &**constant) {
+        (Expr::Column(a), Expr::Column(b), Expr::Literal(..)) => a.name == b.name,
+        _ => false,
+    }
 }
 
 /// The scan right below, through aliases that rename nothing a predicate sees.

@@ -9,7 +9,10 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
 use parking_lot::Mutex;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 use parquet::errors::ParquetError;
 use parquet::file::reader::{ChunkReader, Length};
 use std::io::{self, Read};
@@ -35,16 +38,13 @@ impl PartReader {
         schema: &SchemaRef,
         batch_rows: usize,
     ) -> Result<Self> {
-        let windows = Arc::new(Windows {
-            store: store.clone(),
-            part: part.clone(),
-            recent: Mutex::default(),
-            windows_max: windows_max(schema),
-        });
-        let source = PartSource(windows.clone());
+        let source = PartSource::new(store, part, windows_max(schema));
+        let windows = source.0.clone();
         let failed = |e| StorageError::parquet("read part", part.path(), e);
-        let reader = ParquetRecordBatchReaderBuilder::try_new(source)
-            .map_err(failed)?
+        let footer = ArrowReaderMetadata::load(&source, ArrowReaderOptions::new()).map_err(failed)?;
+        let columns = roots(&footer, schema);
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(source, footer)
+            .with_projection(columns)
             .with_batch_size(batch_rows)
             .build()
             .map_err(failed)?;
@@ -90,9 +90,23 @@ fn windows_max(schema: &SchemaRef) -> usize {
     schema.flattened_fields().len() + 2
 }
 
+/// Of a file the columns that `schema` has, by name.
+pub(super) fn roots(footer: &ArrowReaderMetadata, schema: &SchemaRef) -> ProjectionMask {
+    let file = footer.schema().fields().iter().enumerate();
+    let wanted = file.filter(|(_, f)| schema.column_with_name(f.name()).is_some()).map(|(i, _)| i);
+    ProjectionMask::roots(footer.parquet_schema(), wanted)
+}
+
 /// A part as the Parquet reader wants it: pages are asked for one by one, header and body
 /// apart, from several columns in turn, so a window around each place is kept.
-struct PartSource(Arc<Windows>);
+pub(super) struct PartSource(Arc<Windows>);
+
+impl PartSource {
+    pub fn new(store: &Arc<PartStore>, part: &Arc<PartFile>, windows_max: usize) -> Self {
+        let (store, part) = (store.clone(), part.clone());
+        PartSource(Arc::new(Windows { store, part, recent: Mutex::default(), windows_max }))
+    }
+}
 
 struct Windows {
     store: Arc<PartStore>,
@@ -158,7 +172,7 @@ impl ChunkReader for PartSource {
     }
 }
 
-struct SourceRead {
+pub(super) struct SourceRead {
     windows: Arc<Windows>,
     at: u64,
 }

@@ -1,10 +1,11 @@
 //! A reader of one shard from a position on: history, then the tail, without a seam.
 //!
 //! Pulled: nothing is kept for a cursor but its position. Rows come from the ring, else the
-//! log, else parts. A waiting cursor is woken by the durable end moving, not by a timer.
+//! log, else parts; history of a reader that says so from parts first. A waiting cursor is woken by the durable end moving, not by a timer.
 
 use super::Shard;
 use super::replay::Replay;
+use super::wanted::{Reading, Wanted};
 use crate::batch::TailBatch;
 use crate::error::{Result, StorageError};
 use crate::ring::decode_record;
@@ -20,6 +21,7 @@ const READ_BYTES: usize = 1 << 20;
 #[derive(Debug)]
 pub struct TailCursor {
     shard: Arc<Shard>,
+    reading: Arc<Reading>,
     position: SeqNo,
     ready: VecDeque<TailBatch>,
     replay: Option<Replay>,
@@ -30,8 +32,14 @@ pub struct TailCursor {
 impl Shard {
     /// A reader of the rows from `from` on. Costs nothing until read.
     pub fn tail(self: &Arc<Self>, from: SeqNo) -> TailCursor {
+        self.tail_of(from, Wanted::default())
+    }
+
+    /// The same with what is `wanted` only.
+    pub fn tail_of(self: &Arc<Self>, from: SeqNo, wanted: Wanted) -> TailCursor {
         TailCursor {
             shard: self.clone(),
+            reading: Reading::new(self, wanted),
             position: from,
             ready: VecDeque::new(),
             replay: None,
@@ -63,11 +71,11 @@ impl TailCursor {
             self.still_there()?;
             // Marks the value seen, so that a later one ends the wait below.
             let durable = *self.durable.borrow_and_update();
-            if let Some(batch) = self.in_memory() {
+            if let Some(batch) = self.in_memory()? {
                 return Ok(batch);
             }
             if self.position < durable.max(self.shard.durable_end()) {
-                self.fetch().await?;
+                self.fetch(When::Live).await?;
                 continue;
             }
             tokio::select! {
@@ -83,10 +91,10 @@ impl TailCursor {
     pub async fn try_next(&mut self) -> Result<Option<TailBatch>> {
         self.still_there()?;
         while self.position < self.shard.durable_end() {
-            if let Some(batch) = self.in_memory() {
+            if let Some(batch) = self.in_memory()? {
                 return Ok(Some(batch));
             }
-            self.fetch().await?;
+            self.fetch(When::History).await?;
         }
         Ok(None)
     }
@@ -95,10 +103,11 @@ impl TailCursor {
     /// runtime.
     pub fn try_next_blocking(&mut self) -> Result<Option<TailBatch>> {
         while self.position < self.shard.durable_end() {
-            if let Some(batch) = self.in_memory() {
+            if let Some(batch) = self.in_memory()? {
                 return Ok(Some(batch));
             }
-            let fetched = fetch(&self.shard, self.position, self.replay.take())?;
+            let (reading, replay) = (&self.reading, self.replay.take());
+            let fetched = fetch(&self.shard, reading, self.position, replay, When::Blocking)?;
             self.take(fetched);
         }
         Ok(None)
@@ -109,22 +118,38 @@ impl TailCursor {
         if self.shard.is_dropped() { Err(StorageError::Dropped) } else { Ok(()) }
     }
 
-    fn in_memory(&mut self) -> Option<TailBatch> {
+    fn in_memory(&mut self) -> Result<Option<TailBatch>> {
         let batch = match self.ready.pop_front() {
             Some(batch) => batch,
             None => {
                 // After TRUNCATE the ring may hold rows that are gone.
                 self.position = self.position.max(self.shard.version().floor);
-                self.shard.ring.get(self.position)?
+                match self.shard.ring.get(self.position) {
+                    Some(batch) => self.reading.pick(batch)?,
+                    None => return Ok(None),
+                }
             }
         };
         self.position = batch.end().expect("batches have rows");
-        Some(batch)
+        Ok(Some(batch))
     }
 
-    async fn fetch(&mut self) -> Result<()> {
+    async fn fetch(&mut self, when: When) -> Result<()> {
+        if let Some(replay) = self.replay.as_mut().filter(|r| r.serves(self.position, when))
+            && let Some(ahead) = replay.ahead()
+        {
+            match ahead.next().await? {
+                Some(batch) => {
+                    replay.passed(&batch);
+                    self.ready.push_back(batch);
+                }
+                None => replay.leave_ahead(),
+            }
+            return Ok(());
+        }
         let (shard, position, replay) = (self.shard.clone(), self.position, self.replay.take());
-        let fetched = tokio::task::spawn_blocking(move || fetch(&shard, position, replay))
+        let reading = self.reading.clone();
+        let fetched = tokio::task::spawn_blocking(move || fetch(&shard, &reading, position, replay, when))
             .await
             .map_err(|e| StorageError::Worker { doing: "a read", reason: e.to_string() })??;
         self.take(fetched);
@@ -140,6 +165,15 @@ impl TailCursor {
     }
 }
 
+/// Who reads: leaves out what the reader can do without, and whether decoding may run elsewhere.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum When {
+    History,
+    Live,
+    /// History, on the caller's thread.
+    Blocking,
+}
+
 struct Fetched {
     batches: VecDeque<TailBatch>,
     /// Where to go on if there were no rows.
@@ -147,10 +181,20 @@ struct Fetched {
     replay: Option<Replay>,
 }
 
-/// Reads on from `position`, which is below the durable end, from log or parts. Blocks.
-fn fetch(shard: &Arc<Shard>, position: SeqNo, replay: Option<Replay>) -> Result<Fetched> {
+/// Reads on from `position`, which is below the durable end, from log or parts. Blocks. Gives a
+/// replay without rows where these are decoded ahead.
+fn fetch(
+    shard: &Arc<Shard>,
+    reading: &Arc<Reading>,
+    position: SeqNo,
+    replay: Option<Replay>,
+    when: When,
+) -> Result<Fetched> {
     let position = position.max(shard.version().floor);
-    if let Some(mut replay) = replay.filter(|r| r.position() == position) {
+    if let Some(mut replay) = replay.filter(|r| r.serves(position, when)) {
+        if when != When::Blocking && replay.ahead().is_some() {
+            return Ok(Fetched { batches: VecDeque::new(), next: position, replay: Some(replay) });
+        }
         return match replay.next()? {
             Some(batch) => {
                 Ok(Fetched { batches: VecDeque::from([batch]), next: position, replay: Some(replay) })
@@ -162,17 +206,26 @@ fn fetch(shard: &Arc<Shard>, position: SeqNo, replay: Option<Replay>) -> Result<
     if position >= end {
         return Ok(Fetched { batches: VecDeque::new(), next: position, replay: None });
     }
+    if when != When::Live && reading.wanted.parts_first && Replay::is_straight(shard, position) {
+        let replay = Replay::open(shard, reading, position, when)?;
+        if replay.end() > position {
+            return fetch(shard, reading, position, Some(replay), when);
+        }
+    }
     match read_log(shard, position, end) {
-        Ok((batches, next)) => Ok(Fetched { batches, next, replay: None }),
+        Ok((batches, next)) => {
+            let batches = batches.into_iter().map(|b| reading.pick(b)).collect::<Result<_>>()?;
+            Ok(Fetched { batches, next, replay: None })
+        }
         Err(StorageError::Truncated { .. }) if shard.has_parts() => {
-            let replay = Replay::open(shard, position)?;
+            let replay = Replay::open(shard, reading, position, when)?;
             // The log drops rows only after they are in parts.
             assert!(replay.end() > position, "row {position} is neither in the log nor in parts");
-            fetch(shard, position, Some(replay))
+            fetch(shard, reading, position, Some(replay), when)
         }
         // TRUNCATE came between the look at the floor and the read.
         Err(StorageError::Truncated { .. }) if shard.version().floor > position => {
-            fetch(shard, position, None)
+            fetch(shard, reading, position, None, when)
         }
         Err(StorageError::Truncated { asked, .. }) => {
             Err(StorageError::Truncated { asked, oldest: shard.oldest() })

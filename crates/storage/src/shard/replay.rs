@@ -1,11 +1,15 @@
 //! Rows of parts in sequence order, in bounded memory.
 //!
-//! Parts in arrival order are merged as they are read; a part sorted otherwise is first dealt
+//! Parts that follow each other in arrival order need only be decoded (`ahead`). Parts in arrival
+//! order over the same numbers are merged as they are read; a part sorted otherwise is first dealt
 //! into buckets by sequence number, on disk where it is large. Parts are opened when the
 //! position reaches them and closed when it has passed.
 
 use super::Shard;
+use super::ahead::{Ahead, Order};
+use super::cursor::When;
 use super::retention::LogPin;
+use super::wanted::Reading;
 use crate::batch::TailBatch;
 use crate::error::{Result, StorageError};
 use crate::order::failed;
@@ -14,6 +18,7 @@ use crate::spill::Spill;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, UInt32Array};
+use arrow_schema::SchemaRef;
 use arrow_select::concat::concat_batches;
 use arrow_select::interleave::interleave_record_batch;
 use arrow_select::take::take_record_batch;
@@ -25,6 +30,8 @@ use weir_base::SeqNo;
 const INPUT_ROWS: usize = 8_192;
 /// Rows delivered at once.
 const OUTPUT_ROWS: usize = 8_192;
+/// Where parts share more than this part of the sequence numbers, the log is read if it holds them.
+const SHARED_PART_MAX: u64 = 8;
 /// A part sorted otherwise is held in memory up to this many rows, else dealt into buckets
 /// of about so many.
 const BUCKET_ROWS: u64 = 262_144;
@@ -32,9 +39,16 @@ const BUCKET_ROWS: u64 = 262_144;
 #[derive(Debug)]
 pub(super) struct Replay {
     shard: Arc<Shard>,
+    reading: Arc<Reading>,
+    /// What parts are decoded to: the wanted columns, number and append time.
+    part_schema: SchemaRef,
     /// Not yet opened, the next one last.
     waiting: Vec<Arc<PartFile>>,
+    /// Parts that need only be decoded; before those in `waiting`, while none is open.
+    ahead: Option<Ahead>,
     open: Vec<Source>,
+    /// Rows the reader can do without are left out.
+    pruned: bool,
     position: SeqNo,
     end: SeqNo,
     /// Keeps the log from `end` on, so that reading goes on there.
@@ -43,7 +57,7 @@ pub(super) struct Replay {
 
 impl Replay {
     /// The rows of parts from `from` on, as of now.
-    pub fn open(shard: &Arc<Shard>, from: SeqNo) -> Result<Self> {
+    pub fn open(shard: &Arc<Shard>, reading: &Arc<Reading>, from: SeqNo, when: When) -> Result<Self> {
         let mut version = None;
         let pin = shard.pin_at(|| {
             let now = shard.version();
@@ -54,12 +68,81 @@ impl Replay {
         let version = version.expect("pin_at asks for the position");
         let mut waiting: Vec<_> = version.parts.values().filter(|p| p.meta.sn_end > from).cloned().collect();
         waiting.sort_by_key(|p| std::cmp::Reverse(p.meta.sn_min));
-        let end = version.committed_end;
-        Ok(Replay { shard: shard.clone(), waiting, open: Vec::new(), position: from, end, _pin: pin })
+        let pruner = reading.wanted.pruner.as_ref().filter(|_| when != When::Live);
+        if let Some(pruner) = pruner {
+            let mut kept = pruner.parts(shard.id(), &waiting).into_iter();
+            waiting.retain(|_| kept.next().unwrap_or(true));
+        }
+        Ok(Replay {
+            shard: shard.clone(),
+            reading: reading.clone(),
+            part_schema: reading.part_schema(),
+            waiting,
+            ahead: None,
+            open: Vec::new(),
+            pruned: pruner.is_some(),
+            position: from,
+            end: version.committed_end,
+            _pin: pin,
+        })
     }
 
-    pub fn position(&self) -> SeqNo {
-        self.position
+    /// Whether parts hold the rows from `from` on, and most of them only need decoding.
+    pub fn is_straight(shard: &Shard, from: SeqNo) -> bool {
+        let version = shard.version();
+        if !shard.has_parts() || version.committed_end <= from {
+            return false;
+        }
+        let mut parts: Vec<_> = version.parts.values().filter(|p| p.meta.sn_end > from).collect();
+        parts.sort_by_key(|p| p.meta.sn_min);
+        let (mut end, mut shared) = (from, 0);
+        for part in &parts {
+            shared += end.min(part.meta.sn_end).0.saturating_sub(part.meta.sn_min.max(from).0);
+            end = end.max(part.meta.sn_end);
+        }
+        parts.iter().all(|p| p.meta.arrival) && shared <= (version.committed_end.0 - from.0) / SHARED_PART_MAX
+    }
+
+    /// Whether it goes on at `position` and leaves out nothing that the reader must have.
+    pub fn serves(&self, position: SeqNo, when: When) -> bool {
+        self.position == position && !(self.pruned && when == When::Live)
+    }
+
+    /// The parts to be decoded next, if that is all they need.
+    pub fn ahead(&mut self) -> Option<&mut Ahead> {
+        if self.ahead.is_none() && self.open.len() <= 1 {
+            let mut run = VecDeque::new();
+            if let Some(last) = self.open.first() {
+                // The others that shared its numbers have been passed.
+                let meta = &last.part.meta;
+                if !meta.arrival || self.waiting.last().is_some_and(|p| p.meta.sn_min < meta.sn_end) {
+                    return None;
+                }
+                run.push_back(last.part.clone());
+                self.open.clear();
+            }
+            while let Some(part) = self.waiting.last() {
+                let after = self.waiting.len().checked_sub(2).map(|i| self.waiting[i].meta.sn_min);
+                if !part.meta.arrival || after.is_some_and(|sn| sn < part.meta.sn_end) {
+                    break;
+                }
+                run.extend(self.waiting.pop());
+            }
+            if !run.is_empty() {
+                let (order, from) = (Order::Sequence, self.position);
+                self.ahead = Some(Ahead::new(&self.shard, &self.reading, run, order, from, self.pruned));
+            }
+        }
+        self.ahead.as_mut()
+    }
+
+    /// Rows that [`Replay::ahead`] gave have been taken.
+    pub fn passed(&mut self, rows: &TailBatch) {
+        self.position = rows.end().expect("rows in sequence order have numbers");
+    }
+
+    pub fn leave_ahead(&mut self) {
+        self.ahead = None;
     }
 
     /// Rows from here on are read elsewhere.
@@ -70,11 +153,19 @@ impl Replay {
     /// The next rows; `None` after the last. Blocks.
     pub fn next(&mut self) -> Result<Option<TailBatch>> {
         loop {
+            if let Some(ahead) = self.ahead() {
+                if let Some(tail) = ahead.next_blocking()? {
+                    self.passed(&tail);
+                    return Ok(Some(tail));
+                }
+                self.leave_ahead();
+                continue;
+            }
             // Open what can hold the next row.
             let first = self.open.iter().filter_map(Source::head).min();
             while let Some(part) = self.waiting.pop_if(|p| first.is_none_or(|f| p.meta.sn_min.0 as i64 <= f))
             {
-                let source = Source::open(&self.shard, part, self.position)?;
+                let source = Source::open(&self.shard, &self.part_schema, part, self.position)?;
                 self.open.push(source);
                 if first.is_none() {
                     break;
@@ -92,7 +183,7 @@ impl Replay {
                 continue;
             }
             let batch = self.merge()?;
-            let tail = TailBatch::from_part(&batch, &self.shard.schema)?;
+            let tail = TailBatch::from_part(&batch, &self.reading.schema)?;
             self.position = tail.end().expect("merge returns rows");
             return Ok(Some(tail));
         }
@@ -141,6 +232,7 @@ impl Replay {
 /// One part, read in sequence order.
 #[derive(Debug)]
 struct Source {
+    part: Arc<PartFile>,
     feed: Feed,
     current: Option<RecordBatch>,
     at: usize,
@@ -166,8 +258,8 @@ impl std::fmt::Debug for Feed {
 }
 
 impl Source {
-    fn open(shard: &Arc<Shard>, part: Arc<PartFile>, from: SeqNo) -> Result<Self> {
-        let mut reader = PartReader::open(shard.ctx.parts(), &part, &shard.part_schema, INPUT_ROWS)?;
+    fn open(shard: &Arc<Shard>, schema: &SchemaRef, part: Arc<PartFile>, from: SeqNo) -> Result<Self> {
+        let mut reader = PartReader::open(shard.ctx.parts(), &part, schema, INPUT_ROWS)?;
         let feed = if part.meta.arrival {
             Feed::Arrival(reader)
         } else if part.meta.rows <= BUCKET_ROWS {
@@ -175,22 +267,28 @@ impl Source {
             while let Some(batch) = reader.next()? {
                 batches.push(batch);
             }
-            let whole = concat_batches(&shard.part_schema, &batches).map_err(failed("replay rows"))?;
+            let whole = concat_batches(schema, &batches).map_err(failed("replay rows"))?;
             Feed::Memory(VecDeque::from([sort_by_sn(&whole)?]))
         } else {
-            Feed::Spilled(Self::deal(shard, &part, reader, from)?)
+            Feed::Spilled(Self::deal(shard, schema, &part, reader, from)?)
         };
-        let mut source = Source { feed, current: None, at: 0, from: from.0 as i64 };
+        let mut source = Source { part, feed, current: None, at: 0, from: from.0 as i64 };
         source.load()?;
         Ok(source)
     }
 
     /// Deals the part's rows into buckets by sequence number.
-    fn deal(shard: &Arc<Shard>, part: &PartFile, mut reader: PartReader, from: SeqNo) -> Result<Spill> {
+    fn deal(
+        shard: &Arc<Shard>,
+        schema: &SchemaRef,
+        part: &PartFile,
+        mut reader: PartReader,
+        from: SeqNo,
+    ) -> Result<Spill> {
         let start = part.meta.sn_min.max(from);
         let buckets = part.meta.rows.div_ceil(BUCKET_ROWS).max(1);
         let width = (part.meta.sn_end.0 - start.0).div_ceil(buckets).max(1);
-        let mut spill = Spill::create(&shard.ctx, shard.spill_dir(), &shard.part_schema, buckets as usize)?;
+        let mut spill = Spill::create(&shard.ctx, shard.spill_dir(), schema, buckets as usize)?;
         while let Some(batch) = reader.next()? {
             let mut rows: Vec<Vec<u32>> = vec![Vec::new(); buckets as usize];
             for (row, sn) in sns_of(&batch).iter().enumerate() {

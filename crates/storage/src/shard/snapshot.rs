@@ -50,7 +50,23 @@ impl ShardSnapshot {
     /// The snapshot's rows that lie in the log. Blocks on the disk; iterate off the network
     /// threads.
     pub fn log_rows(&self) -> LogRows {
-        LogRows { snapshot: self.clone(), at: self.committed_end, ready: VecDeque::new() }
+        self.log_rows_from(self.committed_end)
+    }
+
+    /// The same from `from` on.
+    pub(super) fn log_rows_from(&self, from: SeqNo) -> LogRows {
+        LogRows { snapshot: self.clone(), at: self.committed_end.max(from), ready: VecDeque::new() }
+    }
+
+    /// Of the snapshot's log the rows `from .. end`, and no parts.
+    pub fn log_piece(&self, from: SeqNo, end: SeqNo) -> ShardSnapshot {
+        ShardSnapshot {
+            shard: self.shard.clone(),
+            parts: Vec::new(),
+            committed_end: from.max(self.committed_end),
+            durable_end: end.min(self.durable_end),
+            _pin: self._pin.clone(),
+        }
     }
 
     /// Rows in parts and log together.

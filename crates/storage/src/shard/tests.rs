@@ -5,6 +5,7 @@ mod memory;
 mod model;
 mod sim;
 mod stitch;
+mod wanted;
 
 use super::*;
 use crate::StreamOptions;

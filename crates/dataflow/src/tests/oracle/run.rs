@@ -23,9 +23,9 @@ use std::sync::atomic::Ordering::Relaxed;
 use weir_base::disk::SimDisk;
 use weir_base::{ManualClock, MemoryBudget};
 use weir_plan::{
-    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, Judged, LateRows, NodeId, Projection,
-    ReplayOrder, RowOrder, Rows, SourceSpec, StartPosition, StreamNode, StreamPlan, WATERMARK_COLUMN,
-    WatermarkSpec, WatermarkTime, WindowKeys, WindowTime,
+    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, HistorySpec, Judged, LateRows, NodeId,
+    Projection, ReplayOrder, RowOrder, Rows, SourceSpec, StartPosition, StreamNode, StreamPlan,
+    WATERMARK_COLUMN, WatermarkSpec, WatermarkTime, WindowKeys, WindowTime,
 };
 
 #[derive(Debug)]
@@ -108,6 +108,7 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
                 shard: 6,
                 append_time: 7,
             }),
+            history: HistorySpec::default(),
         },
     };
     let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();

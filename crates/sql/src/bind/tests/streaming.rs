@@ -173,6 +173,56 @@ fn predicates_reach_the_source_for_pruning_but_not_the_clock() {
 }
 
 #[test]
+fn history_may_come_in_any_order_where_the_result_depends_on_none() {
+    use weir_plan::SourceOrder::{Any, Log};
+    // (query, order)
+    let cases = [
+        ("SELECT name, count(), sum(u8), avg(f), min(f), max(f), p99(f), uniq(u8) FROM s GROUP BY name", Any),
+        ("SELECT count() FROM (SELECT u8 + 1 AS x FROM s WHERE f > 1) WHERE x > 2", Any),
+        ("SELECT name, count() AS c FROM s GROUP BY name HAVING c > 1 EMIT ON UPDATE", Any),
+        ("SELECT count(), count_if(u8 > 1) FROM (SELECT u8 FROM s UNION ALL SELECT u8 FROM s)", Any),
+        ("SELECT name, count() FROM s GROUP BY name EMIT CHANGELOG", Any),
+        ("SELECT u8 FROM s", Log),
+        ("SELECT name, last_value(f) FROM s GROUP BY name", Log),
+        ("SELECT name, group_array(f) FROM s GROUP BY name", Log),
+        ("SELECT name, arg_max(f, u8), count() FROM s GROUP BY name", Log),
+        ("SELECT count() FROM (SELECT u8 FROM s LIMIT 3)", Log),
+        ("SELECT window_start, count() FROM tumble(s, 5s) GROUP BY window_start", Log),
+    ];
+    for (sql, order) in cases {
+        let p = plan(sql, &streaming_mode()).unwrap_or_else(|e| panic!("{sql}: {e}"));
+        for (_, source) in p.root.sources() {
+            assert_eq!(source.history.order, order, "{sql}");
+        }
+    }
+    let in_order = |set: fn(&mut BackfillSettings)| {
+        let mut options = streaming_mode();
+        set(&mut options.backfill);
+        let p = plan("SELECT count() FROM s", &options).expect("plans");
+        p.root.sources()[0].1.history.clone()
+    };
+    assert_eq!(in_order(|b| b.force_backfill_in_order = true).order, Log);
+    let emits = in_order(|b| b.emit_during_backfill = true);
+    assert_eq!((emits.order, emits.emits), (Log, true));
+    let replay = in_order(|b| b.replay_end_time = "2024-01-01 00:00:00".into());
+    let replay = (replay.order, replay.replay.expect("it has an end"));
+    assert_eq!((replay.0, replay.1.column.as_str()), (Log, "_tp_append_time"));
+    assert_eq!(replay.1.end_us, Some(1_704_067_200_000_000));
+}
+
+#[test]
+fn a_judged_source_may_skip_only_rows_before_the_least_time_asked_for() {
+    let of = |condition: &str| {
+        let window = "GROUP BY window_start";
+        source(&format!("SELECT window_start, count() FROM tumble(s, 5s) WHERE {condition} {window}")).prune
+    };
+    let all = of("_tp_time >= '2023-01-01' AND u8 > 1").expect("it has a least time").to_string();
+    assert!(all.contains("_tp_time") && !all.contains("u8"), "{all}");
+    assert!(of("_tp_time < '2023-01-01'").is_none());
+    assert!(of("u8 > 1").is_none());
+}
+
+#[test]
 fn nodes_are_numbered_depth_first() {
     let p = plan("SELECT u8 + 1 AS x FROM s WHERE f > 1 LIMIT 3", &streaming_mode()).expect("plans");
     let mut ids = Vec::new();
