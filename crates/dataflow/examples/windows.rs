@@ -16,10 +16,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use weir_base::{Clock, MemoryBudget, Rng, SeqNo, SystemClock};
 use weir_dataflow::DataflowRuntime;
 use weir_plan::{
-    AggregateKind, AggregateSpec, Element, EmitSpec, Judged, NodeId, Projection, ReplayOrder, Rows, Runtime,
-    SessionKeys, SessionSpec, Sink, Source, SourceFactory, SourceSpec, Span, StartPosition, StreamError,
-    StreamNode, StreamPlan, WATERMARK_COLUMN, WatermarkSpec, WatermarkTime, WindowKeys, WindowKind,
-    WindowSpec, WindowTime,
+    AggregateKind, AggregateSpec, Element, EmitSpec, HistorySpec, Judged, NodeId, Projection, ReplayOrder,
+    Rows, Runtime, SessionKeys, SessionSpec, Sink, Source, SourceFactory, SourceSpec, Span, StartPosition,
+    StreamError, StreamNode, StreamPlan, WATERMARK_COLUMN, WatermarkSpec, WatermarkTime, WindowKeys,
+    WindowKind, WindowSpec, WindowTime,
 };
 
 const BATCH_ROWS: usize = 8_192;
@@ -118,12 +118,14 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
             watermark: Some(WatermarkSpec {
                 time: column("t", schema),
                 delay_ns: DISORDER_MS as i64 * 1_000_000,
+                silence_us: 0,
                 idle_timeout_us: 5_000_000,
                 future_max_ns: 86_400_000_000_000,
                 timeout: None,
                 shard: 3,
                 append_time: 4,
             }),
+            history: HistorySpec::default(),
         },
     };
     let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();

@@ -1,9 +1,9 @@
 //! Whole queries over scripted sources.
 
-mod emit;
-mod lives;
 mod aggregates;
 mod changelog;
+mod emit;
+mod lives;
 mod oracle;
 mod property;
 mod query;

@@ -23,7 +23,7 @@ pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, 
 pub use session::{Brackets, OpenSession, Place, SessionSpec};
 pub use stream_plan::{
     Judged, KeyedChangelog, NodeId, Projection, ReplayOrder, Retracted, ScanColumns, SessionKeys, SortKey,
-    SourceSpec, StartPosition, StreamNode, StreamPlan, Timeout, WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec,
-    WindowTime,
+    SourceSpec, StartPosition, StreamNode, StreamPlan, Timeout, WATERMARK_COLUMN, WEIGHT_COLUMN,
+    WatermarkSpec, WindowTime,
 };
 pub use window::{CalendarUnit, Span, WindowBound, WindowKind, WindowSpec};

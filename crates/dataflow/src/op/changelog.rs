@@ -153,7 +153,12 @@ impl Operator for Changelog {
     }
 
     fn stats(&self) -> Stats {
-        Stats { keys: self.held.len() as u64, state_bytes: self.bytes as u64, late_rows: self.late_rows, ..Stats::default() }
+        Stats {
+            keys: self.held.len() as u64,
+            state_bytes: self.bytes as u64,
+            late_rows: self.late_rows,
+            ..Stats::default()
+        }
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {

@@ -15,8 +15,8 @@ use datafusion::physical_expr::expressions::Column;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, Projection, RowOrder, StreamError, StreamNode,
-    Timeout, WindowBound, WindowKeys, WindowKind, WindowSpec,
+    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, Projection, RowOrder, StreamError,
+    StreamNode, Timeout, WindowBound, WindowKeys, WindowKind, WindowSpec,
 };
 
 fn unaliased(mut e: &Expr) -> &Expr {

@@ -8,7 +8,9 @@
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr_common::physical_expr::is_volatile;
 use std::sync::Arc;
-use weir_plan::{AggregateKind, AggregateSpec, HistorySpec, SourceOrder, StreamNode, WEIGHT_COLUMN};
+use weir_plan::{
+    AggregateKind, AggregateSpec, EmitPolicy, HistorySpec, SourceOrder, StreamNode, WEIGHT_COLUMN,
+};
 
 /// Tells every source of a plan; `in_order`: none may do as it likes.
 pub(super) fn plan_history(root: &mut StreamNode, history: &HistorySpec, in_order: bool) {
@@ -23,7 +25,9 @@ fn tell(node: &mut StreamNode, history: &HistorySpec, order: Option<SourceOrder>
         return;
     }
     let below = match node {
-        StreamNode::Aggregate { aggregates, order: None, window: None, keys, input, .. } => {
+        StreamNode::Aggregate { aggregates, order: None, window: None, keys, emit, input, .. }
+            if matches!(emit.policy, EmitPolicy::Periodic { .. } | EmitPolicy::OnUpdate { .. }) =>
+        {
             let exprs = keys.iter().map(|k| &k.expr).chain(aggregates.iter().flat_map(exprs_of));
             let free = aggregates.iter().all(commutes) && exprs.into_iter().all(constant) && passes(input);
             if free { SourceOrder::Any } else { SourceOrder::Log }
@@ -62,7 +66,7 @@ fn passes(node: &StreamNode) -> bool {
 
 fn commutes(aggregate: &AggregateSpec) -> bool {
     use AggregateKind as K;
-    match aggregate.kind {
+    match &aggregate.kind {
         K::Count
         | K::Sum
         | K::Avg
@@ -79,6 +83,14 @@ fn commutes(aggregate: &AggregateSpec) -> bool {
         | K::BitAnd
         | K::BitOr
         | K::BitXor => true,
-        K::First { .. } | K::Last { .. } | K::ArgMin | K::ArgMax | K::GroupArray { .. } => false,
+        K::First { .. }
+        | K::Last { .. }
+        | K::ArgMin
+        | K::ArgMax
+        | K::GroupArray { .. }
+        | K::TopK { .. }
+        | K::MinK { .. }
+        | K::MaxK { .. }
+        | K::Udaf(_) => false,
     }
 }

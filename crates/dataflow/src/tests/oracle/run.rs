@@ -23,8 +23,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use weir_base::disk::SimDisk;
 use weir_base::{ManualClock, MemoryBudget};
 use weir_plan::{
-    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, HistorySpec, Judged, LateRows, NodeId,
-    Projection, ReplayOrder, RowOrder, Rows, SourceSpec, StartPosition, StreamNode, StreamPlan,
+    AggregateKind, AggregateSpec, Element, EmitPolicy, EmitSpec, Epoch, HistorySpec, Judged, LateRows,
+    NodeId, Projection, ReplayOrder, RowOrder, Rows, SourceSpec, StartPosition, StreamNode, StreamPlan,
     WATERMARK_COLUMN, WatermarkSpec, WatermarkTime, WindowKeys, WindowTime,
 };
 
