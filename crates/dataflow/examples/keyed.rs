@@ -16,7 +16,8 @@ use weir_base::{Clock, Rng, SystemClock};
 use weir_dataflow::op::aggregate::{Aggregate, Spec};
 use weir_dataflow::{InputId, Operator, Output, Resources, Workers};
 use weir_plan::{
-    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, Rows, WatermarkTime, WindowKeys,
+    AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, Rows, Span, WatermarkTime, WindowKeys,
+    WindowKind, WindowSpec,
 };
 
 fn main() {
@@ -60,14 +61,17 @@ fn main() {
         names.iter().map(|n| Arc::new(input.field_with_name(n).expect("a column").clone())).collect();
     fields.extend(aggregates.iter().map(|a| a.output.clone()));
     let global = EmitPolicy::Periodic { every_us: 1_000_000, repeat: false };
+    let size = Span::Fixed((window as i64).max(1) * 1_000_000_000);
+    let window_spec = WindowSpec { kind: WindowKind::Tumble { size }, zone: chrono_tz::Tz::UTC };
     let spec = Spec {
         keys: &projections,
         aggregates: &aggregates,
         order: None,
-        window: (window > 0).then_some(WindowKeys { start: 1, end: 2 }),
+        window: (window > 0).then(|| WindowKeys { start: 1, end: 2, spec: window_spec, passes: None }),
         emit: EmitSpec { policy: if window > 0 { EmitPolicy::OnClose } else { global }, changelog: false },
         whole: false,
         panes: None,
+        changelog: false,
         schema: Arc::new(Schema::new(fields)),
     };
     let mut op =

@@ -226,14 +226,15 @@ async fn select(cx: &Statement, query: &sqlparser::ast::Query) -> Result<Outcome
 pub(crate) async fn run_streaming(
     cx: &Statement,
     entry: Arc<QueryEntry>,
-    bound: BoundQuery,
+    mut bound: BoundQuery,
     state: &SessionState,
     scope: Arc<EngineScope>,
 ) -> Result<StreamingQuery> {
     let replay_order = bound.replay_order;
     let late = late_target(cx)?;
     let columns = late.iter().flat_map(|t| &t.columns).map(|(name, _)| name.clone()).collect();
-    let plan = stream::lower(BoundQuery { late_columns: columns, ..bound }, state)?;
+    bound.late_columns = columns;
+    let plan = stream::lower(bound, state)?;
     if let Some(target) = late {
         entry.keep_late(LateWriter::new(cx, target, &plan, &entry)?);
     }

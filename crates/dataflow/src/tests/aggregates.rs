@@ -130,6 +130,7 @@ fn run(rows: &[Row], batch_rows: usize, restore_every: Option<usize>) -> Vec<Arr
             kind: kind.clone(),
             args: args.iter().map(|a| schema.field_with_name(a).unwrap().data_type().clone()).collect(),
             always: false,
+            changelog: false,
             output: Arc::new(Field::new("a", t.clone(), true)),
         })
         .collect();
@@ -158,7 +159,7 @@ fn run(rows: &[Row], batch_rows: usize, restore_every: Option<usize>) -> Vec<Arr
                 args: args.iter().map(|a| b.column_by_name(a).unwrap().clone()).collect(),
                 filter: (i >= kinds.len()).then(|| kept.clone()),
             };
-            let batch = Batch { groups: &groups, order: &order };
+            let batch = Batch { groups: &groups, order: &order, weights: None };
             state.update(&mut store, &batch, &input).unwrap();
         }
         if restore_every.is_some_and(|k| (fed + 1) % k == 0) {

@@ -41,6 +41,7 @@ fn aggregate(policy: EmitPolicy, changelog: bool, windowed: bool, whole: bool) -
     let source = StreamNode::Source {
         id: NodeId(2),
         spec: SourceSpec {
+            history: weir_plan::HistorySpec::default(),
             database: "default".into(),
             relation: "s".into(),
             columns: input.fields().iter().map(|f| f.name().clone()).collect(),
@@ -53,8 +54,8 @@ fn aggregate(policy: EmitPolicy, changelog: bool, windowed: bool, whole: bool) -
     let names: &[&str] = if windowed { &["k", "ws", "we"] } else { &["k"] };
     let keys =
         names.iter().map(|n| Projection { expr: col(n, &input).unwrap(), name: (*n).into() }).collect();
-    let spec = |kind, args: &[&str]| AggregateSpec {
-        kind,
+    let spec = |kind: AggregateKind, args: &[&str]| AggregateSpec {
+        kind: kind.clone(),
         args: args.iter().map(|a| col(a, &input).unwrap()).collect(),
         filter: None,
         output: Arc::new(Field::new(format!("{kind:?}"), DataType::Int64, true)),

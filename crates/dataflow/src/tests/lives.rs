@@ -173,6 +173,7 @@ fn plan(case: &Case) -> StreamPlan {
     let source = StreamNode::Source {
         id: NodeId(2),
         spec: SourceSpec {
+            history: weir_plan::HistorySpec::default(),
             database: "default".into(),
             relation: "s".into(),
             columns: schema.fields().iter().map(|f| f.name().clone()).collect(),
@@ -203,8 +204,8 @@ fn plan(case: &Case) -> StreamPlan {
     let below = lives.schema();
     let column = |name: &str| col(name, &below).unwrap();
     let key = |name: &str| Projection { expr: column(name), name: name.into() };
-    let spec = |kind, args| AggregateSpec {
-        kind,
+    let spec = |kind: AggregateKind, args| AggregateSpec {
+        kind: kind.clone(),
         args,
         filter: None,
         output: Arc::new(Field::new(format!("{kind:?}"), DataType::Int64, true)),

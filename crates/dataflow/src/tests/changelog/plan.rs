@@ -133,6 +133,7 @@ fn weighted(rows: Rows) -> StreamNode {
     let source = StreamNode::Source {
         id: NodeId(9),
         spec: SourceSpec {
+            history: weir_plan::HistorySpec::default(),
             database: "default".into(),
             relation: "s".into(),
             columns: columns.fields().iter().map(|f| f.name().clone()).collect(),

@@ -104,6 +104,7 @@ pub fn tumbled(case: &Case, spec: WindowSpec) -> StreamNode {
     let source = StreamNode::Source {
         id: NodeId(4),
         spec: SourceSpec {
+            history: weir_plan::HistorySpec::default(),
             database: "default".into(),
             relation: "s".into(),
             columns: input.fields().iter().map(|f| f.name().clone()).collect(),

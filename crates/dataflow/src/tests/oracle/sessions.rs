@@ -39,6 +39,7 @@ pub fn plan(case: &Case, spec: SessionSpec, replay_order: ReplayOrder, id: u32) 
     let source = StreamNode::Source {
         id: NodeId(id + 2),
         spec: SourceSpec {
+            history: weir_plan::HistorySpec::default(),
             database: "default".into(),
             relation: "s".into(),
             columns: input.fields().iter().map(|f| f.name().clone()).collect(),
@@ -94,7 +95,7 @@ pub fn plan(case: &Case, spec: SessionSpec, replay_order: ReplayOrder, id: u32) 
     let aggregates: Vec<AggregateSpec> = specs
         .into_iter()
         .map(|(kind, args, t)| AggregateSpec {
-            kind,
+            kind: kind.clone(),
             args: args.into_iter().map(|a| col(a, &below).unwrap()).collect(),
             filter: None,
             output: Arc::new(Field::new(format!("{kind:?}"), t, true)),

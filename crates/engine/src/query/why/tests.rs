@@ -36,6 +36,7 @@ fn source(judged: bool) -> StreamNode {
         start: StartPosition::Latest,
         prune: None,
         watermark,
+        history: weir_plan::HistorySpec::default(),
     };
     StreamNode::Source { id: NodeId(2), spec }
 }

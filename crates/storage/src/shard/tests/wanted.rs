@@ -4,7 +4,6 @@ use crate::layout::PartLayout;
 use crate::shard::{Pruner, Shard, Wanted};
 use crate::testing::*;
 use crate::{PartFile, Sns, StreamOptions, TailBatch};
-use arrow_array::Array;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Float64Type, Int64Type};
 use arrow_schema::SchemaRef;
