@@ -78,7 +78,7 @@ fn over_session(e: Expr, plan: &LogicalPlan) -> DfResult<Expr> {
 
 fn with_keys(plan: &LogicalPlan, keys: &[Expr]) -> DfResult<LogicalPlan> {
     match WindowTable::of(plan) {
-        Some(window) => Ok(WindowTable { keys: Some(keys.to_vec()), ..window.clone() }.into_plan()),
+        Some(window) => Ok(window.with_keys(keys.to_vec()).into_plan()),
         None => plan.with_new_exprs(plan.expressions(), vec![with_keys(plan.inputs()[0], keys)?]),
     }
 }
@@ -122,8 +122,10 @@ pub(super) fn claim(plan: LogicalPlan) -> Result<LogicalPlan, Error> {
                     by.extend(at.and_then(|at| bound_of(&a.input, at)));
                 }
                 let key = over_session(e.clone(), &a.input)?;
-                let columns = key.column_refs();
-                let bounds = columns.iter().filter(|c| window.is_bound(c)).count();
+                let (bounds, columns) = {
+                    let columns = key.column_refs();
+                    (columns.iter().filter(|c| window.is_bound(c)).count(), columns.len())
+                };
                 match bounds {
                     0 if matches!(key, Expr::GroupingSet(_)) => {
                         return Err(external(err!(
@@ -132,7 +134,7 @@ pub(super) fn claim(plan: LogicalPlan) -> Result<LogicalPlan, Error> {
                         )));
                     }
                     0 => keys.push(key),
-                    n if n == columns.len() => {}
+                    n if n == columns => {}
                     _ => {
                         return Err(external(err!(
                             NotImplemented,

@@ -278,6 +278,11 @@ impl WindowTable {
         LogicalPlan::Extension(Extension { node: Arc::new(self) })
     }
 
+    /// The same of a session that is cut by keys.
+    pub fn with_keys(&self, keys: Vec<Expr>) -> Self {
+        WindowTable { keys: Some(keys), ..self.clone() }
+    }
+
     pub fn is_session(&self) -> bool {
         matches!(self.spec.kind, WindowKind::Session(_))
     }
