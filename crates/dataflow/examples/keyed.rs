@@ -3,7 +3,8 @@
 //! `cargo run --release -p weir-dataflow --example keyed -- keys=10000000 rows=50000000 p99`
 //!
 //! `text` = keys are IPv6 addresses as text; `window=N` = rows lie in windows of N rows, out of order by
-//! up to a tenth; `batch=N` rows a batch; `threads=N`.
+//! up to a tenth; `batch=N` rows a batch; `threads=N`; `spill memory_mb=N` = state past so much
+//! goes to `spill_dir=…`.
 
 #![allow(clippy::disallowed_methods, reason = "reads its own size from /proc")]
 
@@ -12,9 +13,10 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use datafusion_physical_expr::expressions::col;
 use std::sync::Arc;
 use std::time::Duration;
-use weir_base::{Clock, Rng, SystemClock};
+use weir_base::disk::{Disk, RealDisk};
+use weir_base::{Clock, MemoryBudget, Rng, SystemClock};
 use weir_dataflow::op::aggregate::{Aggregate, Spec};
-use weir_dataflow::{InputId, Operator, Output, Resources, Workers};
+use weir_dataflow::{InputId, Operator, Output, Resources, SpillSpace, Workers};
 use weir_plan::{
     AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, Projection, Rows, Span, WatermarkTime, WindowKeys,
     WindowKind, WindowSpec,
@@ -74,8 +76,17 @@ fn main() {
         changelog: false,
         schema: Arc::new(Schema::new(fields)),
     };
-    let mut op =
-        Aggregate::new(spec, &input, Resources::new(Workers::new(threads))).expect("a plan that fits");
+    let mut resources = Resources::new(Workers::new(threads));
+    if has("spill") {
+        let dir = args.iter().find_map(|a| a.strip_prefix("spill_dir=")).unwrap_or("spill.tmp");
+        let disk = RealDisk::open(dir).expect("a directory");
+        disk.remove_dir_all("runs").expect("an empty directory");
+        resources.spill = Some(SpillSpace::new(Arc::new(disk), "runs"));
+    }
+    let limit = MemoryBudget::root("the query", number("memory_mb", 1 << 20) << 20);
+    resources.memory = Some(limit.clone());
+    let mut counted = limit.reserve(0).expect("nothing");
+    let mut op = Aggregate::new(spec, &input, resources).expect("a plan that fits");
     let (clock, rng) = (SystemClock::new(), Rng::seeded(1));
     let schema = Arc::new(input);
     let (mut busy, mut emit) = (Duration::ZERO, Duration::ZERO);
@@ -104,6 +115,10 @@ fn main() {
         let began = clock.monotonic();
         op.rows(InputId(0), Rows::append(batch), &mut Output::default()).expect("takes rows");
         busy += clock.monotonic() - began;
+        // As the task does after each call.
+        let bytes = op.stats().state_bytes;
+        counted.shrink(counted.bytes().saturating_sub(bytes));
+        counted.grow(bytes.saturating_sub(counted.bytes())).expect("spills before it passes the limit");
         fed += n as u64;
         if window > 0 {
             let at = WatermarkTime((fed as i64 - window as i64 / 10 - 1) * 1_000_000);

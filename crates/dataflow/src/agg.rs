@@ -182,18 +182,25 @@ fn each(
     nulls: Option<&NullBuffer>,
     mut f: impl FnMut(u32, usize),
 ) {
-    if let (None, None) = (filter, nulls) {
-        for (row, group) in batch.groups.iter().enumerate() {
-            f(*group, row);
-        }
-        return;
+    let kept = kept(batch.groups.len(), filter, nulls);
+    // One place that calls `f`, so that it becomes a part of the loop.
+    for i in 0..kept.as_ref().map_or(batch.groups.len(), Vec::len) {
+        let row = kept.as_ref().map_or(i, |k| k[i] as usize);
+        f(batch.groups[row], row);
     }
-    for (row, group) in batch.groups.iter().enumerate() {
-        let kept = filter.is_none_or(|k| k.is_valid(row) && k.value(row));
-        if kept && nulls.is_none_or(|n| n.is_valid(row)) {
-            f(*group, row);
-        }
+}
+
+/// The rows that count; `None` = all.
+fn kept(n: usize, filter: Option<&BooleanArray>, nulls: Option<&NullBuffer>) -> Option<Vec<u32>> {
+    let nulls = nulls.filter(|n| n.null_count() > 0);
+    if filter.is_none() && nulls.is_none() {
+        return None;
     }
+    let is_kept = |row: &u32| {
+        let row = *row as usize;
+        filter.is_none_or(|f| f.is_valid(row) && f.value(row)) && nulls.is_none_or(|n| n.is_valid(row))
+    };
+    Some((0..n as u32).filter(is_kept).collect())
 }
 
 /// What an aggregate is made of, known when the plan is built.

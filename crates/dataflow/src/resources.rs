@@ -25,7 +25,6 @@ pub struct Resources {
     /// The query's; state spills before it is used up.
     pub memory: Option<Arc<MemoryBudget>>,
     pub(crate) divide_groups: usize,
-    /// Less state of one window is not worth a file.
     pub(crate) spill_bytes_min: usize,
     /// Even, since changes leave in pairs.
     pub(crate) piece_rows: usize,
@@ -50,6 +49,12 @@ impl Resources {
         let Some(memory) = &self.memory else { return false };
         let used = memory.used_bytes().saturating_add(now as u64).saturating_sub(before as u64);
         self.spill.is_some() && used > memory.limit_bytes() / 10 * MEMORY_TENTHS
+    }
+
+    /// Bytes of a window's state that are worth a file; under a small limit less is.
+    pub(crate) fn spill_bytes_min(&self) -> usize {
+        let limit = self.memory.as_ref().map_or(u64::MAX, |m| m.limit_bytes());
+        self.spill_bytes_min.min((limit / 16).try_into().unwrap_or(usize::MAX))
     }
 
     /// The caller's thread.

@@ -13,6 +13,13 @@ const BINS_PER_OCTAVE: f64 = 37.498_749_916_654;
 pub const ZERO: u16 = 1 << 15;
 const HALF_RANGE: i64 = 16_383;
 
+/// Without the call that `f64::floor` is on processors without an instruction for it.
+#[inline]
+fn floor(x: f64) -> i64 {
+    let whole = x as i64;
+    whole - i64::from(x < whole as f64)
+}
+
 /// The bin of a value that is a number.
 #[inline]
 pub fn bin(value: f64) -> u16 {
@@ -24,7 +31,7 @@ pub fn bin(value: f64) -> u16 {
     }
     let s = f64::from_bits((bits & 0xF_FFFF_FFFF_FFFF) | 1023 << 52) - 1.0;
     let log = exponent as f64 + s * (4.0 - s) / 3.0;
-    let index = ((log * BINS_PER_OCTAVE).floor() as i64).clamp(-HALF_RANGE, HALF_RANGE - 1);
+    let index = floor(log * BINS_PER_OCTAVE).clamp(-HALF_RANGE, HALF_RANGE - 1);
     let above = (index + HALF_RANGE + 1) as u16;
     if value < 0.0 { ZERO - above } else { ZERO + above }
 }
@@ -37,10 +44,11 @@ pub fn value(bin: u16) -> f64 {
     let index = i64::from(bin.abs_diff(ZERO)) - HALF_RANGE - 1;
     let bound = |index: i64| {
         let log = index as f64 / BINS_PER_OCTAVE;
-        let exponent = log.floor();
+        let exponent = floor(log);
         // The root of (4 s − s²) / 3 = log − exponent.
-        let s = 2.0 - (4.0 - 3.0 * (log - exponent)).sqrt();
-        (1.0 + s) * exponent.exp2()
+        let s = 2.0 - (4.0 - 3.0 * (log - exponent as f64)).sqrt();
+        // Two to the exponent.
+        (1.0 + s) * f64::from_bits(((exponent + 1023) as u64) << 52)
     };
     let (low, high) = (bound(index), bound(index + 1));
     let middle = 2.0 * low * high / (low + high);

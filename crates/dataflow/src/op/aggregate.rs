@@ -210,7 +210,7 @@ impl Aggregate {
             return Ok(false);
         };
         let most = self.tables.values().map(|t| t.held_bytes).max().unwrap_or(0);
-        let least = (most / 4).max(self.resources.spill_bytes_min);
+        let least = (most / 4).max(self.resources.spill_bytes_min());
         let much = |(_, table): &(&Bounds, &Table)| table.held_bytes >= least && table.groups() > 0;
         let Some(bounds) = self.tables.iter().filter(much).map(|(b, _)| *b).next_back() else {
             return Ok(false);

@@ -25,6 +25,9 @@ const HEAP_SHIFT: u32 = HEAP_SEGMENT_BYTES.trailing_zeros();
 const HEAP_FIRST_BYTES: usize = 256;
 /// The most of ten index slots that are used.
 const LOAD_TENTHS: usize = 7;
+/// An index that fits the nearest caches has room to spare: what costs there is looking at a second slot.
+const SLOTS_SPARE: usize = 1 << 14;
+const LOAD_TENTHS_SPARE: usize = 3;
 const SLOTS_MIN: usize = 16;
 const SLOTS_MAX: usize = 1 << 31;
 const MISS: u32 = u32::MAX;
@@ -431,7 +434,8 @@ impl GroupTable {
     #[inline]
     fn room_for_one(&mut self) -> Result<(), TableError> {
         let slots = self.index.slots.len();
-        if (self.rows.len() + 1) * 10 <= slots * LOAD_TENTHS { Ok(()) } else { self.grow_index(slots) }
+        let load = if slots < SLOTS_SPARE { LOAD_TENTHS_SPARE } else { LOAD_TENTHS };
+        if (self.rows.len() + 1) * 10 <= slots * load { Ok(()) } else { self.grow_index(slots) }
     }
 
     #[cold]
@@ -443,16 +447,23 @@ impl GroupTable {
         let slots = (slots * 2).max(SLOTS_MIN);
         self.index = Index::default();
         self.index = Index { slots: Block::zeroed(slots), bits: slots.trailing_zeros() };
-        for group in 0..self.rows.len() as u32 {
-            if self.null_group == Some(group) {
-                continue;
+        let n = self.rows.len() as u32;
+        let mut hashes = [0; CHUNK_ROWS];
+        for first in (0..n).step_by(CHUNK_ROWS) {
+            let groups = first..n.min(first + CHUNK_ROWS as u32);
+            for (hash, group) in hashes.iter_mut().zip(groups.clone()) {
+                *hash = match &self.keys {
+                    Keys::Unit => unreachable!("a table without keys has no index"),
+                    Keys::Int => hash_word(self.rows.word(group, 0)),
+                    Keys::Bytes { hash, .. } => self.rows.half(group, *hash),
+                };
+                self.index.prefetch(*hash);
             }
-            let hash = match &self.keys {
-                Keys::Unit => continue,
-                Keys::Int => hash_word(self.rows.word(group, 0)),
-                Keys::Bytes { hash, .. } => self.rows.half(group, *hash),
-            };
-            self.index.insert(hash, group);
+            for (hash, group) in hashes.iter().zip(groups) {
+                if self.null_group != Some(group) {
+                    self.index.insert(*hash, group);
+                }
+            }
         }
         Ok(())
     }
