@@ -28,7 +28,7 @@ fn check(seed: u64) {
         let got = run(&case, mode).unwrap_or_else(|e| panic!("seed {seed}, {mode:?}: {e}, {case:#?}"));
         match case.emit {
             // A key that is gone is not told of, nor is a result set without rows.
-            Emit::OnUpdate => {
+            Emit::OnUpdate | Emit::OnUpdateEvery => {
                 let still: Vec<_> = got.into_iter().filter(|r| expected.iter().any(|e| e.0 == r.0)).collect();
                 assert_eq!(still, expected, "seed {seed}, {mode:?}, {case:#?}");
             }

@@ -114,7 +114,7 @@ impl ChangelogTable {
                 .alias(NEWER);
             let mut kept: Vec<Expr> = all.map(|i| self.column(i)).collect();
             kept.push(counted(vec![not_null(plus(TOTAL)), not_null(plus(NEWER)), weight]));
-            input.window(vec![total, newer])?.project(kept)?
+            input.window(vec![total])?.window(vec![newer])?.project(kept)?
         } else {
             let any = |i: usize| max(self.column(i)).alias(schema.field(i).name());
             let places: Vec<Expr> = self.shown.iter().filter(|i| is(**i, &PLACE)).map(|i| any(*i)).collect();
