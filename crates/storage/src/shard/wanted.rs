@@ -20,8 +20,8 @@ pub trait Pruner: Send + Sync + Debug {
     fn row_groups(&self, file: &SchemaRef, footer: &ParquetMetaData) -> Vec<bool>;
 }
 
-/// The default: every column, nothing left out, nothing read ahead.
-#[derive(Debug, Clone, Default)]
+/// The default: all there is of each row, nothing left out, nothing read ahead.
+#[derive(Debug, Clone)]
 pub struct Wanted {
     /// Positions among the stream's columns, in the order batches are to have; `None` = all.
     pub columns: Option<Vec<usize>>,
@@ -37,6 +37,20 @@ pub struct Wanted {
     pub ahead_bytes_max: u64,
     /// What is held is charged to it. A row group in hand is held even where it refuses.
     pub memory: Option<Arc<MemoryBudget>>,
+}
+
+impl Default for Wanted {
+    fn default() -> Self {
+        Wanted {
+            columns: None,
+            append_times: true,
+            sns: true,
+            pruner: None,
+            parts_first: false,
+            ahead_bytes_max: 0,
+            memory: None,
+        }
+    }
 }
 
 /// [`Wanted`] of one stream.
