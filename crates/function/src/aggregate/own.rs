@@ -123,6 +123,13 @@ impl AggregateUDFImpl for Own {
             None => plan_err!("{} has no state for many groups", self.name),
         }
     }
+    /// Those that go by an order sort by it themselves, however rows come.
+    fn with_beneficial_ordering(
+        self: Arc<Self>,
+        _beneficial_ordering: bool,
+    ) -> Result<Option<Arc<dyn AggregateUDFImpl>>> {
+        Ok(Some(self))
+    }
     fn order_sensitivity(&self) -> AggregateOrderSensitivity {
         if self.ordered {
             AggregateOrderSensitivity::SoftRequirement
