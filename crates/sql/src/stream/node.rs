@@ -303,6 +303,12 @@ impl<'a> Lowering<'a> {
             }
             WindowTime::Processing
         } else if let Some(of_whole) = aggregation_below(input) {
+            if self.timeout.is_some() {
+                return Err(err!(
+                    NotImplemented,
+                    "EMIT TIMEOUT over windows of windows is not supported yet; leave it out"
+                ));
+            }
             self.passes = Some(over_result(window, of_whole)?);
             WindowTime::Event(self.physical(&window.time, input.schema())?)
         } else {
