@@ -38,6 +38,7 @@ fn schema() -> SchemaRef {
         Field::new("s", DataType::Utf8, true),
         Field::new("t", DataType::Int64, false),
         Field::new("sn", DataType::Int64, false),
+        Field::new("g", DataType::Float64, true),
     ]))
 }
 
@@ -48,6 +49,7 @@ fn batch(rows: &[Row]) -> RecordBatch {
         Arc::new(rows.iter().map(|r| r.s.as_deref()).collect::<StringArray>()),
         Arc::new(rows.iter().map(|r| Some(r.place.0)).collect::<Int64Array>()),
         Arc::new(rows.iter().map(|r| Some(r.place.2)).collect::<Int64Array>()),
+        Arc::new(rows.iter().map(|r| r.v.map(|v| v as f64)).collect::<Float64Array>()),
     ];
     RecordBatch::try_new(schema(), columns).unwrap()
 }
@@ -109,12 +111,12 @@ fn kinds() -> Vec<(K, Vec<String>, DataType)> {
         own(K::TopK { k: 2, with_count: true }, &["v"], &list(pair(&int, &DataType::UInt64))),
         own(K::MinK { k: 3 }, &["v"], &list(int.clone())),
         own(K::MaxK { k: 2 }, &["v", "s"], &list(pair(&int, &utf8))),
-        foreign(udaf(df::correlation::corr_udaf(), &["v", "f"], false, false), &float),
-        foreign(udaf(df::covariance::covar_pop_udaf(), &["v", "f"], false, false), &float),
+        foreign(udaf(df::correlation::corr_udaf(), &["g", "f"], false, false), &float),
+        foreign(udaf(df::covariance::covar_pop_udaf(), &["g", "f"], false, false), &float),
         foreign(udaf(df::sum::sum_udaf(), &["v"], true, false), &int),
         foreign(udaf(df::average::avg_udaf(), &["f"], true, false), &float),
         foreign(udaf(df::count::count_udaf(), &["s"], true, false), &int),
-        foreign(udaf(df::regr::regr_slope_udaf(), &["f", "v"], false, false), &float),
+        foreign(udaf(df::regr::regr_slope_udaf(), &["f", "g"], false, false), &float),
         foreign(udaf(df::array_agg::array_agg_udaf(), &["s"], false, true), &list(utf8.clone())),
         foreign(udaf(df::first_last::last_value_udaf(), &["s"], false, true), &utf8),
     ]

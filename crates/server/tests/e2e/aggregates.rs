@@ -174,34 +174,41 @@ fn every_aggregate_gives_the_same_over_a_table_and_a_stream() {
         ),
         // A condition that no row of a group meets.
         (
-            "SELECT k, {} FILTER (WHERE x > 1000) FROM table(t) GROUP BY k ORDER BY k",
-            "SELECT k, {} FILTER (WHERE x > 1000) FROM t GROUP BY k ORDER BY k LIMIT 3 SETTINGS seek_to='earliest'",
+            "SELECT k, {} FROM table(t) GROUP BY k ORDER BY k",
+            "SELECT k, {} FROM t GROUP BY k ORDER BY k LIMIT 3 SETTINGS seek_to='earliest'",
         ),
     ];
     let mut wrong = Vec::new();
-    for e in AGGREGATES {
-        for (i, (bounded, unbounded)) in shapes.iter().enumerate() {
-            if i == 4 && e.contains("_if(") {
+    for (i, (bounded, unbounded)) in shapes.iter().enumerate() {
+        let filter = if i == 4 { " FILTER (WHERE x > 1000)" } else { "" };
+        let all: Vec<String> = AGGREGATES
+            .iter()
+            .filter(|e| i != 4 || !e.contains("_if("))
+            .map(|e| format!("{e}{filter}"))
+            .collect();
+        // Several at a time: a query costs more than an aggregate.
+        for some in all.chunks(16) {
+            let items = some.join(", ");
+            let expected = table.query(&bounded.replace("{}", &items));
+            let got = streaming.query(&unbounded.replace("{}", &items));
+            let (Ok(expected), Ok(got)) = (&expected, &got) else {
+                wrong.push(format!("{bounded} of {items}\n  bounded   {expected:?}\n  unbounded {got:?}"));
+                continue;
+            };
+            let cells = |t: &str| {
+                t.lines().map(|l| l.split('\t').map(str::to_owned).collect()).collect::<Vec<Vec<_>>>()
+            };
+            let (expected, got) = (cells(expected), cells(got));
+            if expected.len() != got.len() {
+                wrong.push(format!("{bounded} of {items}\n  bounded   {expected:?}\n  unbounded {got:?}"));
                 continue;
             }
-            let asked = bounded.replace("{}", e);
-            let expected = table.query(&asked);
-            let got = streaming.query(&unbounded.replace("{}", e));
-            match (expected, got) {
-                (Ok(a), Ok(b)) => {
-                    let lines = |t: &str| t.lines().map(str::to_owned).collect::<Vec<_>>();
-                    let (a, b) = (lines(&a), lines(&b));
-                    let fits = a.len() == b.len()
-                        && a.iter().zip(&b).all(|(a, b)| {
-                            let (a, b) =
-                                (a.split('\t').collect::<Vec<_>>(), b.split('\t').collect::<Vec<_>>());
-                            a.len() == b.len() && a.iter().zip(&b).all(|(a, b)| same(a, b))
-                        });
-                    if !fits {
-                        wrong.push(format!("{asked}\n  bounded   {a:?}\n  unbounded {b:?}"));
-                    }
+            for (a, b) in expected.iter().zip(&got) {
+                let keys = a.len() - some.len();
+                for (at, (a, b)) in a.iter().zip(b).enumerate().filter(|(_, (a, b))| !same(a, b)) {
+                    let what = at.checked_sub(keys).map_or("the key", |at| some[at].as_str());
+                    wrong.push(format!("{bounded} of {what}\n  bounded   {a}\n  unbounded {b}"));
                 }
-                (a, b) => wrong.push(format!("{asked}\n  bounded   {a:?}\n  unbounded {b:?}")),
             }
         }
     }

@@ -80,6 +80,7 @@ fn commutes(aggregate: &AggregateSpec) -> bool {
         | K::StddevPop
         | K::StddevSamp
         | K::GroupUniqArray
+        | K::TopK { .. }
         | K::BitAnd
         | K::BitOr
         | K::BitXor => true,
@@ -88,7 +89,6 @@ fn commutes(aggregate: &AggregateSpec) -> bool {
         | K::ArgMin
         | K::ArgMax
         | K::GroupArray { .. }
-        | K::TopK { .. }
         | K::MinK { .. }
         | K::MaxK { .. }
         | K::Udaf(_) => false,
