@@ -63,14 +63,15 @@ pub(crate) struct Judge {
 
 /// Judges rows one by one without looking at append times, where none of them can matter: the shard
 /// falls not idle between the rows (append times never fall) and no row is in the future. Gives the
-/// shard's watermark after them.
+/// shard's watermark after them, and the greatest of their times.
 fn steady(
     spec: &WatermarkSpec,
+    silence_max_us: i64,
     times: &[i64],
     appends: &[i64],
     mut watermark: i64,
     judged: &mut Vec<i64>,
-) -> Option<i64> {
+) -> Option<(i64, i64)> {
     let (first, last) = (*appends.first()?, *appends.last()?);
     debug_assert!(appends.is_sorted(), "append times never fall within a shard");
     let latest = times.iter().fold(NEVER, |a, b| a.max(*b));
@@ -78,7 +79,7 @@ fn steady(
         0 => i64::MAX,
         max => first.saturating_mul(1_000).saturating_add(max),
     };
-    if last.saturating_sub(first) > spec.idle_timeout_us || latest > future_from {
+    if last.saturating_sub(first) > silence_max_us || latest > future_from {
         return None;
     }
     judged.extend(times.iter().map(|time| {
@@ -86,7 +87,7 @@ fn steady(
         watermark = watermark.max(time.saturating_sub(spec.delay_ns));
         before
     }));
-    Some(watermark)
+    Some((watermark, latest))
 }
 
 impl Judge {
@@ -171,12 +172,17 @@ impl Judge {
                 held.idle = false;
                 held.watermark = held.watermark.max(query);
             }
-            if let Some(watermark) = steady(&self.spec, &times[at..], &appends[at..], held.watermark, judged)
+            let (rest, appended) = (&times[at..], &appends[at..]);
+            if let Some((watermark, latest)) =
+                steady(&self.spec, silence_max_us, rest, appended, held.watermark, judged)
             {
+                let last = appends[appends.len() - 1];
                 held.watermark = watermark;
-                held.last_append = appends[appends.len() - 1];
+                held.last_append = last;
+                self.greatest = self.greatest.max(latest);
+                self.last_append = last;
                 self.merge();
-                self.pass(appends[appends.len() - 1]);
+                self.pass(last);
                 return;
             }
             // As far as this shard does not fall idle on the way.

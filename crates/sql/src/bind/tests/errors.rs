@@ -22,7 +22,7 @@ fn errors_name_the_thing_and_its_place() {
         (&table, "SELECT u8::int256 FROM s", 50, "not supported yet", None),
         (&table, "SELECT * FROM cycle", 80, "refers to itself", None),
         (&table, "SELECT u8 FROM s, o WHERE _tp_time > '2024-01-01'", 47, "more than one relation", None),
-        (&table, "SELECT * FROM session(s, 5s)", 48, "session", None),
+        (&table, "SELECT * FROM session(s, 5s)", 2002, "session", None),
         (&table, "SELECT * FROM tumble(s)", 42, "tumble(stream[, time], size[, zone])", Some((1, 15))),
         (&table, "SELECT * FROM tumble(s, 0s)", 36, "more than 0", None),
         (&table, "SELECT * FROM tumble(s, u8, 5s)", 43, "takes a datetime", None),
