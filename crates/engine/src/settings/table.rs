@@ -132,16 +132,16 @@ pub const SETTINGS: &[Setting] = &[
     server("max_server_memory_usage", UInt, "0", "accounted bytes of the process (--memory-limit)"),
     q("max_threads", UInt, "0", "threads a bounded query may use; 0 = all cores"),
     q(
-        "output_buffer_bytes_max",
-        UInt,
-        "4194304",
-        "bytes of results a streaming query keeps for a slow reader",
-    ),
-    q(
         "merge_open_sessions",
         Bool,
         "0",
         "EMIT AFTER SESSION CLOSE: a row that opens joins an open session instead of closing it",
+    ),
+    q(
+        "output_buffer_bytes_max",
+        UInt,
+        "4194304",
+        "bytes of results a streaming query keeps for a slow reader",
     ),
     q("output_format_json_quote_64bit_integers", Bool, "0", "64-bit integers as strings in JSON"),
     q("output_format_json_quote_denormals", Bool, "0", "inf and nan as strings in JSON, else null"),
