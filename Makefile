@@ -34,7 +34,8 @@ lint:
 nightly: tools test-servers
 	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) .ci/nightly
 
-# Or one table: bench/setup.sh once, then bench/ingest.py, latency.py, history.py, footprint.py, restart.py.
+# Or one table: bench/setup.sh once, then bench/ingest.py, latency.py, history.py, footprint.py, restart.py,
+# streaming.py.
 bench: tools
 	cargo build --locked --release -p weir-server
 	bench/setup.sh
@@ -43,3 +44,4 @@ bench: tools
 	bench/latency.py
 	bench/ingest.py
 	bench/history.py
+	bench/streaming.py
