@@ -146,6 +146,7 @@ fn half_open(toks: &[Tok], at: usize, close: &Tok, around: Option<usize>) -> boo
     let mixed = toks[at].is_token(&Token::LBracket) && close.is_token(&Token::RParen)
         || toks[at].is_token(&Token::LParen) && close.is_token(&Token::RBracket);
     mixed
+        && at > 0
         && toks[at - 1].is_token(&Token::Comma)
         && around.is_some_and(|call| {
             call > 0 && toks[call].is_token(&Token::LParen) && toks[call - 1].is("SESSION")
