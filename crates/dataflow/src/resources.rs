@@ -11,7 +11,7 @@ const DIVIDE_GROUPS: usize = 1 << 16;
 const SPILL_BYTES_MIN: usize = 1 << 20;
 /// Of the query's memory so many tenths are used before state spills: the rest is for what reads its
 /// sources, and for sorting what spills.
-const MEMORY_TENTHS: u64 = 8;
+const MEMORY_TENTHS: u64 = 7;
 /// Rows that leave in one piece.
 const PIECE_ROWS: usize = 1 << 16;
 

@@ -29,6 +29,7 @@ use crate::operator::{InputId, OpError, Operator, Output, Stats};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::KeyForm;
+use crate::state::spill::SpillSpace;
 use crate::state::table::Picked;
 use crate::state::{StateReader, StateWriter};
 use arrow_schema::{Schema, SchemaRef};
@@ -202,13 +203,14 @@ impl Aggregate {
         Ok(())
     }
 
+    /// Where state may go: what tells changes or takes rows back needs all of it at hand.
+    fn spill_space(&self) -> Option<Arc<SpillSpace>> {
+        self.resources.spill.clone().filter(|_| !self.tells_changes() && !self.core.changelog)
+    }
+
     /// Spills one window's state: the last to close of those that hold much. `false` = none can.
     fn spill_one(&mut self) -> Result<bool, OpError> {
-        let Some(space) =
-            self.resources.spill.clone().filter(|_| !self.tells_changes() && !self.core.changelog)
-        else {
-            return Ok(false);
-        };
+        let Some(space) = self.spill_space() else { return Ok(false) };
         let most = self.tables.values().map(|t| t.held_bytes).max().unwrap_or(0);
         let least = (most / 4).max(self.resources.spill_bytes_min());
         let much = |(_, table): &(&Bounds, &Table)| table.held_bytes >= least && table.groups() > 0;
@@ -443,7 +445,7 @@ impl Operator for Aggregate {
         for _ in 0..from.count(16).map_err(damaged)? {
             let bounds = (from.i64().map_err(damaged)?, from.i64().map_err(damaged)?);
             let mut table = Table::new(&core)?;
-            table.load(&core, &self.resources, &mut from)?;
+            table.load(&core, &self.resources, self.spill_space().as_ref(), &mut from)?;
             self.tables.insert(bounds, table);
             self.account(bounds);
         }

@@ -529,18 +529,20 @@ impl GroupTable {
     pub fn sorted(&self, form: &KeyForm) -> Vec<u32> {
         // What decides mostly lies beside the group: looking into the rows would miss the cache at
         // each comparison.
-        let mut all: Vec<(u64, u32)> = (0..self.len() as u32)
-            .filter(|g| self.null_group != Some(*g))
-            .map(|g| (prefix(form, self.key(g)), g))
-            .collect();
+        // Three halves of a word each, since there are many.
+        let mut all: Vec<[u32; 3]> = Vec::with_capacity(self.len());
+        for group in (0..self.len() as u32).filter(|g| self.null_group != Some(*g)) {
+            let prefix = prefix(form, self.key(group));
+            all.push([(prefix >> 32) as u32, prefix as u32, group]);
+        }
         match &self.keys {
-            Keys::Unit | Keys::Int => all.sort_unstable_by_key(|(prefix, _)| *prefix),
+            Keys::Unit | Keys::Int => all.sort_unstable(),
             Keys::Bytes { heap, .. } => {
                 let bytes = |g: u32| heap.get(self.rows.word(g, 0));
-                all.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| bytes(a.1).cmp(bytes(b.1))));
+                all.sort_unstable_by(|a, b| a[..2].cmp(&b[..2]).then_with(|| bytes(a[2]).cmp(bytes(b[2]))));
             }
         }
-        self.null_group.into_iter().chain(all.into_iter().map(|(_, g)| g)).collect()
+        self.null_group.into_iter().chain(all.iter().map(|[_, _, g]| *g)).collect()
     }
 }
 

@@ -171,6 +171,7 @@ impl Table {
         &mut self,
         core: &Arc<Core>,
         resources: &Resources,
+        space: Option<&Arc<SpillSpace>>,
         from: &mut Reader<'_>,
     ) -> Result<(), OpError> {
         let damaged = |e: Damaged| core.damaged(&e);
@@ -182,7 +183,7 @@ impl Table {
         for i in 1..=n {
             places.push(self.take(from).map_err(damaged)?);
             if i % RESTORE_ROWS == 0
-                && let Some(space) = &resources.spill
+                && let Some(space) = space
                 && resources.is_tight(0, self.bytes())
             {
                 self.spill(core, space, resources)?;
