@@ -123,3 +123,54 @@ fn a_result_of_on_update_waits_for_nothing() {
     assert_eq!(periodic.line().unwrap().as_deref(), Some("1\t2\twhy_3"));
     why(&server, &id, &["Nothing has changed since"]);
 }
+
+#[test]
+fn explain_shows_what_each_node_does_with_time_and_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.query("CREATE STREAM s (x int32, k string)");
+    let check = |sql: &str, expected: &[(&str, &str)]| {
+        let text = server.streaming.query(&format!("EXPLAIN {sql}")).unwrap_or_else(|e| panic!("{sql}\n{e}"));
+        let mut lines = text.lines();
+        for (node, about) in expected {
+            let line = lines.find(|l| l.trim_start().starts_with(node));
+            let line = line.unwrap_or_else(|| panic!("no {node}, in this order, in:\n{text}"));
+            assert!(line.contains(about), "{about} is not in: {line}");
+        }
+    };
+    check(
+        "SELECT window_start, k, count() FROM tumble(s, 5s) WHERE x > 1 GROUP BY window_start, k EMIT AFTER WINDOW CLOSE WITH DELAY 1s LIMIT 3",
+        &[
+            ("Limit: bounded", "watermark: none, state: a count"),
+            (
+                "WindowAggregate: unbounded",
+                "watermark: closes windows, ends here, state: keys of each window until it closes, spills",
+            ),
+            ("Window: unbounded", "watermark: passes, state: none"),
+            ("Filter: unbounded", "watermark: passes, state: none"),
+            (
+                "Source: unbounded",
+                "- 1000 ms of the slowest shard that is not idle (after 5000 ms), state: a watermark a shard",
+            ),
+        ],
+    );
+    check(
+        "SELECT k, emit_version(), sum(x) FROM s GROUP BY k EMIT ON UPDATE",
+        &[
+            ("EmitVersion: unbounded", "state: a count"),
+            ("Aggregate: unbounded", "watermark: none, state: keys over the whole stream, in memory"),
+            ("Source: unbounded", "watermark: none, state: its position"),
+        ],
+    );
+    check(
+        "SELECT k, sum(x) FROM s GROUP BY k EMIT AFTER KEY EXPIRE WITH MAXSPAN 5s AND TIMEOUT 1s",
+        &[
+            ("Aggregate: unbounded", "state: none between batches"),
+            (
+                "Lives: unbounded",
+                "watermark: ends here, state: rows of keys that live; span 5000 ms, timeout 1000 ms",
+            ),
+            ("Source: unbounded", "state: a watermark a shard"),
+        ],
+    );
+}
