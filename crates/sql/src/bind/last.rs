@@ -120,7 +120,13 @@ fn aggregates(select: &Select, functions: &Functions<'_>) -> bool {
 fn since(select: &mut Select, last: Last, now_us: i64) {
     let from_us = now_us.saturating_sub(last.ns / 1_000);
     let condition = if last.by_processing_time {
-        compare("_tp_append_time", BinaryOperator::GtEq, from_us, UTC_US)
+        // No place in the log is found by append time: the read begins at the earliest row.
+        let earliest = Ast::BinaryOp {
+            left: Box::new(column("_tp_time")),
+            op: BinaryOperator::GtEq,
+            right: Box::new(call("earliest_ts", vec![])),
+        };
+        and(Some(earliest), compare("_tp_append_time", BinaryOperator::GtEq, from_us, UTC_US))
     } else {
         compare("_tp_time", BinaryOperator::GtEq, from_us.div_euclid(1_000), UTC_MS)
     };
@@ -249,14 +255,17 @@ fn hop(args: Vec<Ast>, alias: Option<TableAlias>) -> TableFactor {
 
 /// `now64(3)`, processing time.
 fn now() -> Ast {
-    let three = Ast::Value(Value::Number("3".into(), false).into());
+    call("now64", vec![Ast::Value(Value::Number("3".into(), false).into())])
+}
+
+fn call(name: &str, args: Vec<Ast>) -> Ast {
     Ast::Function(Function {
-        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new("now64"))]),
+        name: ObjectName(vec![ObjectNamePart::Identifier(Ident::new(name))]),
         uses_odbc_syntax: false,
         parameters: FunctionArguments::None,
         args: FunctionArguments::List(FunctionArgumentList {
             duplicate_treatment: None,
-            args: vec![argument(three)],
+            args: args.into_iter().map(argument).collect(),
             clauses: vec![],
         }),
         filter: None,

@@ -92,6 +92,8 @@ fn the_last_hour_is_a_seek_or_a_hop() {
     let since = StartPosition::EventTime(weir_base::EventTime(NOW_US / 1_000 - hour_ms));
     let tail = plan("SELECT u8 FROM s WHERE f > 1 EMIT LAST 1h").unwrap();
     assert_eq!(tail.root.sources()[0].1.start, since);
+    let by_arrival = plan("SELECT u8 FROM s EMIT LAST 1h ON PROCTIME").unwrap();
+    assert_eq!(by_arrival.root.sources()[0].1.start, StartPosition::Earliest);
     let window = |p: &StreamPlan| {
         fn find(node: &StreamNode) -> Option<String> {
             match node {
