@@ -38,7 +38,8 @@ pub struct Progress {
     /// 0 = not known.
     pub total_rows: AtomicU64,
     pub result_rows: AtomicU64,
-    /// Of a streaming query's result rows those that its reader has taken.
+    /// Rows that a streaming query has put into its output buffer, and those its reader has taken.
+    pub given_rows: AtomicU64,
     pub taken_rows: AtomicU64,
     /// Since when the query waits for its reader, microseconds since the epoch; 0 = it does not.
     pub full_since_us: AtomicI64,

@@ -86,6 +86,7 @@ impl Sink for BufferSink {
                 self.progress.full_since_us.store(0, Ordering::Relaxed);
             }
         }
+        self.progress.given_rows.fetch_add(n, Ordering::Relaxed);
         self.progress.result_rows.fetch_add(n, Ordering::Relaxed);
         Ok(())
     }

@@ -68,7 +68,9 @@ pub struct QueryInfo {
     pub sums: OperatorSums,
     /// What the plan says of each operator.
     pub plan: Option<Arc<StreamNode>>,
-    /// Result rows that the reader has not taken, and since when the query waits for it.
+    /// Rows put into the output buffer, those that the reader has not taken, and since when the query
+    /// waits for it.
+    pub given_rows: u64,
     pub waiting_rows: u64,
     pub full_since_us: Option<i64>,
 }
@@ -459,8 +461,9 @@ impl QueryEntry {
             sums: OperatorSums::of(&operators, self.clock.now_us()),
             operators,
             plan,
+            given_rows: load(&self.progress.given_rows),
             waiting_rows: if self.spec.streaming {
-                load(&self.progress.result_rows).saturating_sub(load(&self.progress.taken_rows))
+                load(&self.progress.given_rows).saturating_sub(load(&self.progress.taken_rows))
             } else {
                 0
             },

@@ -310,7 +310,7 @@ impl Why<'_> {
     }
 
     fn what_left(&mut self) {
-        let (given, waiting) = (self.q.result_rows, self.q.waiting_rows);
+        let (given, waiting) = (self.q.given_rows, self.q.waiting_rows);
         if given > 0 {
             let read = given.saturating_sub(waiting);
             self.say(

@@ -5,12 +5,13 @@
 
 use super::context::Binder;
 use super::errors::from_datafusion;
+use super::window_table::WindowTable;
 use crate::parse::emit::{Life, Policy};
 use crate::parse::parse_expr;
 use crate::stream::over_scan;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan};
-use weir_base::{Error, err};
+use weir_base::{Code, Error, err};
 
 const EVENT_TIME: &str = "_tp_time";
 
@@ -47,6 +48,10 @@ fn aggregated(plan: &LogicalPlan) -> Option<&LogicalPlan> {
     }
 }
 
+fn windowed(plan: &LogicalPlan) -> bool {
+    WindowTable::of(plan).is_some() || plan.inputs().into_iter().any(windowed)
+}
+
 /// Binds what identifies lives; `None` where there is nothing to aggregate.
 ///
 /// # Errors
@@ -58,6 +63,10 @@ pub(super) fn bind(
     plan: &LogicalPlan,
 ) -> Result<Option<LifeExprs>, Error> {
     let Some(input) = aggregated(plan) else { return Ok(None) };
+    if windowed(input) {
+        // Refused where policies are looked at.
+        return Ok(None);
+    }
     let expr = |text: &str, condition: bool| -> Result<Expr, Error> {
         let e = binder.expr(parse_expr(text)?, input.schema())?;
         let e = super::coerce::expr(e, input.schema(), rules).map_err(from_datafusion)?;
@@ -77,7 +86,13 @@ pub(super) fn bind(
         if e.is_volatile() {
             return Err(err!(NotImplemented, "IDENTIFIED BY {text} changes from call to call; use a column"));
         }
-        over_scan(e, input)
+        over_scan(e, input).map_err(|e| match e.code {
+            Code::NotImplemented => err!(
+                NotImplemented,
+                "EMIT AFTER KEY EXPIRE and AFTER SESSION CLOSE read one stream, through subqueries that only filter and compute; {text} comes from something else"
+            ),
+            _ => e,
+        })
     };
     Ok(Some(LifeExprs {
         time: expr(life.by.first().map_or(EVENT_TIME, String::as_str), false)?,

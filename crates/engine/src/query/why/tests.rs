@@ -87,6 +87,7 @@ fn query(plan: StreamNode, operators: Vec<OperatorStatus>) -> QueryInfo {
         operators,
         sums: OperatorSums::default(),
         plan: Some(Arc::new(plan)),
+        given_rows: 0,
         waiting_rows: 0,
         full_since_us: None,
     }
