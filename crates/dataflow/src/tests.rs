@@ -7,4 +7,5 @@ mod lives;
 mod oracle;
 mod property;
 mod query;
+mod spilled;
 mod support;

@@ -34,7 +34,7 @@ const RUNS_MAX: usize = 64;
 /// Groups in memory while they do.
 const MERGE_ROWS: usize = 4_096;
 /// Groups that are restored before memory is looked at.
-const RESTORE_ROWS: usize = 16_384;
+const RESTORE_ROWS: usize = 1_024;
 
 /// A part's groups by key.
 fn write(core: &Core, space: &SpillSpace, part: &Part) -> Result<Run, OpError> {
