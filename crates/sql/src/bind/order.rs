@@ -3,7 +3,7 @@
 //! `first_value`, `last_value`, `any`, `group_array` and ties of `arg_min` go by (event time, shard,
 //! sequence number), as they do over a stream; `moving_sum` goes by (append time, shard, sequence
 //! number). Each gets an ORDER BY over columns that travel from the scan through all that keeps
-//! rows. A subquery's own ORDER BY goes first.
+//! rows. The ORDER BY of a subquery that is cut (LIMIT) goes first; without one the planner drops it.
 //!
 //! Rows that are no stream's (of an aggregation, a join, a union, `numbers()`) are taken as they come.
 //!

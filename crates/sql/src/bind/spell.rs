@@ -347,7 +347,8 @@ impl Pass<'_> {
                 return false;
             };
             f.filter = list.pop().map(Box::new);
-            if list.is_empty() {
+            // Of no argument there is only the number of rows.
+            if list.is_empty() && name == "count" {
                 list.push(number("1"));
             }
             set_args(f, list);
