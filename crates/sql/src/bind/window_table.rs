@@ -11,6 +11,7 @@ use datafusion::arrow::array::{Array, ArrayRef, AsArray, ListArray, StructArray,
 use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Fields, TimeUnit};
+use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult};
 use datafusion::functions::core::expr_fn::get_field;
 use datafusion::logical_expr::expr::FieldMetadata;
@@ -243,6 +244,7 @@ impl WindowTable {
         conditions: Option<(Expr, Expr)>,
         call: &WindowCall,
     ) -> Result<LogicalPlan, Error> {
+        let (input, time) = shadowed(input, time).map_err(super::errors::from_datafusion)?;
         let t = time.get_type(input.schema()).map_err(super::errors::from_datafusion)?;
         let DataType::Timestamp(unit, column_zone) = &t else {
             return Err(err!(
@@ -573,6 +575,33 @@ impl ScalarUDFImpl for Windows {
         let list = ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(pairs), None)?;
         Ok(ColumnarValue::Array(Arc::new(list)))
     }
+}
+
+/// Columns of windows below go under other names: `window_start` is that of the window above.
+fn shadowed(input: LogicalPlan, time: Expr) -> DfResult<(LogicalPlan, Expr)> {
+    let hidden = |name: &str| [WINDOW_START, WINDOW_END].contains(&name).then(|| format!("\u{1}{name}"));
+    if input.schema().fields().iter().all(|f| hidden(f.name()).is_none()) {
+        return Ok((input, time));
+    }
+    let all: Vec<Expr> = input
+        .schema()
+        .columns()
+        .into_iter()
+        .map(|c| match hidden(&c.name) {
+            Some(name) => Expr::Column(c).alias(name),
+            None => Expr::Column(c),
+        })
+        .collect();
+    let time = time.transform(|e| {
+        Ok(match &e {
+            Expr::Column(c) => match hidden(&c.name) {
+                Some(name) => Transformed::yes(Expr::Column(Column::new_unqualified(name))),
+                None => Transformed::no(e),
+            },
+            _ => Transformed::no(e),
+        })
+    })?;
+    Ok((LogicalPlanBuilder::from(input).project(all)?.build()?, time.data))
 }
 
 /// The time a window is over where none is named: a window's row is dated by its start.
