@@ -408,7 +408,7 @@ impl<'a> Lowering<'a> {
         if table.changelog && (self.judged_by.is_some() || self.lives.is_some()) {
             return Err(err!(
                 NotImplemented,
-                "windows and ends of keys over a changelog are not supported: {} takes rows back; aggregate it without them",
+                "windows over a changelog, and keys that expire, are not supported: {} takes rows back; aggregate it without them",
                 table.relation
             ));
         }
