@@ -6,6 +6,9 @@ pub enum SourceOrder {
     /// As the plan's replay order says; rows of a shard by sequence number.
     #[default]
     Log,
+    /// By append time over all shards, live rows as well: these wait until no other shard can have an
+    /// earlier one.
+    Live,
     /// The query's result depends on no order: whichever is the fastest.
     Any,
 }

@@ -4,8 +4,10 @@ use super::changelog_table::ChangelogTable;
 use super::compare;
 use super::condition::{CONDITION, Condition};
 use super::errors::external;
-use super::functions::{Functions, snake};
-use super::scope::{Scope, ScopeRelation};
+use super::factors::{BOUNDED, KEYED, WINDOW, keyed_factor, named_by_parameter, table_factor, window_factor};
+use super::functions::Functions;
+use super::keyed_table::{KeyedCall, KeyedTable};
+use super::scope::{Scope, ScopeRelation, VIRTUAL_COLUMNS};
 use super::shape::{self, Shape};
 use super::window_table::{WindowCall, WindowTable};
 use super::{BindOptions, select, spell, zone};
@@ -26,10 +28,7 @@ use datafusion::logical_expr::{
     Volatility, WindowUDF, lit,
 };
 use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
-use sqlparser::ast::{
-    BinaryOperator, Expr as Ast, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query,
-    Spanned, Statement, TableAlias, TableFactor, VisitMut, VisitorMut,
-};
+use sqlparser::ast::{BinaryOperator, Expr as Ast, Query, Statement, TableFactor, VisitMut, VisitorMut};
 use std::borrow::Cow;
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -40,13 +39,6 @@ use weir_format::types::{TYPE_KEY, Type};
 
 /// Views inside views deeper than this are refused: each takes stack while it is planned.
 const VIEW_DEPTH_MAX: usize = 16;
-
-/// The catalog of a table reference that stands for `table(s)`.
-const BOUNDED: &str = "\u{1}table";
-
-/// The catalog of a table reference that stands for a window function of FROM; its schema is the
-/// number of the call.
-const WINDOW: &str = "\u{1}window";
 
 /// Plans queries of one session; views get one of their own.
 pub(crate) struct Binder<'a> {
@@ -62,6 +54,7 @@ pub(crate) struct Binder<'a> {
     /// Hidden columns of the streams that are read: what an unknown name may have meant.
     hidden: RefCell<Vec<String>>,
     windows: RefCell<Vec<WindowCall>>,
+    keyed: RefCell<Vec<KeyedCall>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
@@ -99,6 +92,7 @@ impl<'a> Binder<'a> {
             named: RefCell::new(HashSet::new()),
             hidden: RefCell::default(),
             windows: RefCell::default(),
+            keyed: RefCell::default(),
             planners,
         }
     }
@@ -130,12 +124,13 @@ impl<'a> Binder<'a> {
 
     /// `table(s)` becomes a name the planner can look up; functions of later versions are named.
     fn tables(&self, query: &mut Query) -> Result<(), Error> {
-        struct Pass<'p>(&'p str, &'p dyn Scope, &'p RefCell<Vec<WindowCall>>);
+        struct Pass<'p>(&'p str, &'p dyn Scope, &'p RefCell<Vec<WindowCall>>, &'p RefCell<Vec<KeyedCall>>);
         impl VisitorMut for Pass<'_> {
             type Break = Error;
             fn pre_visit_table_factor(&mut self, f: &mut TableFactor) -> ControlFlow<Error> {
                 let done = named_by_parameter(f, self.1)
                     .and_then(|()| window_factor(f, &mut self.2.borrow_mut()))
+                    .and_then(|()| keyed_factor(f, &mut self.3.borrow_mut()))
                     .and_then(|()| table_factor(f, self.0));
                 match done {
                     Ok(()) => ControlFlow::Continue(()),
@@ -143,7 +138,7 @@ impl<'a> Binder<'a> {
                 }
             }
         }
-        match query.visit(&mut Pass(&self.database, self.scope, &self.windows)) {
+        match query.visit(&mut Pass(&self.database, self.scope, &self.windows, &self.keyed)) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(e) => Err(e),
         }
@@ -215,11 +210,77 @@ impl<'a> Binder<'a> {
         for e in call.time.iter().chain(call.conditions()) {
             self.named.borrow_mut().extend(shape::names_in(e));
         }
-        let mut of = call.of.clone();
+        let planned = self.read(&call.of, &call.function)?;
+        let typed = |e: Ast| {
+            let e = self.expr(e, planned.schema())?;
+            super::coerce::expr(e, planned.schema(), &super::rules(self.options, true))
+                .map_err(super::errors::from_datafusion)
+        };
+        let time =
+            typed(call.time.clone().unwrap_or_else(|| super::window_table::default_time(planned.schema())))?;
+        let condition = |e: &Ast| {
+            let e = typed(e.clone())?;
+            let t = e.get_type(planned.schema()).map_err(super::errors::from_datafusion)?;
+            if t == DataType::Boolean {
+                return Ok(e);
+            }
+            if !super::widths::is_number(&t) {
+                return Err(err!(IllegalTypeOfArgument, "{e} is {t}, no condition of a session"));
+            }
+            let zero = ScalarValue::new_zero(&t).map_err(super::errors::from_datafusion)?;
+            Ok(compare::binary(e, Operator::NotEq, lit(zero)))
+        };
+        let conditions = match &call.conditions {
+            None => None,
+            Some((_, start, end)) => Some((condition(start)?, condition(end)?)),
+        };
+        let plan = WindowTable::plan(planned, time, conditions, &call)?;
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
+    /// `changelog(…)`.
+    fn keyed(&self, number: usize) -> Result<Arc<dyn TableSource>, Error> {
+        let call = self.keyed.borrow()[number].clone();
+        for e in call.keys.iter().chain(&call.version) {
+            self.named.borrow_mut().extend(shape::names_in(e));
+        }
+        let named = self.named.borrow().clone();
+        // A bounded query puts rows in log order by these.
+        self.named.borrow_mut().extend(VIRTUAL_COLUMNS.map(str::to_owned));
+        let planned = self.read(&call.of, "changelog");
+        *self.named.borrow_mut() = named.clone();
+        let planned = planned?;
+        let typed = |e: &Ast| {
+            let e = self.expr(e.clone(), planned.schema())?;
+            super::coerce::expr(e, planned.schema(), &super::rules(self.options, true))
+                .map_err(super::errors::from_datafusion)
+        };
+        let keys = call.keys.iter().map(typed).collect::<Result<Vec<_>, _>>()?;
+        let version = call.version.as_ref().map(typed).transpose()?;
+        let stays = |name: &str| named.contains(name) || !VIRTUAL_COLUMNS.contains(&name);
+        let shown = planned.schema().columns().into_iter().filter(|c| stays(&c.name)).map(Expr::Column);
+        let shown: Vec<Expr> = shown.collect();
+        let plan = if super::bounds::is_unbounded(&planned) {
+            LogicalPlanBuilder::from(planned)
+                .project(shown)
+                .and_then(LogicalPlanBuilder::build)
+                .and_then(|input| KeyedTable::new(input, keys, version))
+                .map(KeyedTable::into_plan)
+        } else {
+            KeyedTable::weightless(&planned).and_then(|()| KeyedTable::bounded(planned, keys, version, shown))
+        };
+        let plan = plan.map_err(super::errors::from_datafusion)?;
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
+    /// What stands inside a function of FROM.
+    fn read(&self, of: &TableFactor, function: &str) -> Result<LogicalPlan, Error> {
+        let mut of = of.clone();
         named_by_parameter(&mut of, self.scope)?;
         window_factor(&mut of, &mut self.windows.borrow_mut())?;
+        keyed_factor(&mut of, &mut self.keyed.borrow_mut())?;
         table_factor(&mut of, &self.database)?;
-        let planned = match &of {
+        Ok(match &of {
             TableFactor::Derived { subquery, .. } => {
                 let views = self.views.clone();
                 let database = self.database.clone();
@@ -233,6 +294,12 @@ impl<'a> Binder<'a> {
                     [name] => self.source(None, name, false)?,
                     [database, name] => self.source(Some(database), name, false)?,
                     [BOUNDED, database, name] => self.source(Some(database), name, true)?,
+                    [KEYED, ..] => {
+                        return Err(err!(
+                            NotImplemented,
+                            "{function} over a changelog is not supported: its rows are taken back; aggregate it directly"
+                        ));
+                    }
                     [WINDOW, ..] => {
                         return Err(err!(
                             NotImplemented,
@@ -260,33 +327,8 @@ impl<'a> Binder<'a> {
                     }
                 }
             }
-            other => return Err(err!(NotImplemented, "{} over {other} is not supported yet", call.function)),
-        };
-        let typed = |e: Ast| {
-            let e = self.expr(e, planned.schema())?;
-            super::coerce::expr(e, planned.schema(), &super::rules(self.options, true))
-                .map_err(super::errors::from_datafusion)
-        };
-        let time =
-            typed(call.time.clone().unwrap_or_else(|| super::window_table::default_time(planned.schema())))?;
-        let condition = |e: &Ast| {
-            let e = typed(e.clone())?;
-            let t = e.get_type(planned.schema()).map_err(super::errors::from_datafusion)?;
-            if t == DataType::Boolean {
-                return Ok(e);
-            }
-            if !super::widths::is_number(&t) {
-                return Err(err!(IllegalTypeOfArgument, "{e} is {t}, no condition of a session"));
-            }
-            let zero = ScalarValue::new_zero(&t).map_err(super::errors::from_datafusion)?;
-            Ok(compare::binary(e, Operator::NotEq, lit(zero)))
-        };
-        let conditions = match &call.conditions {
-            None => None,
-            Some((_, start, end)) => Some((condition(start)?, condition(end)?)),
-        };
-        let plan = WindowTable::plan(planned, time, conditions, &call)?;
-        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+            other => return Err(err!(NotImplemented, "{function} over {other} is not supported yet")),
+        })
     }
 }
 
@@ -333,115 +375,6 @@ fn parser_options() -> ParserOptions {
     }
 }
 
-/// `FROM {name:identifier}`.
-fn named_by_parameter(f: &mut TableFactor, scope: &dyn Scope) -> Result<(), Error> {
-    let TableFactor::Table { name, args: args @ Some(_), .. } = f else { return Ok(()) };
-    if name.0.first().and_then(|p| p.as_ident()).is_none_or(|i| i.value != crate::parse::reserved::PARAMETER)
-    {
-        return Ok(());
-    }
-    let given = args.as_ref().and_then(|a| match a.args.first() {
-        Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(e))) => spell::literal_text(e),
-        _ => None,
-    });
-    let given = given.ok_or_else(|| err!(Syntax, "a parameter is written {{name:identifier}}"))?;
-    let value = scope
-        .parameter(&given)
-        .ok_or_else(|| err!(BadArguments, "no value is set for parameter {given}; pass param_{given}=…"))?;
-    *name =
-        ObjectName(value.split('.').map(|p| ObjectNamePart::Identifier(Ident::with_quote('"', p))).collect());
-    *args = None;
-    Ok(())
-}
-
-/// `tumble(…)`, `hop(…)` and `session(…)` become names the planner can look up.
-fn window_factor(f: &mut TableFactor, windows: &mut Vec<WindowCall>) -> Result<(), Error> {
-    let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
-    let Some(given) = args else { return Ok(()) };
-    let [part] = name.0.as_slice() else { return Ok(()) };
-    let Some(ident) = part.as_ident().cloned() else { return Ok(()) };
-    let function = snake(&ident.value);
-    if !matches!(function.as_str(), "tumble" | "hop" | "session") {
-        return Ok(());
-    }
-    let call = WindowCall::parse(&function, &given.args).map_err(|e| select::at(e, ident.span))?;
-    let of = select::shown_name(&call.of).unwrap_or_else(|| Ident::new(function.as_str()));
-    let number = windows.len().to_string();
-    windows.push(call);
-    if alias.is_none() {
-        *alias = Some(TableAlias { explicit: true, name: of.clone(), columns: Vec::new(), at: None });
-    }
-    *args = None;
-    let parts = [WINDOW.to_owned(), number, of.value];
-    *name = ObjectName(
-        parts
-            .into_iter()
-            .map(|value| ObjectNamePart::Identifier(Ident { value, quote_style: None, span: ident.span }))
-            .collect(),
-    );
-    Ok(())
-}
-
-fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error> {
-    let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
-    let Some(given) = args else { return Ok(()) };
-    let [part] = name.0.as_slice() else { return Ok(()) };
-    let Some(ident) = part.as_ident().cloned() else { return Ok(()) };
-    let function = snake(&ident.value);
-    match function.as_str() {
-        "table" => {}
-        "dedup" | "changelog" | "rowify" => {
-            return Err(select::at(
-                err!(
-                    NotImplemented,
-                    "table function {function} is not supported yet: it comes with stateful streaming queries in a later version"
-                ),
-                ident.span,
-            ));
-        }
-        _ => {
-            name.0 = vec![ObjectNamePart::Identifier(Ident {
-                value: function,
-                quote_style: None,
-                span: ident.span,
-            })];
-            return Ok(());
-        }
-    }
-    let target: Vec<Ident> = match given.args.as_slice() {
-        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::Identifier(i)))] => vec![i.clone()],
-        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::CompoundIdentifier(i)))] => i.clone(),
-        [FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::Function(inner)))] => {
-            return Err(select::at(
-                err!(IncorrectQuery, "table() takes the name of a stream or view, not {inner}"),
-                inner.span(),
-            ));
-        }
-        _ => {
-            return Err(select::at(
-                err!(NumberOfArguments, "table() takes one argument, the name of a stream or view"),
-                ident.span,
-            ));
-        }
-    };
-    let (database, relation) = match target.as_slice() {
-        [name] => (Ident::new(default_database), name.clone()),
-        [database, name] => (database.clone(), name.clone()),
-        _ => return Err(select::at(err!(Syntax, "table() takes name or database.name"), ident.span)),
-    };
-    if alias.is_none() {
-        *alias = Some(TableAlias { explicit: true, name: relation.clone(), columns: Vec::new(), at: None });
-    }
-    *args = None;
-    *name = ObjectName(
-        [Ident { value: BOUNDED.to_owned(), quote_style: None, span: relation.span }, database, relation]
-            .into_iter()
-            .map(ObjectNamePart::Identifier)
-            .collect(),
-    );
-    Ok(())
-}
-
 /// A relation that is already a plan.
 struct PlannedSource {
     schema: SchemaRef,
@@ -462,6 +395,10 @@ impl ContextProvider for Binder<'_> {
         if name.catalog() == Some(WINDOW) {
             let number = name.schema().and_then(|n| n.parse().ok()).expect("written by window_factor");
             return self.window(number).map_err(external);
+        }
+        if name.catalog() == Some(KEYED) {
+            let number = name.schema().and_then(|n| n.parse().ok()).expect("written by keyed_factor");
+            return self.keyed(number).map_err(external);
         }
         let bounded = name.catalog() == Some(BOUNDED);
         if name.catalog().is_some() && !bounded {
@@ -484,7 +421,7 @@ impl ContextProvider for Binder<'_> {
         match self.scope.table_function(name, &values).map_err(external)? {
             Some(provider) => Ok(provider_as_source(provider)),
             None => {
-                let known = ["table", "numbers", "values", "tumble", "hop", "session"];
+                let known = ["table", "numbers", "values", "tumble", "hop", "session", "changelog"];
                 let hint = weir_base::error::did_you_mean(name, known);
                 Err(external(err!(UnknownFunction, "unknown table function {name}{hint}")))
             }

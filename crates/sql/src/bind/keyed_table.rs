@@ -6,7 +6,6 @@
 
 use super::cast::not_null;
 use super::errors::external;
-use super::log_order;
 use super::window_table::{argument, relation};
 use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Column, DFSchema, DFSchemaRef, Result as DfResult};
@@ -90,16 +89,23 @@ pub(crate) struct KeyedTable {
 
 impl KeyedTable {
     pub fn new(input: LogicalPlan, keys: Vec<Expr>, version: Option<Expr>) -> DfResult<Self> {
+        Self::weightless(&input)?;
+        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect();
+        fields.push((None, Arc::new(Type::Int8.field(WEIGHT_COLUMN))));
+        let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
+        Ok(KeyedTable { input, keys, version, schema })
+    }
+
+    /// # Errors
+    /// Code 80: the rows have a weight.
+    pub fn weightless(input: &LogicalPlan) -> DfResult<()> {
         if input.schema().fields().iter().any(|f| f.name() == WEIGHT_COLUMN) {
             return Err(external(err!(
                 IncorrectQuery,
                 "changelog() over rows that have a weight ({WEIGHT_COLUMN}) already; read the stream itself"
             )));
         }
-        let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect();
-        fields.push((None, Arc::new(Type::Int8.field(WEIGHT_COLUMN))));
-        let schema = Arc::new(DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?);
-        Ok(KeyedTable { input, keys, version, schema })
+        Ok(())
     }
 
     pub fn into_plan(self) -> LogicalPlan {
@@ -112,31 +118,42 @@ impl KeyedTable {
         e.node.as_any().downcast_ref()
     }
 
-    /// The rows that are there in the end, in a bounded query.
-    pub fn expand(&self) -> DfResult<LogicalPlan> {
-        let Some((input, order)) = log_order::place(&self.input)? else {
-            return Err(external(err!(
-                NotImplemented,
-                "changelog takes rows in log order, and rows of {} have none; read a stream, a view or a subquery over one",
-                log_order::what(&self.input)
-            )));
-        };
+    /// The rows that are there in the end, in a bounded query: `input` says of each row where it lies in
+    /// the log (`place`), `shown` are the columns that stay.
+    pub fn bounded(
+        input: LogicalPlan,
+        keys: Vec<Expr>,
+        version: Option<Expr>,
+        shown: Vec<Expr>,
+    ) -> DfResult<LogicalPlan> {
         const NUMBER: &str = "\u{1}newest";
-        let newest_first = self
-            .version
-            .iter()
-            .map(|v| v.clone().sort(false, false))
-            .chain(order.into_iter().map(|s| s.expr.sort(!s.asc, !s.nulls_first)))
-            .collect();
-        let number = row_number().partition_by(self.keys.clone()).order_by(newest_first).build()?;
+        let place = |name: &str| -> DfResult<Expr> {
+            let at = input.schema().iter().find(|(_, f)| f.name() == name);
+            at.map(|field| Expr::Column(field.into())).ok_or_else(|| {
+                external(err!(
+                    NotImplemented,
+                    "changelog takes rows in log order, which rows of a view or subquery over table(…) do not say; \
+                     read changelog(table(stream), key)"
+                ))
+            })
+        };
+        let newest_first = version
+            .into_iter()
+            .map(Ok)
+            .chain(VIRTUAL_PLACE.iter().map(|name| place(name)))
+            .map(|e| e.map(|e| e.sort(false, false)))
+            .collect::<DfResult<Vec<_>>>()?;
+        let number = row_number().partition_by(keys).order_by(newest_first).build()?;
         let input = LogicalPlanBuilder::from(input).window(vec![number.alias(NUMBER)])?;
         let first = cast(Expr::Column(Column::new_unqualified(NUMBER)), DataType::UInt64).eq(lit(1u64));
-        let mut shown: Vec<Expr> = self.input.schema().columns().into_iter().map(Expr::Column).collect();
         let told = FieldMetadata::from(Type::Int8.field(WEIGHT_COLUMN).metadata().clone());
-        shown.push(not_null(lit(1i8)).alias_with_metadata(WEIGHT_COLUMN, Some(told)));
-        input.filter(first)?.project(shown)?.build()
+        let weight = not_null(lit(1i8)).alias_with_metadata(WEIGHT_COLUMN, Some(told));
+        input.filter(first)?.project(shown.into_iter().chain([weight]))?.build()
     }
 }
+
+/// Log order.
+const VIRTUAL_PLACE: [&str; 3] = ["_tp_append_time", "_tp_shard", "_tp_sn"];
 
 impl PartialEq for KeyedTable {
     fn eq(&self, other: &Self) -> bool {

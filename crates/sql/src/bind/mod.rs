@@ -18,8 +18,10 @@ mod condition;
 mod context;
 mod emit_version;
 pub mod errors;
+mod factors;
 mod functions;
 mod infer;
+mod keyed_table;
 mod last;
 mod life;
 mod order;
@@ -45,6 +47,7 @@ pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
 pub(crate) use emit_version::is_emit_version;
+pub(crate) use keyed_table::KeyedTable;
 pub(crate) use life::LifeExprs;
 pub use life::SessionRules;
 pub(crate) use order::{RowsBy, order_of};

@@ -45,7 +45,7 @@ pub(crate) struct WindowCall {
     pub conditions: Option<(Brackets, Ast, Ast)>,
 }
 
-fn argument(a: &FunctionArg) -> Option<&Ast> {
+pub(super) fn argument(a: &FunctionArg) -> Option<&Ast> {
     match a {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(e)) => Some(e),
         _ => None,
@@ -191,7 +191,7 @@ fn gap(span: Span) -> Result<i64, Error> {
 }
 
 /// An argument as what can stand in FROM.
-fn relation(e: &Ast) -> Option<TableFactor> {
+pub(super) fn relation(e: &Ast) -> Option<TableFactor> {
     use sqlparser::ast::{Ident, ObjectName, ObjectNamePart, TableFunctionArgs};
     let plain = |idents: Vec<Ident>, args: Option<TableFunctionArgs>| TableFactor::Table {
         name: ObjectName(idents.into_iter().map(ObjectNamePart::Identifier).collect()),

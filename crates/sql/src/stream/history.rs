@@ -15,15 +15,18 @@ use weir_plan::{
 /// Tells every source of a plan; `in_order`: none may do as it likes.
 pub(super) fn plan_history(root: &mut StreamNode, history: &HistorySpec, in_order: bool) {
     let ordered = in_order || history.emits || history.log_only || history.replay.is_some();
-    tell(root, history, if ordered { None } else { Some(SourceOrder::Log) });
+    tell(root, history, if ordered { None } else { Some(SourceOrder::Log) }, false);
 }
 
-/// `order` for the sources below; `None` = in order whatever they feed.
-fn tell(node: &mut StreamNode, history: &HistorySpec, order: Option<SourceOrder>) {
+/// `order` for the sources below; `None` = in order whatever they feed. `live`: so are live rows.
+fn tell(node: &mut StreamNode, history: &HistorySpec, order: Option<SourceOrder>, live: bool) {
     if let StreamNode::Source { spec, .. } = node {
-        spec.history = HistorySpec { order: order.unwrap_or_default(), ..history.clone() };
+        let order = if live { SourceOrder::Live } else { order.unwrap_or_default() };
+        spec.history = HistorySpec { order, ..history.clone() };
         return;
     }
+    // The last row of a key is the one that was appended last, in whichever shard.
+    let live = live || matches!(node, StreamNode::Changelog { .. });
     let below = match node {
         StreamNode::Aggregate { aggregates, order: None, window: None, keys, emit, input, .. }
             if matches!(emit.policy, EmitPolicy::Periodic { .. } | EmitPolicy::OnUpdate { .. }) =>
@@ -39,7 +42,7 @@ fn tell(node: &mut StreamNode, history: &HistorySpec, order: Option<SourceOrder>
         _ => SourceOrder::Log,
     };
     let below = order.map(|_| below);
-    node.inputs_mut().into_iter().for_each(|input| tell(input, history, below));
+    node.inputs_mut().into_iter().for_each(|input| tell(input, history, below, live));
 }
 
 fn exprs_of(aggregate: &AggregateSpec) -> impl Iterator<Item = &Arc<dyn PhysicalExpr>> {

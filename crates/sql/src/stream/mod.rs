@@ -14,6 +14,7 @@
 //! Not here: state, execution.
 
 mod aggregate;
+mod changelog;
 mod history;
 mod node;
 

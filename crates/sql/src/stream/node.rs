@@ -3,8 +3,8 @@
 use super::aggregate::aggregated;
 use crate::bind::errors::from_datafusion;
 use crate::bind::{
-    Lateness, LifeExprs, SessionRules, UnboundedTable, WindowTable, bound_of_result, from_predicate,
-    unbounded_table,
+    KeyedTable, Lateness, LifeExprs, SessionRules, UnboundedTable, WindowTable, bound_of_result,
+    from_predicate, unbounded_table,
 };
 use crate::parse::emit::{Emit, Life};
 use datafusion::arrow::datatypes::{Field, FieldRef, Schema, SchemaRef};
@@ -96,7 +96,7 @@ pub(super) struct Lowering<'a> {
     pub(super) inside: bool,
     /// Rows of changelog streams are wanted with their weights although nothing aggregates them.
     weighed: bool,
-    replay_order: ReplayOrder,
+    pub(super) replay_order: ReplayOrder,
     next: u32,
 }
 
@@ -160,6 +160,20 @@ impl<'a> Lowering<'a> {
         let own = schema.fields().iter().filter(|f| f.name() != WEIGHT_COLUMN).cloned().collect::<Vec<_>>();
         let input = Box::new(self.named(root, Arc::new(Schema::new(own)))?);
         Ok(StreamNode::Delta { id, schema, input })
+    }
+
+    /// Whether somebody above counts the weights of rows.
+    pub(super) fn counts_weights(&self) -> bool {
+        self.inside || self.weighed
+    }
+
+    /// Below `changelog(…)` nobody counts weights; gives what [`Self::enter_changelog`] takes.
+    pub(super) fn leave_changelog(&mut self) -> (bool, bool) {
+        (std::mem::take(&mut self.inside), std::mem::take(&mut self.weighed))
+    }
+
+    pub(super) fn enter_changelog(&mut self, above: (bool, bool)) {
+        (self.inside, self.weighed) = above;
     }
 
     pub(super) fn id(&mut self) -> NodeId {
@@ -274,9 +288,10 @@ impl<'a> Lowering<'a> {
                 Ok(Lowered { node: StreamNode::Sort { id, keys, input: Box::new(node) }, hidden })
             }
             LogicalPlan::Aggregate(a) => self.aggregate(a).map(Lowered::plain),
-            other => match WindowTable::of(other) {
-                Some(window) => self.window(window),
-                None => {
+            other => match (WindowTable::of(other), KeyedTable::of(other)) {
+                (Some(window), _) => self.window(window),
+                (None, Some(keyed)) => self.keyed(keyed),
+                (None, None) => {
                     let name = other.display().to_string();
                     let name = name.split([':', ' ']).next().unwrap_or("this clause").to_lowercase();
                     Err(err!(NotImplemented, "{name} over an unbounded stream is not supported yet"))
@@ -466,7 +481,7 @@ impl<'a> Lowering<'a> {
             Some(s) => s.clone(),
             None => seeks?.unwrap_or_default(),
         };
-        let weighed = table.changelog && (self.inside || self.weighed);
+        let weighed = table.changelog && self.counts_weights();
         let stays = fields.len();
         let weights = if weighed { Some(self.weights(table, &mut fields)?) } else { None };
         if weighed && self.seek_to.is_none() && start != StartPosition::Latest {
