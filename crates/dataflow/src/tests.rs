@@ -7,4 +7,6 @@ mod lives;
 mod oracle;
 mod property;
 mod query;
+mod stateful;
+mod substreams;
 mod support;

@@ -201,7 +201,9 @@ impl StreamSources {
         // counts its silences.
         let silence_us = |w: &WatermarkSpec| w.silence_us.max(w.timeout.map_or(0, |t| t.after_us));
         let judged = spec.watermark.as_ref().filter(|w| shards.len() > 1 || silence_us(w) > 0);
-        let ordered = judged.map(|w| LogOrder::new(w.idle_timeout_us.max(silence_us(w))));
+        let in_order = judged.is_some() || spec.log_order && shards.len() > 1;
+        let idle_timeout_us = judged.map(|w| w.idle_timeout_us.max(silence_us(w)));
+        let ordered = in_order.then(|| LogOrder::new(idle_timeout_us));
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))

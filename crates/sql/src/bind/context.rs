@@ -3,8 +3,10 @@
 use super::changelog_table::ChangelogTable;
 use super::compare;
 use super::condition::{CONDITION, Condition};
+use super::dedup_table::{DedupCall, DedupTable};
 use super::errors::external;
 use super::functions::{Functions, snake};
+use super::log_order;
 use super::scope::{Scope, ScopeRelation};
 use super::shape::{self, Shape};
 use super::window_table::{WindowCall, WindowTable};
@@ -46,7 +48,10 @@ const BOUNDED: &str = "\u{1}table";
 
 /// The catalog of a table reference that stands for a window function of FROM; its schema is the
 /// number of the call.
-const WINDOW: &str = "\u{1}window";
+pub(super) const WINDOW: &str = "\u{1}window";
+
+/// The same for `dedup(…)`.
+const DEDUP: &str = "\u{1}dedup";
 
 /// Plans queries of one session; views get one of their own.
 pub(crate) struct Binder<'a> {
@@ -62,6 +67,7 @@ pub(crate) struct Binder<'a> {
     /// Hidden columns of the streams that are read: what an unknown name may have meant.
     hidden: RefCell<Vec<String>>,
     windows: RefCell<Vec<WindowCall>>,
+    dedups: RefCell<Vec<DedupCall>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
@@ -99,6 +105,7 @@ impl<'a> Binder<'a> {
             named: RefCell::new(HashSet::new()),
             hidden: RefCell::default(),
             windows: RefCell::default(),
+            dedups: RefCell::default(),
             planners,
         }
     }
@@ -130,12 +137,19 @@ impl<'a> Binder<'a> {
 
     /// `table(s)` becomes a name the planner can look up; functions of later versions are named.
     fn tables(&self, query: &mut Query) -> Result<(), Error> {
-        struct Pass<'p>(&'p str, &'p dyn Scope, &'p RefCell<Vec<WindowCall>>);
+        struct Pass<'p>(&'p str, &'p dyn Scope, &'p RefCell<Vec<WindowCall>>, &'p RefCell<Vec<DedupCall>>);
         impl VisitorMut for Pass<'_> {
             type Break = Error;
+            fn pre_visit_query(&mut self, q: &mut Query) -> ControlFlow<Error> {
+                match partitioned_window(q, &mut self.2.borrow_mut()) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(e) => ControlFlow::Break(e),
+                }
+            }
             fn pre_visit_table_factor(&mut self, f: &mut TableFactor) -> ControlFlow<Error> {
                 let done = named_by_parameter(f, self.1)
                     .and_then(|()| window_factor(f, &mut self.2.borrow_mut()))
+                    .and_then(|()| dedup_factor(f, &mut self.3.borrow_mut()))
                     .and_then(|()| table_factor(f, self.0));
                 match done {
                     Ok(()) => ControlFlow::Continue(()),
@@ -143,7 +157,7 @@ impl<'a> Binder<'a> {
                 }
             }
         }
-        match query.visit(&mut Pass(&self.database, self.scope, &self.windows)) {
+        match query.visit(&mut Pass(&self.database, self.scope, &self.windows, &self.dedups)) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(e) => Err(e),
         }
@@ -215,11 +229,74 @@ impl<'a> Binder<'a> {
         for e in call.time.iter().chain(call.conditions()) {
             self.named.borrow_mut().extend(shape::names_in(e));
         }
-        let mut of = call.of.clone();
+        let planned = self.read(&call.of, &call.function)?;
+        let typed = |e: Ast| {
+            let e = self.expr(e, planned.schema())?;
+            super::coerce::expr(e, planned.schema(), &super::rules(self.options, true))
+                .map_err(super::errors::from_datafusion)
+        };
+        let time =
+            typed(call.time.clone().unwrap_or_else(|| super::window_table::default_time(planned.schema())))?;
+        let condition = |e: &Ast| {
+            let e = typed(e.clone())?;
+            let t = e.get_type(planned.schema()).map_err(super::errors::from_datafusion)?;
+            if t == DataType::Boolean {
+                return Ok(e);
+            }
+            if !super::widths::is_number(&t) {
+                return Err(err!(IllegalTypeOfArgument, "{e} is {t}, no condition of a session"));
+            }
+            let zero = ScalarValue::new_zero(&t).map_err(super::errors::from_datafusion)?;
+            Ok(compare::binary(e, Operator::NotEq, lit(zero)))
+        };
+        let conditions = match &call.conditions {
+            None => None,
+            Some((_, start, end)) => Some((condition(start)?, condition(end)?)),
+        };
+        let partition = call
+            .partition
+            .iter()
+            .map(|key| match self.expr(key.clone(), planned.schema())? {
+                column @ Expr::Column(_) => Ok(column),
+                other => Err(err!(
+                    NotImplemented,
+                    "PARTITION BY over a window takes columns, {other} is none; compute it in a subquery inside {}",
+                    call.function
+                )),
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let plan = WindowTable::plan(planned, time, conditions, partition, &call)?;
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
+    /// `dedup(…)`.
+    fn dedup(&self, number: usize) -> Result<Arc<dyn TableSource>, Error> {
+        let call = self.dedups.borrow()[number].clone();
+        for key in &call.keys {
+            self.named.borrow_mut().extend(shape::names_in(key));
+        }
+        let planned = self.read(&call.of, "dedup")?;
+        let keys = call
+            .keys
+            .iter()
+            .map(|key| {
+                let key = self.expr(key.clone(), planned.schema())?;
+                super::coerce::expr(key, planned.schema(), &super::rules(self.options, true))
+                    .map_err(super::errors::from_datafusion)
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let plan = DedupTable::new(planned, keys, call.ttl_us, Some(call.keys_max)).into_plan();
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
+    /// What stands inside a function of FROM.
+    fn read(&self, of: &TableFactor, function: &str) -> Result<LogicalPlan, Error> {
+        let mut of = of.clone();
         named_by_parameter(&mut of, self.scope)?;
         window_factor(&mut of, &mut self.windows.borrow_mut())?;
+        dedup_factor(&mut of, &mut self.dedups.borrow_mut())?;
         table_factor(&mut of, &self.database)?;
-        let planned = match &of {
+        Ok(match &of {
             TableFactor::Derived { subquery, .. } => {
                 let views = self.views.clone();
                 let database = self.database.clone();
@@ -233,6 +310,7 @@ impl<'a> Binder<'a> {
                     [name] => self.source(None, name, false)?,
                     [database, name] => self.source(Some(database), name, false)?,
                     [BOUNDED, database, name] => self.source(Some(database), name, true)?,
+                    [DEDUP, number, _] => self.dedup(number.parse().expect("written by dedup_factor"))?,
                     [WINDOW, ..] => {
                         return Err(err!(
                             NotImplemented,
@@ -260,33 +338,8 @@ impl<'a> Binder<'a> {
                     }
                 }
             }
-            other => return Err(err!(NotImplemented, "{} over {other} is not supported yet", call.function)),
-        };
-        let typed = |e: Ast| {
-            let e = self.expr(e, planned.schema())?;
-            super::coerce::expr(e, planned.schema(), &super::rules(self.options, true))
-                .map_err(super::errors::from_datafusion)
-        };
-        let time =
-            typed(call.time.clone().unwrap_or_else(|| super::window_table::default_time(planned.schema())))?;
-        let condition = |e: &Ast| {
-            let e = typed(e.clone())?;
-            let t = e.get_type(planned.schema()).map_err(super::errors::from_datafusion)?;
-            if t == DataType::Boolean {
-                return Ok(e);
-            }
-            if !super::widths::is_number(&t) {
-                return Err(err!(IllegalTypeOfArgument, "{e} is {t}, no condition of a session"));
-            }
-            let zero = ScalarValue::new_zero(&t).map_err(super::errors::from_datafusion)?;
-            Ok(compare::binary(e, Operator::NotEq, lit(zero)))
-        };
-        let conditions = match &call.conditions {
-            None => None,
-            Some((_, start, end)) => Some((condition(start)?, condition(end)?)),
-        };
-        let plan = WindowTable::plan(planned, time, conditions, &call)?;
-        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+            other => return Err(err!(NotImplemented, "{function} over {other} is not supported yet")),
+        })
     }
 }
 
@@ -301,6 +354,14 @@ fn scan(
 }
 
 impl select::Relations for Binder<'_> {
+    fn is_aggregate(&self, name: &str) -> bool {
+        let snake = snake(name);
+        let base = snake.strip_suffix("_if").or_else(|| snake.strip_suffix("_distinct"));
+        std::iter::once(name)
+            .chain(base)
+            .any(|name| self.functions.resolve(name).is_some_and(|name| self.functions.is_aggregate(&name)))
+    }
+
     fn hidden_of(&self, factor: &TableFactor) -> Vec<String> {
         let TableFactor::Table { name, args: None, .. } = factor else { return Vec::new() };
         let parts: Vec<&str> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
@@ -382,6 +443,45 @@ fn window_factor(f: &mut TableFactor, windows: &mut Vec<WindowCall>) -> Result<(
     Ok(())
 }
 
+/// The window that a query with PARTITION BY reads knows of it.
+fn partitioned_window(q: &mut Query, windows: &mut Vec<WindowCall>) -> Result<(), Error> {
+    let partition: Vec<Ast> = crate::parse::reserved::partition_by(q).into_iter().cloned().collect();
+    if let (false, sqlparser::ast::SetExpr::Select(s)) = (partition.is_empty(), &mut *q.body)
+        && let [from] = s.from.as_mut_slice()
+    {
+        let before = windows.len();
+        window_factor(&mut from.relation, windows)?;
+        if let Some(call) = windows.get_mut(before) {
+            call.partition = partition;
+        }
+    }
+    Ok(())
+}
+
+/// `dedup(…)` likewise.
+fn dedup_factor(f: &mut TableFactor, dedups: &mut Vec<DedupCall>) -> Result<(), Error> {
+    let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
+    let Some(given) = args else { return Ok(()) };
+    let [part] = name.0.as_slice() else { return Ok(()) };
+    let Some(ident) = part.as_ident().cloned().filter(|i| snake(&i.value) == "dedup") else { return Ok(()) };
+    let call = DedupCall::parse(&given.args).map_err(|e| select::at(e, ident.span))?;
+    let of = select::shown_name(&call.of).unwrap_or_else(|| Ident::new("dedup"));
+    let number = dedups.len().to_string();
+    dedups.push(call);
+    if alias.is_none() {
+        *alias = Some(TableAlias { explicit: true, name: of.clone(), columns: Vec::new(), at: None });
+    }
+    *args = None;
+    let parts = [DEDUP.to_owned(), number, of.value];
+    *name = ObjectName(
+        parts
+            .into_iter()
+            .map(|value| ObjectNamePart::Identifier(Ident { value, quote_style: None, span: ident.span }))
+            .collect(),
+    );
+    Ok(())
+}
+
 fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error> {
     let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
     let Some(given) = args else { return Ok(()) };
@@ -390,7 +490,7 @@ fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error
     let function = snake(&ident.value);
     match function.as_str() {
         "table" => {}
-        "dedup" | "changelog" | "rowify" => {
+        "changelog" | "rowify" => {
             return Err(select::at(
                 err!(
                     NotImplemented,
@@ -463,6 +563,10 @@ impl ContextProvider for Binder<'_> {
             let number = name.schema().and_then(|n| n.parse().ok()).expect("written by window_factor");
             return self.window(number).map_err(external);
         }
+        if name.catalog() == Some(DEDUP) {
+            let number = name.schema().and_then(|n| n.parse().ok()).expect("written by dedup_factor");
+            return self.dedup(number).map_err(external);
+        }
         let bounded = name.catalog() == Some(BOUNDED);
         if name.catalog().is_some() && !bounded {
             return Err(external(err!(
@@ -484,7 +588,7 @@ impl ContextProvider for Binder<'_> {
         match self.scope.table_function(name, &values).map_err(external)? {
             Some(provider) => Ok(provider_as_source(provider)),
             None => {
-                let known = ["table", "numbers", "values", "tumble", "hop", "session"];
+                let known = ["table", "numbers", "values", "tumble", "hop", "session", "dedup"];
                 let hint = weir_base::error::did_you_mean(name, known);
                 Err(external(err!(UnknownFunction, "unknown table function {name}{hint}")))
             }
@@ -504,6 +608,7 @@ impl ContextProvider for Binder<'_> {
             spell::NEGATE => {
                 Some(Arc::new(ScalarUDF::new_from_impl(Negate(Signature::any(1, Volatility::Immutable)))))
             }
+            log_order::LOG_ORDER => Some(log_order::marker()),
             CONDITION => Some(Arc::new(ScalarUDF::new_from_impl(Condition::default()))),
             spell::EARLIEST => Some(Arc::new(ScalarUDF::new_from_impl(EarliestTs::new()))),
             // The planner's own form of a tuple.
@@ -521,7 +626,7 @@ impl ContextProvider for Binder<'_> {
         self.state.aggregate_functions().get(name).cloned()
     }
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
-        self.state.window_functions().get(name).cloned()
+        log_order::shift(name).or_else(|| self.state.window_functions().get(name).cloned())
     }
     fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
         None
