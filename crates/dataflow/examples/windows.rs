@@ -124,8 +124,10 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
                 timeout: None,
                 shard: 3,
                 append_time: 4,
+                partition: None,
             }),
             history: HistorySpec::default(),
+            log_order: false,
         },
     };
     let mut fields: Vec<Field> = schema.fields().iter().map(|f| f.as_ref().clone()).collect();

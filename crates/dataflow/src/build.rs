@@ -3,13 +3,17 @@
 use crate::graph::{Graph, Leaf, Node, Target};
 use crate::op::aggregate::{Aggregate, Panes, Spec};
 use crate::op::changelog::Changelog;
+use crate::op::dedup::Dedup;
 use crate::op::delta::Delta;
 use crate::op::filter::Filter;
 use crate::op::limit::Limit;
 use crate::op::lives::Lives;
+use crate::op::over::Over;
 use crate::op::project::Project;
+use crate::op::rank::Rank;
 use crate::op::session::Session;
 use crate::op::sort::Sort;
+use crate::op::substreams::Substreams;
 use crate::op::union::Union;
 use crate::op::version::Version;
 use crate::op::weights::Weights;
@@ -51,19 +55,25 @@ fn operator(
             let pane = panes.map(|p| p.pane);
             Box::new(Window::new(*spec, time.clone(), judged.clone(), *at, schema.clone())?.in_panes(pane))
         }
-        StreamNode::Aggregate { keys, aggregates, order, window, emit, whole, schema, input, .. } => {
-            let spec = Spec {
-                keys,
-                aggregates,
-                order: *order,
-                window: *window,
-                emit: *emit,
-                whole: *whole,
-                panes: panes_of(node),
-                changelog: input.is_changelog(),
-                schema: schema.clone(),
+        StreamNode::Aggregate { .. } => Box::new(aggregate(node, panes_of(node), resources)?),
+        StreamNode::Over { spec, at, schema, input, .. } => {
+            Box::new(Over::new(spec, *at, schema.clone(), &input.schema())?)
+        }
+        StreamNode::Substreams { partition, of, .. } => {
+            let StreamNode::Aggregate { emit, whole, schema, input, .. } = &**of else {
+                return Err(OpError::Plan { operator: "Substreams", reason: format!("of {}", of.name()) });
             };
-            Box::new(Aggregate::new(spec, &input.schema(), resources.clone())?)
+            let keys = partition.iter().map(|p| p.expr.clone()).collect();
+            // Each key has few windows: they are kept by themselves, not made of panes.
+            let (made, resources, policy) = (of.clone(), resources.clone(), emit.policy);
+            let make = move || -> Result<Box<dyn Operator>, OpError> {
+                Ok(Box::new(aggregate(&made, None, &resources)?))
+            };
+            Box::new(Substreams::new(Box::new(make), keys, schema.clone(), policy, *whole, &input.schema())?)
+        }
+        StreamNode::Dedup { spec, input, .. } => Box::new(Dedup::new(spec, &input.schema())?),
+        StreamNode::Rank { spec, at, schema, input, .. } => {
+            Box::new(Rank::new(spec, *at, schema.clone(), &input.schema())?)
         }
         StreamNode::Lives { spec, keys, schema, input, .. } => {
             Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema())?)
@@ -80,6 +90,26 @@ fn operator(
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),
     }))
+}
+
+fn aggregate(node: &StreamNode, panes: Option<Panes>, resources: &Resources) -> Result<Aggregate, OpError> {
+    let StreamNode::Aggregate { keys, aggregates, order, window, emit, whole, schema, input, .. } = node
+    else {
+        let reason = format!("{} is no aggregation", node.name());
+        return Err(OpError::Plan { operator: "Aggregate", reason });
+    };
+    let spec = Spec {
+        keys,
+        aggregates,
+        order: *order,
+        window: *window,
+        emit: *emit,
+        whole: *whole,
+        panes,
+        changelog: input.is_changelog(),
+        schema: schema.clone(),
+    };
+    Aggregate::new(spec, &input.schema(), resources.clone())
 }
 
 /// The panes of an aggregation right above hop windows.
@@ -137,7 +167,7 @@ fn add(
                 reason: format!("node {} occurs twice or was not opened", node.id().0),
             })?;
             let StreamNode::Source { spec, .. } = node else { unreachable!("sources have no operator") };
-            let judge = Judge::of(spec, order);
+            let judge = Judge::of(spec, order)?;
             let mut leaf = Leaf::new(node.id(), source, judge, target, counters);
             leaf.timed = timed;
             graph.leaves.push(leaf);

@@ -227,7 +227,7 @@ impl Graph {
             Element::EndOfBackfill => {
                 l.counters.backfilled.store(true, Relaxed);
                 if let Some(judge) = &mut l.judge {
-                    judge.end_of_backfill();
+                    judge.end_of_backfill()?;
                     self.tell(leaf)?;
                 }
             }
@@ -238,7 +238,7 @@ impl Graph {
                 self.tell(leaf)?;
                 return self.send(self.leaves[leaf].target, Element::Frontier(*append_us));
             }
-            Element::Tick(_) => {}
+            Element::Tick(_) | Element::KeyWatermarks(_) => {}
         }
         let l = &mut self.leaves[leaf];
         if let (Element::Barrier(_), Some(judge), true) = (&element, &l.judge, self.keep_snapshots) {
@@ -257,10 +257,32 @@ impl Graph {
         let Some(judge) = &mut l.judge else { return Ok(()) };
         l.counters.future_rows.store(judge.future_rows, Relaxed);
         l.counters.set_shards(judge.shards());
-        let Some(at) = judge.tell() else { return Ok(()) };
-        l.counters.rose(at, self.clock.now_us());
         let target = l.target;
-        self.send(target, Element::Watermark(at))
+        let (keys, at) = (judge.tell_keys(), judge.tell());
+        if let Some(held) = judge.keys_held() {
+            l.counters.keys.store(held.0, Relaxed);
+            let before = l.counters.state_bytes.swap(held.1, Relaxed);
+            match held.1.checked_sub(before) {
+                None => self.held.shrink(before - held.1),
+                Some(more) => self.held.grow(more).map_err(|e| StreamError {
+                    code: Code::MemoryLimitExceeded,
+                    message: format!(
+                        "watermarks of {} keys take {} bytes: {e}; raise max_memory_usage or lower partition_lag_max_ms",
+                        held.0, held.1
+                    ),
+                })?,
+            }
+        }
+        if let Some(at) = at {
+            l.counters.rose(at, self.clock.now_us());
+        }
+        if let Some(keys) = keys {
+            self.send(target, Element::KeyWatermarks(keys))?;
+        }
+        match at {
+            Some(at) => self.send(target, Element::Watermark(at)),
+            None => Ok(()),
+        }
     }
 
     fn send(&mut self, target: Target, element: Element) -> Result<(), StreamError> {
@@ -284,7 +306,7 @@ impl Graph {
                 self.ended = true;
                 self.results.push_back(Element::End);
             }
-            Element::Tick(_) | Element::Frontier(_) => {}
+            Element::Tick(_) | Element::Frontier(_) | Element::KeyWatermarks(_) => {}
             other => self.results.push_back(other),
         }
         Ok(())
@@ -314,6 +336,9 @@ impl Graph {
             Element::Idle => node.gate.idle(from, &mut signals),
             Element::Tick(now_us) => node.gate.tick(now_us, &mut signals),
             Element::Frontier(append_us) => node.gate.frontier(from, append_us, &mut signals),
+            Element::KeyWatermarks(marks) => {
+                return self.call(index, |op, out| op.key_watermarks(&marks, out));
+            }
             Element::EndOfBackfill => node.gate.end_of_backfill(from, &mut signals),
             Element::Barrier(epoch) => {
                 node.gate.barrier(from, epoch, &mut signals).map_err(misaligned)?;

@@ -2,15 +2,19 @@
 
 pub mod aggregate;
 pub mod changelog;
+pub mod dedup;
 pub mod delta;
 pub mod filter;
 mod held;
 mod late;
 pub mod limit;
 pub mod lives;
+pub mod over;
 pub mod project;
+pub mod rank;
 pub mod session;
 pub mod sort;
+pub mod substreams;
 pub mod union;
 pub mod version;
 pub mod weights;

@@ -1,6 +1,7 @@
 //! What an operator is, and where it puts its results.
 
 use crate::state::{StateReader, StateWriter};
+use arrow_array::RecordBatch;
 use datafusion_common::DataFusionError;
 use weir_base::Code;
 use weir_plan::{Element, LateRows, Rows, StreamError, WatermarkTime};
@@ -89,6 +90,12 @@ pub trait Operator: Send {
     /// Every later row was appended after this, microseconds since the epoch.
     fn frontier(&mut self, append_us: i64, out: &mut Output) -> Result<(), OpError> {
         out.push(Element::Frontier(append_us));
+        Ok(())
+    }
+
+    /// How far single keys have come.
+    fn key_watermarks(&mut self, marks: &RecordBatch, out: &mut Output) -> Result<(), OpError> {
+        out.push(Element::KeyWatermarks(marks.clone()));
         Ok(())
     }
 

@@ -46,6 +46,24 @@ pub struct StateReader {
 }
 
 impl StateReader {
+    pub(crate) fn save(&self, out: &mut bytes::Writer) {
+        out.u64(self.values.len() as u64);
+        for (name, value) in &self.values {
+            out.bytes(name.as_bytes());
+            out.bytes(value);
+        }
+    }
+
+    pub(crate) fn load(from: &mut bytes::Reader<'_>) -> Result<Self, bytes::Damaged> {
+        let mut values = BTreeMap::new();
+        for _ in 0..from.count(16)? {
+            let name = String::from_utf8(from.bytes()?.to_vec())
+                .map_err(|_| bytes::Damaged("a value's name is no text"))?;
+            values.insert(name, from.bytes()?.to_vec());
+        }
+        Ok(StateReader { values })
+    }
+
     pub fn get(&self, name: &str) -> Option<&[u8]> {
         self.values.get(name).map(Vec::as_slice)
     }

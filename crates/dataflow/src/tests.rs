@@ -8,4 +8,6 @@ mod oracle;
 mod property;
 mod query;
 mod spilled;
+mod stateful;
+mod substreams;
 mod support;

@@ -17,7 +17,12 @@
 //! In event-time replay no row of history is late; at its end each shard goes on from its own
 //! greatest time.
 //!
+//! With a partition each key has a watermark of its own (`keys`); what is told of the query is then the
+//! least that any key's can be.
+//!
 //! Not here: what is done with a late row (`op::window`), who brings rows into log order (sources).
+
+mod keys;
 
 use crate::operator::OpError;
 use crate::state::bytes::{Damaged, Reader, Writer};
@@ -27,6 +32,7 @@ use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::SchemaRef;
+use keys::Keys;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weir_plan::{ReplayOrder, ShardProgress, SourceSpec, WatermarkSpec, WatermarkTime};
@@ -58,6 +64,9 @@ pub(crate) struct Judge {
     /// the greatest event time that is not too far ahead. `NEVER` once it has happened.
     last_append: i64,
     greatest: i64,
+    keys: Option<Keys>,
+    /// Told at the end of history by event time.
+    all_keys: Option<RecordBatch>,
     pub future_rows: u64,
 }
 
@@ -92,9 +101,13 @@ fn steady(
 
 impl Judge {
     /// `None` where the source judges nothing.
-    pub fn of(source: &SourceSpec, order: ReplayOrder) -> Option<Self> {
-        let spec = source.watermark.clone()?;
-        Some(Judge {
+    ///
+    /// # Errors
+    /// [`OpError::Plan`] when keys have types that cannot be keys.
+    pub fn of(source: &SourceSpec, order: ReplayOrder) -> Result<Option<Self>, OpError> {
+        let Some(spec) = source.watermark.clone() else { return Ok(None) };
+        let keys = spec.partition.clone().map(|p| Keys::new(p, &source.schema)).transpose()?;
+        Ok(Some(Judge {
             spec,
             schema: source.output_schema(),
             shards: BTreeMap::new(),
@@ -103,8 +116,10 @@ impl Judge {
             unordered: order == ReplayOrder::EventTime,
             last_append: NEVER,
             greatest: NEVER,
+            keys,
+            all_keys: None,
             future_rows: 0,
-        })
+        }))
     }
 
     /// The rows with the watermark each is judged by.
@@ -150,6 +165,14 @@ impl Judge {
             }
             at = end;
         }
+        if let Some(keys) = &mut self.keys {
+            let spec = &self.spec;
+            let moves = |i: usize| spec.moves_to(times[i], appends[i]);
+            keys.rows(batch, &mut judged, &moves, self.watermark)?;
+            if self.unordered {
+                judged.fill(NEVER);
+            }
+        }
         let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
         columns.push(Arc::new(Int64Array::from(judged)));
         RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| plan(e.to_string()))
@@ -192,13 +215,12 @@ impl Judge {
             while at < times.len() && appends[at].saturating_sub(last) <= silence_max_us {
                 judged.push(watermark);
                 last = appends[at];
-                let future = self.spec.future_max_ns > 0
-                    && times[at] > last.saturating_mul(1_000).saturating_add(self.spec.future_max_ns);
-                if future {
-                    self.future_rows += 1;
-                } else {
-                    watermark = watermark.max(times[at].saturating_sub(self.spec.delay_ns));
-                    greatest = greatest.max(times[at]);
+                match self.spec.moves_to(times[at], last) {
+                    None => self.future_rows += 1,
+                    Some(to) => {
+                        watermark = watermark.max(to);
+                        greatest = greatest.max(times[at]);
+                    }
                 }
                 at += 1;
             }
@@ -220,13 +242,12 @@ impl Judge {
         });
         for (time, append) in times.iter().zip(appends) {
             held.last_append = held.last_append.max(*append);
-            let future = self.spec.future_max_ns > 0
-                && *time > append.saturating_mul(1_000).saturating_add(self.spec.future_max_ns);
-            if future {
-                self.future_rows += 1;
-            } else {
-                held.watermark = held.watermark.max(time.saturating_sub(self.spec.delay_ns));
-                self.greatest = self.greatest.max(*time);
+            match self.spec.moves_to(*time, *append) {
+                None => self.future_rows += 1,
+                Some(to) => {
+                    held.watermark = held.watermark.max(to);
+                    self.greatest = self.greatest.max(*time);
+                }
             }
             self.last_append = self.last_append.max(*append);
         }
@@ -281,10 +302,25 @@ impl Judge {
         }
     }
 
-    pub fn end_of_backfill(&mut self) {
+    pub fn end_of_backfill(&mut self) -> Result<(), OpError> {
         if std::mem::take(&mut self.unordered) {
             self.merge();
+            if let Some(keys) = &mut self.keys {
+                self.all_keys = keys.tell_all()?;
+            }
         }
+        Ok(())
+    }
+
+    /// How far keys of the last rows have come.
+    pub fn tell_keys(&mut self) -> Option<RecordBatch> {
+        let told = self.keys.as_mut()?.take_told();
+        if self.unordered { None } else { self.all_keys.take().or(told) }
+    }
+
+    /// Keys with a watermark of their own, and the bytes they take.
+    pub fn keys_held(&self) -> Option<(u64, u64)> {
+        self.keys.as_ref().map(|k| (k.len() as u64, k.bytes() as u64))
     }
 
     /// How far each shard has come, for who asks what holds the watermark back.
@@ -303,7 +339,8 @@ impl Judge {
             return None;
         }
         self.told = self.watermark;
-        Some(WatermarkTime(self.told))
+        let lag_ns = self.keys.as_ref().map_or(0, Keys::lag_ns);
+        Some(WatermarkTime(self.told.saturating_sub(lag_ns)))
     }
 
     pub fn save(&self, into: &mut StateWriter) {
@@ -320,6 +357,9 @@ impl Judge {
             out.i64(shard.watermark);
             out.i64(shard.last_append);
             out.u64(u64::from(shard.idle));
+        }
+        if let Some(keys) = &self.keys {
+            keys.save(&mut out);
         }
         into.put("judge", out.0);
     }
@@ -342,6 +382,9 @@ impl Judge {
             let shard = Shard { watermark: from.i64()?, last_append: from.i64()?, idle: from.u64()? == 1 };
             self.shards.insert(id, shard);
         }
-        Ok(())
+        match &mut self.keys {
+            Some(keys) => keys.load(from),
+            None => Ok(()),
+        }
     }
 }

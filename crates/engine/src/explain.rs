@@ -4,7 +4,9 @@ use crate::engine::Statement;
 use crate::outcome::Outcome;
 use crate::query::why;
 use crate::system::Columns;
+use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::displayable;
+use std::sync::Arc;
 use weir_base::{Result, err};
 use weir_plan::{EmitPolicy, EmitSpec, StartPosition, StreamNode, StreamPlan, WindowTime};
 use weir_sql::ast::{ExplainKind, InsertSource, Statement as Ast};
@@ -65,6 +67,10 @@ fn stream_text(plan: &StreamPlan) -> String {
     out
 }
 
+fn listed(exprs: &[Arc<dyn PhysicalExpr>]) -> String {
+    exprs.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
 /// One line a node: what it is, how time passes it, what it keeps, what it does.
 fn node_text(node: &StreamNode, depth: usize, out: &mut String) {
     // A LIMIT ends the stream, everything below and beside it does not.
@@ -97,7 +103,7 @@ fn passes(node: &StreamNode) -> bool {
     match node {
         StreamNode::Source { spec, .. } => spec.watermark.is_some(),
         StreamNode::Aggregate { window: Some(w), .. } => w.passes.is_some(),
-        StreamNode::Aggregate { .. } | StreamNode::Lives { .. } => false,
+        StreamNode::Aggregate { .. } | StreamNode::Lives { .. } | StreamNode::Substreams { .. } => false,
         other => other.inputs().into_iter().all(passes),
     }
 }
@@ -117,6 +123,7 @@ fn watermark(node: &StreamNode) -> String {
             "closes windows, passes as far as no open one has an earlier bound".into()
         }
         StreamNode::Aggregate { window: Some(_), .. } => "closes windows, ends here".into(),
+        StreamNode::Substreams { .. } => "closes windows of each key by its own, ends here".into(),
         StreamNode::Lives { .. } => "ends here".into(),
         StreamNode::Union { .. } if passes(node) => "the least of its inputs".into(),
         other if passes(other) => "passes".into(),
@@ -138,6 +145,9 @@ fn state(node: &StreamNode) -> &'static str {
             "keys over the whole stream, in memory"
         }
         StreamNode::Aggregate { .. } => "keys over the whole stream, spills",
+        StreamNode::Substreams { .. } => "keys of each window until it closes",
+        StreamNode::Over { .. } => "earlier values of each partition",
+        StreamNode::Dedup { .. } => "keys that came",
         StreamNode::Lives { .. } => "rows of keys that live",
         StreamNode::Limit { .. } | StreamNode::EmitVersion { .. } => "a count",
         StreamNode::Window { session: Some(_), .. } => "rows of open sessions",
@@ -148,6 +158,7 @@ fn state(node: &StreamNode) -> &'static str {
         | StreamNode::Union { .. }
         | StreamNode::Window { .. }
         | StreamNode::Weights { .. }
+        | StreamNode::Rank { .. }
         | StreamNode::Sort { .. }
         | StreamNode::Delta { .. } => "none",
     }
@@ -216,6 +227,30 @@ fn detail(node: &StreamNode) -> String {
             let version = spec.version.as_ref();
             let late = version.map_or_else(String::new, |v| format!(", rows late by {v} dropped"));
             format!("by [{}]{late}", keys.join(", "))
+        }
+        StreamNode::Over { spec, .. } => {
+            let functions: Vec<String> = spec.functions.iter().map(ToString::to_string).collect();
+            format!("{} by [{}] in log order", functions.join(", "), listed(&spec.partition))
+        }
+        StreamNode::Substreams { partition, of, .. } => {
+            let keys: Vec<_> = partition.iter().map(|p| p.name.as_str()).collect();
+            let mut inner = String::new();
+            if let StreamNode::Aggregate { keys, aggregates, emit, .. } = &**of {
+                let by: Vec<&str> = keys.iter().map(|k| k.name.as_str()).collect();
+                let aggregates: Vec<String> = aggregates.iter().map(ToString::to_string).collect();
+                inner = format!(" by [{}]: {}; emit {emit}", by.join(", "), aggregates.join(", "));
+            }
+            format!("a watermark for each [{}], {}{inner}", keys.join(", "), of.name())
+        }
+        StreamNode::Dedup { spec, .. } => format!(
+            "first row of [{}]{}{}",
+            listed(&spec.keys),
+            spec.ttl_us.map_or_else(String::new, |us| format!(", forgotten after {} ms", us / 1_000)),
+            spec.keys_max.map_or_else(String::new, |n| format!(", at most {n} keys"))
+        ),
+        StreamNode::Rank { spec, .. } => {
+            let order: Vec<_> = spec.order.iter().map(|k| k.expr.clone()).collect();
+            format!("each result set by [{}] ordered by [{}]", listed(&spec.partition), listed(&order))
         }
         StreamNode::Delta { .. } => "weights as a column".to_owned(),
         StreamNode::Sort { keys, .. } => {

@@ -9,8 +9,8 @@
 //! - every row from the start position on is given once, in `_tp_sn` order per shard (in
 //!   event-time order: history sorted by event time, then live rows in `_tp_sn` order);
 //! - history of several shards and sources leaves in one order (`merge`, `gate`);
-//! - live rows never wait for another shard, unless they are judged for windows: then rows of
-//!   several shards leave in log order, live as well;
+//! - live rows never wait for another shard, unless they are judged for windows or feed a function of
+//!   the order of rows: then rows of several shards leave in log order, live as well;
 //! - a plan whose result depends on no order gets its history in none (`free`);
 //! - memory is what is decoded ahead, bounded ([`factory::AHEAD_BYTES_MAX`]) and charged to the query,
 //!   or one slice in event-time order.

@@ -48,6 +48,9 @@ pub enum Element {
     Rows(Rows),
     /// No later row of this edge is earlier, save rows its source stamped late.
     Watermark(WatermarkTime),
+    /// How far single keys have come, where each has a watermark of its own: columns of the key, then
+    /// [`crate::KEY_WATERMARK_COLUMN`].
+    KeyWatermarks(RecordBatch),
     /// The edge has gone quiet and does not hold the watermark back.
     Idle,
     /// Everything before belongs to the epoch's checkpoint.

@@ -13,6 +13,7 @@ mod error;
 pub mod history;
 pub mod runtime;
 pub mod session;
+pub mod stateful;
 pub mod stream_plan;
 pub mod window;
 
@@ -21,9 +22,12 @@ pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
 pub use history::{HistorySpec, ReplaySpec, SourceOrder};
 pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError};
 pub use session::{Brackets, OpenSession, Place, SessionSpec};
+pub use stateful::{
+    DEDUP_KEYS_DEFAULT, DedupSpec, LAG_ROWS_MAX, OverFunction, OverKind, OverSpec, RankKind, RankSpec,
+};
 pub use stream_plan::{
-    Judged, KeyedChangelog, NodeId, Projection, ReplayOrder, Retracted, ScanColumns, SessionKeys, SortKey,
-    SourceSpec, StartPosition, StreamNode, StreamPlan, Timeout, WATERMARK_COLUMN, WEIGHT_COLUMN,
-    WatermarkSpec, WindowTime,
+    Judged, KEY_WATERMARK_COLUMN, KeyedChangelog, NodeId, PartitionSpec, Projection, ReplayOrder, Retracted,
+    ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition, StreamNode, StreamPlan, Timeout,
+    WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec, WindowTime,
 };
 pub use window::{CalendarUnit, Span, WindowBound, WindowKind, WindowSpec};

@@ -2,6 +2,7 @@
 
 use crate::aggregate::{AggregateSpec, EmitSpec, LifeSpec, RowOrder, WindowKeys};
 use crate::history::HistorySpec;
+use crate::stateful::{DedupSpec, OverSpec, RankSpec};
 use crate::window::WindowSpec;
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use datafusion_physical_expr::PhysicalExpr;
@@ -59,6 +60,8 @@ pub struct SourceSpec {
     /// Rows are judged: they must come in log order over all shards, and get [`WATERMARK_COLUMN`]
     /// as one more column at the end.
     pub watermark: Option<WatermarkSpec>,
+    /// Rows must come in log order over all shards, live as well. Those that are judged do anyway.
+    pub log_order: bool,
     pub history: HistorySpec,
 }
 
@@ -88,6 +91,30 @@ pub struct WatermarkSpec {
     /// Positions among the source's columns.
     pub shard: usize,
     pub append_time: usize,
+    /// Each key has a watermark of its own.
+    pub partition: Option<PartitionSpec>,
+}
+
+impl WatermarkSpec {
+    /// What the watermark is at least after a row; `None` where the row is too far ahead of its append time
+    /// (microseconds) to move it.
+    pub fn moves_to(&self, time_ns: i64, append_us: i64) -> Option<i64> {
+        let future = self.future_max_ns > 0
+            && time_ns > append_us.saturating_mul(1_000).saturating_add(self.future_max_ns);
+        (!future).then(|| time_ns.saturating_sub(self.delay_ns))
+    }
+}
+
+/// The last column of [`crate::Element::KeyWatermarks`] (int64, nanoseconds), behind those of the key.
+pub const KEY_WATERMARK_COLUMN: &str = "__key_wm";
+
+/// By which keys rows are judged.
+#[derive(Debug, Clone)]
+pub struct PartitionSpec {
+    /// Over the source's columns.
+    pub keys: Vec<Arc<dyn PhysicalExpr>>,
+    /// A key's watermark is at most so far behind its shard's (nanoseconds).
+    pub lag_max_ns: i64,
 }
 
 /// No row for so long (append time) closes every window that rows lie in, save those too far in the
@@ -273,6 +300,37 @@ pub enum StreamNode {
         schema: SchemaRef,
         input: Box<StreamNode>,
     },
+    /// Gives every row what functions say of the rows before it.
+    Over {
+        id: NodeId,
+        spec: OverSpec,
+        /// Where the functions' columns are put.
+        at: usize,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
+    /// One operator `of` for each key, with the key's own watermark. Has the inputs of `of`.
+    Substreams {
+        id: NodeId,
+        /// Over the input of `of`.
+        partition: Vec<Projection>,
+        of: Box<StreamNode>,
+    },
+    /// Lets the first row of each key through.
+    Dedup {
+        id: NodeId,
+        spec: DedupSpec,
+        input: Box<StreamNode>,
+    },
+    /// Numbers the rows of each result set.
+    Rank {
+        id: NodeId,
+        spec: RankSpec,
+        /// Where the numbers are put.
+        at: usize,
+        schema: SchemaRef,
+        input: Box<StreamNode>,
+    },
     /// Shows the weight of each row as its last column.
     Delta {
         id: NodeId,
@@ -301,6 +359,10 @@ impl StreamNode {
             | StreamNode::Lives { id, .. }
             | StreamNode::Weights { id, .. }
             | StreamNode::Changelog { id, .. }
+            | StreamNode::Over { id, .. }
+            | StreamNode::Substreams { id, .. }
+            | StreamNode::Dedup { id, .. }
+            | StreamNode::Rank { id, .. }
             | StreamNode::Delta { id, .. }
             | StreamNode::Sort { id, .. } => *id,
         }
@@ -317,10 +379,14 @@ impl StreamNode {
             | StreamNode::Lives { schema, .. }
             | StreamNode::Weights { schema, .. }
             | StreamNode::Changelog { schema, .. }
+            | StreamNode::Over { schema, .. }
+            | StreamNode::Rank { schema, .. }
             | StreamNode::Delta { schema, .. } => schema.clone(),
             StreamNode::Filter { input, .. }
+            | StreamNode::Dedup { input, .. }
             | StreamNode::Limit { input, .. }
             | StreamNode::Sort { input, .. } => input.schema(),
+            StreamNode::Substreams { of, .. } => of.schema(),
         }
     }
 
@@ -336,9 +402,13 @@ impl StreamNode {
             | StreamNode::Sort { input, .. }
             | StreamNode::Weights { input, .. }
             | StreamNode::Changelog { input, .. }
+            | StreamNode::Over { input, .. }
+            | StreamNode::Dedup { input, .. }
+            | StreamNode::Rank { input, .. }
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
             StreamNode::Union { inputs, .. } => inputs.iter().collect(),
+            StreamNode::Substreams { of, .. } => of.inputs(),
         }
     }
 
@@ -362,10 +432,14 @@ impl StreamNode {
             | StreamNode::Lives { input, .. }
             | StreamNode::Weights { input, .. }
             | StreamNode::Changelog { input, .. }
+            | StreamNode::Over { input, .. }
+            | StreamNode::Dedup { input, .. }
+            | StreamNode::Rank { input, .. }
             | StreamNode::Sort { input, .. }
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
             StreamNode::Union { inputs, .. } => inputs.iter_mut().collect(),
+            StreamNode::Substreams { of, .. } => of.inputs_mut(),
         }
     }
 
@@ -393,6 +467,10 @@ impl StreamNode {
             StreamNode::Sort { .. } => "Sort",
             StreamNode::Weights { .. } => "Weights",
             StreamNode::Changelog { .. } => "Changelog",
+            StreamNode::Over { .. } => "Over",
+            StreamNode::Substreams { .. } => "Substreams",
+            StreamNode::Dedup { .. } => "Dedup",
+            StreamNode::Rank { .. } => "Rank",
             StreamNode::Delta { .. } => "Delta",
         }
     }

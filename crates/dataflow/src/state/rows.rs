@@ -89,6 +89,11 @@ impl RowStore {
         self.len
     }
 
+    /// Words of a row.
+    pub fn width(&self) -> usize {
+        self.initial.len()
+    }
+
     /// A new row, as the layout has it.
     pub fn push(&mut self) -> u32 {
         let width = self.initial.len();
@@ -147,6 +152,12 @@ impl RowStore {
     #[inline]
     pub fn set_flag(&mut self, row: u32, at: Flag) {
         *self.word_mut(row, at.half.word) |= at.mask;
+    }
+
+    #[inline]
+    pub fn put_flag(&mut self, row: u32, at: Flag, set: bool) {
+        let word = self.word_mut(row, at.half.word);
+        *word = if set { *word | at.mask } else { *word & !at.mask };
     }
 
     pub fn bytes(&self) -> usize {

@@ -9,6 +9,7 @@
 
 use super::bits::Bits;
 use super::block::{Block, HUGE_BYTES, prefetch};
+use super::bytes::{Damaged, Reader, Writer};
 use super::keys::{BatchKeys, Key, KeyForm, hash_word};
 use super::rows::{Half, Layout, RowStore};
 use arrow_array::{Array, ArrayRef, StringArray};
@@ -523,6 +524,42 @@ impl GroupTable {
             }
             _ => unreachable!("a table has the form it was made with"),
         })
+    }
+
+    /// Every group: its key, then the words behind it.
+    pub fn save(&self, out: &mut Writer) {
+        let own = self.key_words();
+        out.u64(self.len() as u64);
+        for group in 0..self.len() as u32 {
+            self.key(group).save(out);
+            (own..self.rows.width()).for_each(|at| out.u64(self.rows.word(group, at)));
+        }
+    }
+
+    /// Takes saved groups into an empty table.
+    pub fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        let own = self.key_words();
+        for _ in 0..from.count(1)? {
+            let key = Key::load(from)?;
+            let fits = match self.keys {
+                Keys::Unit => matches!(key, Key::Unit),
+                Keys::Int => matches!(key, Key::Int(_) | Key::Null),
+                Keys::Bytes { .. } => matches!(key, Key::Bytes(_) | Key::Null),
+            };
+            if !fits {
+                return Err(Damaged("a key has another form"));
+            }
+            let group = self.intern_one(key, key.hash()).map_err(|_| Damaged("a key is too long"))?;
+            for at in own..self.rows.width() {
+                *self.rows.word_mut(group, at) = from.u64()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Words of a row that say what its key is and where: they are the table's own.
+    fn key_words(&self) -> usize {
+        usize::from(!matches!(self.keys, Keys::Unit))
     }
 
     /// All groups by key, NULL first.

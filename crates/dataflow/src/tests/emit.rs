@@ -49,6 +49,7 @@ fn aggregate(policy: EmitPolicy, changelog: bool, windowed: bool, whole: bool) -
             start: StartPosition::Earliest,
             prune: None,
             watermark: None,
+            log_order: false,
         },
     };
     let names: &[&str] = if windowed { &["k", "ws", "we"] } else { &["k"] };

@@ -189,7 +189,9 @@ fn plan(case: &Case) -> StreamPlan {
                 timeout: None,
                 shard: 6,
                 append_time: 0,
+                partition: None,
             }),
+            log_order: false,
         },
     };
     let mut fields: Vec<Field> = source.schema().fields().iter().map(|f| f.as_ref().clone()).collect();

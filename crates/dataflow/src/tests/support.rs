@@ -55,6 +55,7 @@ pub fn source_node(id: u32) -> StreamNode {
             prune: None,
             watermark: None,
             history: HistorySpec::default(),
+            log_order: false,
         },
     }
 }

@@ -179,6 +179,7 @@ async fn streaming(w: &World, entry: Arc<QueryEntry>) -> StreamingQuery {
         prune: None,
         watermark: None,
         history: HistorySpec::default(),
+        log_order: false,
     };
     let root = StreamNode::Source { id: NodeId(0), spec };
     let sources = StreamSources::new(

@@ -104,7 +104,9 @@ impl Why<'_> {
                 }
                 self.emission(node, emit.policy, window.is_some(), backfilled, &status);
             }
-            StreamNode::Window { session: Some(_), .. } => self.closing(node, &status),
+            StreamNode::Window { session: Some(_), .. } | StreamNode::Substreams { .. } => {
+                self.closing(node, &status);
+            }
             StreamNode::Lives { .. } if status.keys > 0 => self.say(
                 Rank::Holds,
                 format!(

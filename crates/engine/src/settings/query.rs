@@ -112,6 +112,7 @@ impl QuerySettings {
             lateness: weir_sql::bind::Lateness {
                 idle_timeout_us: at.number("watermark_idle_timeout_ms").min(1 << 40) as i64 * 1_000,
                 future_max_ns: at.number("event_time_future_max_ms").min(1 << 40) as i64 * 1_000_000,
+                partition_lag_max_ns: at.number("partition_lag_max_ms").min(1 << 40) as i64 * 1_000_000,
             },
             late_rows_stream: Some(at.text("late_rows_stream")).filter(|s| !s.is_empty()).map(str::to_owned),
             sessions: weir_sql::bind::SessionRules {

@@ -146,6 +146,12 @@ pub const SETTINGS: &[Setting] = &[
     q("output_format_json_quote_64bit_integers", Bool, "0", "64-bit integers as strings in JSON"),
     q("output_format_json_quote_denormals", Bool, "0", "inf and nan as strings in JSON, else null"),
     q("output_format_pretty_max_rows", UInt, "10000", "rows the Pretty formats print"),
+    q(
+        "partition_lag_max_ms",
+        UInt,
+        "86400000",
+        "how far the watermark of a key (PARTITION BY over a window) may be behind its shard's",
+    ),
     start("query_log_bytes_max", UInt, "4194304", "bytes of ended queries that system.query_log remembers"),
     start("query_log_rows_max", UInt, "1000", "ended queries that system.query_log remembers"),
     q(

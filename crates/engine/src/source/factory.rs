@@ -201,10 +201,10 @@ impl StreamSources {
         // counts its silences.
         let silence_us = |w: &WatermarkSpec| w.silence_us.max(w.timeout.map_or(0, |t| t.after_us));
         let judged = spec.watermark.as_ref().filter(|w| shards.len() > 1 || silence_us(w) > 0);
-        let live = spec.history.order == SourceOrder::Live && shards.len() > 1;
-        let ordered = judged
-            .map(|w| LogOrder::new(w.idle_timeout_us.max(silence_us(w))))
-            .or_else(|| live.then(|| LogOrder::new(0)));
+        // Live rows in log order as well: a changelog by key, functions over earlier rows.
+        let live = shards.len() > 1 && (spec.history.order == SourceOrder::Live || spec.log_order);
+        let idle_timeout_us = judged.map(|w| w.idle_timeout_us.max(silence_us(w)));
+        let ordered = (judged.is_some() || live).then(|| LogOrder::new(idle_timeout_us));
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))

@@ -38,15 +38,17 @@ pub(super) struct StreamSource {
     pub drain: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The shard asked first for live rows.
     pub turn: usize,
-    /// Live rows leave in log order over shards too: rows are judged, and there are several shards.
+    /// Live rows leave in log order over shards too: rows are judged or feed a function of their order,
+    /// and there are several shards.
     pub ordered: Option<LogOrder>,
 }
 
 /// Live rows of several shards in log order: a row waits until no other shard can have an earlier
 /// one, about a group commit.
 pub(super) struct LogOrder {
-    /// A silence means something for so many microseconds: a shard falls idle, a timeout happens.
-    idle_timeout_us: i64,
+    /// A silence means something for so many microseconds: a shard falls idle, a timeout happens. `None`
+    /// = nobody wants to know of it.
+    idle_timeout_us: Option<i64>,
     /// The greatest append time of a row given, and the frontier told since.
     given_us: i64,
     told_us: i64,
@@ -59,7 +61,7 @@ const FRONTIER_LOOK: Duration = Duration::from_millis(2);
 const FRONTIER_TELL: Duration = Duration::from_millis(100);
 
 impl LogOrder {
-    pub fn new(idle_timeout_us: i64) -> Self {
+    pub fn new(idle_timeout_us: Option<i64>) -> Self {
         LogOrder { idle_timeout_us, given_us: i64::MIN, told_us: i64::MIN, timer: None }
     }
 
@@ -472,8 +474,8 @@ impl StreamSource {
             let heads = self.heads();
             let order = self.ordered.as_mut().expect("asked by it");
             let Some((least, key)) = heads.first().cloned() else {
-                let may_idle = order.told_us <= order.given_us.saturating_add(order.idle_timeout_us);
-                if order.given_us == i64::MIN || !may_idle {
+                let may_idle = |timeout| order.told_us <= order.given_us.saturating_add(timeout);
+                if order.given_us == i64::MIN || !order.idle_timeout_us.is_some_and(may_idle) {
                     return Poll::Pending;
                 }
                 ready!(order.wait(FRONTIER_TELL, cx));

@@ -36,6 +36,7 @@ fn source(id: u32, relation: &str, start: StartPosition) -> StreamNode {
         prune: None,
         watermark: None,
         history: HistorySpec::default(),
+        log_order: false,
     };
     StreamNode::Source { id: NodeId(id), spec }
 }
@@ -202,6 +203,21 @@ async fn arrival_order_holds_over_shards_and_streams() {
     assert_eq!(numbers(&take(&mut query, 60).await), (0..60).collect::<Vec<_>>());
     b.append(1, rows(60, 1, 0)).await;
     assert_eq!(numbers(&take(&mut query, 1).await), [60]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_rows_of_several_shards_come_in_log_order_where_it_is_wanted() {
+    let w = World::new(StreamOptions { shards: 3, ..quiet() }, arrival());
+    w.append(0, rows(0, 1, 0)).await;
+    let mut root = source(0, "s", StartPosition::Earliest);
+    if let StreamNode::Source { spec, .. } = &mut root {
+        spec.log_order = true;
+    }
+    let mut query = simple(&w, root, ReplayOrder::Arrival).await;
+    for n in 1..60 {
+        w.append((n * 7 / 2 % 3) as usize, rows(n, 1, 0)).await;
+    }
+    assert_eq!(numbers(&take(&mut query, 60).await), (0..60).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]

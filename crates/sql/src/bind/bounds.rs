@@ -3,7 +3,7 @@
 use super::scope::UnboundedTable;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::datasource::DefaultTableSource;
-use datafusion::logical_expr::{Expr, LogicalPlan, TableScan};
+use datafusion::logical_expr::{Distinct, Expr, LogicalPlan, TableScan};
 use weir_base::{Error, err};
 
 /// The stream a scan reads without end, if it does.
@@ -46,6 +46,7 @@ fn aggregate_below(plan: &LogicalPlan) -> bool {
         LogicalPlan::Projection(_)
         | LogicalPlan::Filter(_)
         | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Window(_)
         | LogicalPlan::Sort(_) => plan.inputs().into_iter().all(aggregate_below),
         _ => false,
     }
@@ -81,8 +82,15 @@ fn walk(plan: &LogicalPlan, under_union: bool, inside: bool) -> Result<(), Error
         }
         LogicalPlan::Sort(_) if aggregate_below(plan) => {}
         LogicalPlan::Join(_) => return Err(later("JOIN", TABLE)),
-        LogicalPlan::Distinct(_) => return Err(later("DISTINCT", TABLE)),
-        LogicalPlan::Window(_) => return Err(later("a window function (OVER, LIMIT BY)", TABLE)),
+        LogicalPlan::Distinct(Distinct::On(_)) => {
+            return Err(later("DISTINCT ON", "read dedup(stream, key), or use LIMIT 1 BY key"));
+        }
+        LogicalPlan::Distinct(_) | LogicalPlan::Window(_) if under_union => {
+            return Err(later(
+                "a function of the order of rows inside a UNION",
+                "run the queries one by one",
+            ));
+        }
         LogicalPlan::Unnest(_) => return Err(later("ARRAY JOIN", TABLE)),
         LogicalPlan::Sort(_) => {
             return Err(err!(

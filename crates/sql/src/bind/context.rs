@@ -3,10 +3,15 @@
 use super::changelog_table::ChangelogTable;
 use super::compare;
 use super::condition::{CONDITION, Condition};
+use super::dedup_table::{DedupCall, DedupTable};
 use super::errors::external;
-use super::factors::{BOUNDED, KEYED, WINDOW, keyed_factor, named_by_parameter, table_factor, window_factor};
-use super::functions::Functions;
+use super::factors::{
+    BOUNDED, DEDUP, KEYED, WINDOW, dedup_factor, keyed_factor, named_by_parameter, partitioned_window,
+    table_factor, window_factor,
+};
+use super::functions::{Functions, snake};
 use super::keyed_table::{KeyedCall, KeyedTable};
+use super::log_order;
 use super::scope::{Scope, ScopeRelation, VIRTUAL_COLUMNS};
 use super::shape::{self, Shape};
 use super::window_table::{WindowCall, WindowTable};
@@ -55,6 +60,7 @@ pub(crate) struct Binder<'a> {
     hidden: RefCell<Vec<String>>,
     windows: RefCell<Vec<WindowCall>>,
     keyed: RefCell<Vec<KeyedCall>>,
+    dedups: RefCell<Vec<DedupCall>>,
     planners: Vec<Arc<dyn ExprPlanner>>,
 }
 
@@ -93,6 +99,7 @@ impl<'a> Binder<'a> {
             hidden: RefCell::default(),
             windows: RefCell::default(),
             keyed: RefCell::default(),
+            dedups: RefCell::default(),
             planners,
         }
     }
@@ -124,13 +131,26 @@ impl<'a> Binder<'a> {
 
     /// `table(s)` becomes a name the planner can look up; functions of later versions are named.
     fn tables(&self, query: &mut Query) -> Result<(), Error> {
-        struct Pass<'p>(&'p str, &'p dyn Scope, &'p RefCell<Vec<WindowCall>>, &'p RefCell<Vec<KeyedCall>>);
+        struct Pass<'p>(
+            &'p str,
+            &'p dyn Scope,
+            &'p RefCell<Vec<WindowCall>>,
+            &'p RefCell<Vec<KeyedCall>>,
+            &'p RefCell<Vec<DedupCall>>,
+        );
         impl VisitorMut for Pass<'_> {
             type Break = Error;
+            fn pre_visit_query(&mut self, q: &mut Query) -> ControlFlow<Error> {
+                match partitioned_window(q, &mut self.2.borrow_mut()) {
+                    Ok(()) => ControlFlow::Continue(()),
+                    Err(e) => ControlFlow::Break(e),
+                }
+            }
             fn pre_visit_table_factor(&mut self, f: &mut TableFactor) -> ControlFlow<Error> {
                 let done = named_by_parameter(f, self.1)
                     .and_then(|()| window_factor(f, &mut self.2.borrow_mut()))
                     .and_then(|()| keyed_factor(f, &mut self.3.borrow_mut()))
+                    .and_then(|()| dedup_factor(f, &mut self.4.borrow_mut()))
                     .and_then(|()| table_factor(f, self.0));
                 match done {
                     Ok(()) => ControlFlow::Continue(()),
@@ -138,7 +158,7 @@ impl<'a> Binder<'a> {
                 }
             }
         }
-        match query.visit(&mut Pass(&self.database, self.scope, &self.windows, &self.keyed)) {
+        match query.visit(&mut Pass(&self.database, self.scope, &self.windows, &self.keyed, &self.dedups)) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(e) => Err(e),
         }
@@ -234,7 +254,19 @@ impl<'a> Binder<'a> {
             None => None,
             Some((_, start, end)) => Some((condition(start)?, condition(end)?)),
         };
-        let plan = WindowTable::plan(planned, time, conditions, &call)?;
+        let partition = call
+            .partition
+            .iter()
+            .map(|key| match self.expr(key.clone(), planned.schema())? {
+                column @ Expr::Column(_) => Ok(column),
+                other => Err(err!(
+                    NotImplemented,
+                    "PARTITION BY over a window takes columns, {other} is none; compute it in a subquery inside {}",
+                    call.function
+                )),
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let plan = WindowTable::plan(planned, time, conditions, partition, &call)?;
         Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
 
@@ -273,12 +305,33 @@ impl<'a> Binder<'a> {
         Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
     }
 
+    /// `dedup(…)`.
+    fn dedup(&self, number: usize) -> Result<Arc<dyn TableSource>, Error> {
+        let call = self.dedups.borrow()[number].clone();
+        for key in &call.keys {
+            self.named.borrow_mut().extend(shape::names_in(key));
+        }
+        let planned = self.read(&call.of, "dedup")?;
+        let keys = call
+            .keys
+            .iter()
+            .map(|key| {
+                let key = self.expr(key.clone(), planned.schema())?;
+                super::coerce::expr(key, planned.schema(), &super::rules(self.options, true))
+                    .map_err(super::errors::from_datafusion)
+            })
+            .collect::<Result<Vec<_>, Error>>()?;
+        let plan = DedupTable::new(planned, keys, call.ttl_us, Some(call.keys_max)).into_plan();
+        Ok(Arc::new(PlannedSource { schema: Arc::new(plan.schema().as_arrow().clone()), plan }))
+    }
+
     /// What stands inside a function of FROM.
     fn read(&self, of: &TableFactor, function: &str) -> Result<LogicalPlan, Error> {
         let mut of = of.clone();
         named_by_parameter(&mut of, self.scope)?;
         window_factor(&mut of, &mut self.windows.borrow_mut())?;
         keyed_factor(&mut of, &mut self.keyed.borrow_mut())?;
+        dedup_factor(&mut of, &mut self.dedups.borrow_mut())?;
         table_factor(&mut of, &self.database)?;
         Ok(match &of {
             TableFactor::Derived { subquery, .. } => {
@@ -300,6 +353,7 @@ impl<'a> Binder<'a> {
                             "{function} over a changelog is not supported: its rows are taken back; aggregate it directly"
                         ));
                     }
+                    [DEDUP, number, _] => self.dedup(number.parse().expect("written by dedup_factor"))?,
                     [WINDOW, ..] => {
                         return Err(err!(
                             NotImplemented,
@@ -343,6 +397,14 @@ fn scan(
 }
 
 impl select::Relations for Binder<'_> {
+    fn is_aggregate(&self, name: &str) -> bool {
+        let snake = snake(name);
+        let base = snake.strip_suffix("_if").or_else(|| snake.strip_suffix("_distinct"));
+        std::iter::once(name)
+            .chain(base)
+            .any(|name| self.functions.resolve(name).is_some_and(|name| self.functions.is_aggregate(&name)))
+    }
+
     fn hidden_of(&self, factor: &TableFactor) -> Vec<String> {
         let TableFactor::Table { name, args: None, .. } = factor else { return Vec::new() };
         let parts: Vec<&str> = name.0.iter().filter_map(|p| p.as_ident()).map(|i| i.value.as_str()).collect();
@@ -400,6 +462,10 @@ impl ContextProvider for Binder<'_> {
             let number = name.schema().and_then(|n| n.parse().ok()).expect("written by keyed_factor");
             return self.keyed(number).map_err(external);
         }
+        if name.catalog() == Some(DEDUP) {
+            let number = name.schema().and_then(|n| n.parse().ok()).expect("written by dedup_factor");
+            return self.dedup(number).map_err(external);
+        }
         let bounded = name.catalog() == Some(BOUNDED);
         if name.catalog().is_some() && !bounded {
             return Err(external(err!(
@@ -421,7 +487,7 @@ impl ContextProvider for Binder<'_> {
         match self.scope.table_function(name, &values).map_err(external)? {
             Some(provider) => Ok(provider_as_source(provider)),
             None => {
-                let known = ["table", "numbers", "values", "tumble", "hop", "session", "changelog"];
+                let known = ["table", "numbers", "values", "tumble", "hop", "session", "changelog", "dedup"];
                 let hint = weir_base::error::did_you_mean(name, known);
                 Err(external(err!(UnknownFunction, "unknown table function {name}{hint}")))
             }
@@ -441,6 +507,7 @@ impl ContextProvider for Binder<'_> {
             spell::NEGATE => {
                 Some(Arc::new(ScalarUDF::new_from_impl(Negate(Signature::any(1, Volatility::Immutable)))))
             }
+            log_order::LOG_ORDER => Some(log_order::marker()),
             CONDITION => Some(Arc::new(ScalarUDF::new_from_impl(Condition::default()))),
             spell::EARLIEST => Some(Arc::new(ScalarUDF::new_from_impl(EarliestTs::new()))),
             // The planner's own form of a tuple.
@@ -458,7 +525,7 @@ impl ContextProvider for Binder<'_> {
         self.state.aggregate_functions().get(name).cloned()
     }
     fn get_window_meta(&self, name: &str) -> Option<Arc<WindowUDF>> {
-        self.state.window_functions().get(name).cloned()
+        log_order::shift(name).or_else(|| self.state.window_functions().get(name).cloned())
     }
     fn get_variable_type(&self, _: &[String]) -> Option<DataType> {
         None

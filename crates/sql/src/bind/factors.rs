@@ -3,13 +3,14 @@
 //!
 //! Not here: what the names mean (`context`).
 
+use super::dedup_table::DedupCall;
 use super::functions::snake;
 use super::keyed_table::KeyedCall;
 use super::scope::Scope;
 use super::window_table::WindowCall;
 use super::{select, spell};
 use sqlparser::ast::{
-    Expr as Ast, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Spanned, TableAlias,
+    Expr as Ast, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Spanned, TableAlias,
     TableFactor,
 };
 use weir_base::{Error, err};
@@ -23,6 +24,9 @@ pub(super) const WINDOW: &str = "\u{1}window";
 
 /// The same for `changelog(…)`.
 pub(super) const KEYED: &str = "\u{1}changelog";
+
+/// The same for `dedup(…)`.
+pub(super) const DEDUP: &str = "\u{1}dedup";
 
 /// `FROM {name:identifier}`.
 pub(super) fn named_by_parameter(f: &mut TableFactor, scope: &dyn Scope) -> Result<(), Error> {
@@ -99,6 +103,45 @@ pub(super) fn keyed_factor(f: &mut TableFactor, keyed: &mut Vec<KeyedCall>) -> R
     Ok(())
 }
 
+/// The window that a query with PARTITION BY reads knows of it.
+pub(super) fn partitioned_window(q: &mut Query, windows: &mut Vec<WindowCall>) -> Result<(), Error> {
+    let partition: Vec<Ast> = crate::parse::reserved::partition_by(q).into_iter().cloned().collect();
+    if let (false, sqlparser::ast::SetExpr::Select(s)) = (partition.is_empty(), &mut *q.body)
+        && let [from] = s.from.as_mut_slice()
+    {
+        let before = windows.len();
+        window_factor(&mut from.relation, windows)?;
+        if let Some(call) = windows.get_mut(before) {
+            call.partition = partition;
+        }
+    }
+    Ok(())
+}
+
+/// `dedup(…)` likewise.
+pub(super) fn dedup_factor(f: &mut TableFactor, dedups: &mut Vec<DedupCall>) -> Result<(), Error> {
+    let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
+    let Some(given) = args else { return Ok(()) };
+    let [part] = name.0.as_slice() else { return Ok(()) };
+    let Some(ident) = part.as_ident().cloned().filter(|i| snake(&i.value) == "dedup") else { return Ok(()) };
+    let call = DedupCall::parse(&given.args).map_err(|e| select::at(e, ident.span))?;
+    let of = select::shown_name(&call.of).unwrap_or_else(|| Ident::new("dedup"));
+    let number = dedups.len().to_string();
+    dedups.push(call);
+    if alias.is_none() {
+        *alias = Some(TableAlias { explicit: true, name: of.clone(), columns: Vec::new(), at: None });
+    }
+    *args = None;
+    let parts = [DEDUP.to_owned(), number, of.value];
+    *name = ObjectName(
+        parts
+            .into_iter()
+            .map(|value| ObjectNamePart::Identifier(Ident { value, quote_style: None, span: ident.span }))
+            .collect(),
+    );
+    Ok(())
+}
+
 pub(super) fn table_factor(f: &mut TableFactor, default_database: &str) -> Result<(), Error> {
     let TableFactor::Table { name, args, alias, .. } = f else { return Ok(()) };
     let Some(given) = args else { return Ok(()) };
@@ -107,7 +150,7 @@ pub(super) fn table_factor(f: &mut TableFactor, default_database: &str) -> Resul
     let function = snake(&ident.value);
     match function.as_str() {
         "table" => {}
-        "dedup" | "rowify" => {
+        "rowify" => {
             return Err(select::at(
                 err!(
                     NotImplemented,

@@ -16,6 +16,7 @@ mod coerce;
 mod compare;
 mod condition;
 mod context;
+mod dedup_table;
 mod emit_version;
 pub mod errors;
 mod factors;
@@ -24,6 +25,7 @@ mod infer;
 mod keyed_table;
 mod last;
 mod life;
+mod log_order;
 mod order;
 mod scope;
 mod seek;
@@ -31,6 +33,7 @@ mod select;
 mod session;
 mod shape;
 mod spell;
+mod stateful;
 mod widths;
 mod window_table;
 mod zone;
@@ -46,13 +49,15 @@ pub use shape::{AliasColumn, names_read};
 pub use zone::{check_zone, zoned};
 
 pub(crate) use bounds::unbounded_table;
+pub(crate) use dedup_table::DedupTable;
 pub(crate) use emit_version::is_emit_version;
 pub(crate) use keyed_table::KeyedTable;
 pub(crate) use life::LifeExprs;
 pub use life::SessionRules;
+pub(crate) use log_order::{default_of, in_log_order, running_frame, unaliased, what};
 pub(crate) use order::{RowsBy, order_of};
 pub(crate) use seek::from_predicate;
-pub(crate) use window_table::{WindowTable, bound_of, bound_of_result};
+pub(crate) use window_table::{WindowTable, bound_of, bound_of_result, window_column};
 
 use crate::parse::emit::{Emit, emit as parse_emit};
 use crate::parse::reserved;
@@ -105,11 +110,14 @@ pub struct Lateness {
     pub idle_timeout_us: i64,
     /// `event_time_future_max_ms`, in nanoseconds; 0 = off.
     pub future_max_ns: i64,
+    /// `partition_lag_max_ms`, in nanoseconds.
+    pub partition_lag_max_ns: i64,
 }
 
 impl Default for Lateness {
     fn default() -> Self {
-        Lateness { idle_timeout_us: 5_000_000, future_max_ns: 86_400 * 1_000_000_000 }
+        let day_ns = 86_400 * 1_000_000_000;
+        Lateness { idle_timeout_us: 5_000_000, future_max_ns: day_ns, partition_lag_max_ns: day_ns }
     }
 }
 
@@ -216,20 +224,24 @@ pub fn bind_query(
     })
 }
 
-/// Window functions of FROM as projections.
+/// Window functions of FROM and functions in log order as what DataFusion has.
 fn without_windows(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     let mut found = false;
     plan.apply_with_subqueries(|p| {
-        found |= WindowTable::of(p).is_some();
+        found |= WindowTable::of(p).is_some() || DedupTable::of(p).is_some();
+        found |= matches!(p, LogicalPlan::Window(_));
         Ok(if found { TreeNodeRecursion::Stop } else { TreeNodeRecursion::Continue })
     })?;
     if !found {
         return Ok(plan);
     }
+    // Order first: it looks at the nodes that are expanded behind it.
+    let plan = plan.transform_up_with_subqueries(log_order::order_windows)?.data;
     let expanded = plan.transform_up_with_subqueries(|p| {
-        Ok(Transformed::yes(match WindowTable::of(&p) {
-            Some(window) => window.expand()?,
-            None => p.recompute_schema()?,
+        Ok(Transformed::yes(match (WindowTable::of(&p), DedupTable::of(&p)) {
+            (Some(window), _) => window.expand()?,
+            (None, Some(dedup)) => dedup.expand()?,
+            (None, None) => p.recompute_schema()?,
         }))
     })?;
     Ok(expanded.data)

@@ -36,6 +36,16 @@ pub(crate) trait Relations {
     /// The columns that `*` does not show of a stream read directly (or through `table()`):
     /// virtual, MATERIALIZED and ALIAS ones; none of others.
     fn hidden_of(&self, factor: &TableFactor) -> Vec<String>;
+
+    /// Whether a name, in any spelling, is an aggregate function's.
+    fn is_aggregate(&self, name: &str) -> bool;
+}
+
+/// The clauses `PARTITION BY` and `SHUFFLE BY` of a query.
+#[derive(Default)]
+struct Substreams {
+    partition: Vec<Expr>,
+    shuffle: Vec<Expr>,
 }
 
 /// Rewrites every SELECT of a query.
@@ -77,16 +87,16 @@ impl Pass<'_> {
                 "EMIT in a subquery or view is not supported yet; put it at the end of the whole query"
             ));
         }
-        for (there, clause) in [
-            (!reserved::partition_by(q).is_empty(), "PARTITION BY"),
-            (!reserved::shuffle_by(q).is_empty(), "SHUFFLE BY"),
-        ] {
-            if there {
-                return Err(err!(
-                    NotImplemented,
-                    "{clause} is not supported yet: it comes with stateful streaming queries in a later version"
-                ));
-            }
+        let owned = |list: Vec<&Expr>| list.into_iter().cloned().collect::<Vec<_>>();
+        let streams = Substreams {
+            partition: owned(reserved::partition_by(q)),
+            shuffle: owned(reserved::shuffle_by(q)),
+        };
+        if !streams.partition.is_empty() && !streams.shuffle.is_empty() {
+            return Err(err!(
+                IncorrectQuery,
+                "PARTITION BY and SHUFFLE BY exclude each other; PARTITION BY alone keeps rows of one key together"
+            ));
         }
         for strictness in reserved::join_strictness(q) {
             let name = match strictness {
@@ -134,7 +144,11 @@ impl Pass<'_> {
         }
         let by = (!limit_by.is_empty()).then_some((limit_by, by_rows, order));
         match (&mut *q.body, by) {
-            (SetExpr::Select(s), by) => self.select(s, by),
+            (SetExpr::Select(s), by) => self.select(s, by, streams),
+            (_, None) if !streams.partition.is_empty() || !streams.shuffle.is_empty() => Err(err!(
+                NotImplemented,
+                "PARTITION BY and SHUFFLE BY after UNION are not supported; put them into its parts, in brackets"
+            )),
             (body, None) => self.set(body),
             (_, Some(_)) => Err(err!(
                 NotImplemented,
@@ -145,7 +159,7 @@ impl Pass<'_> {
 
     fn set(&mut self, body: &mut SetExpr) -> Result<(), Error> {
         match body {
-            SetExpr::Select(s) => self.select(s, None),
+            SetExpr::Select(s) => self.select(s, None, Substreams::default()),
             SetExpr::SetOperation { left, right, op, set_quantifier } => {
                 if *op == SetOperator::Union && *set_quantifier == SetQuantifier::None {
                     *set_quantifier = SetQuantifier::All;
@@ -163,6 +177,7 @@ impl Pass<'_> {
         &mut self,
         s: &mut Select,
         limit_by: Option<(Vec<Expr>, (Option<Expr>, Option<Expr>), Vec<sqlparser::ast::OrderByExpr>)>,
+        mut streams: Substreams,
     ) -> Result<(), Error> {
         if let Some(pre) = s.prewhere.take() {
             s.selection = Some(match s.selection.take() {
@@ -212,6 +227,11 @@ impl Pass<'_> {
                 });
             }
         }
+        for e in streams.partition.iter_mut().chain(&mut streams.shuffle) {
+            aliases.expand(e, &[], &mut expansions)?;
+        }
+        let is_aggregate = |name: &str| self.relations.is_aggregate(name);
+        super::stateful::rewrite(s, &streams.partition, &streams.shuffle, &is_aggregate)?;
         self.name_items(s, names);
         if let Some((mut by, (n, offset), mut order)) = limit_by {
             for e in &mut by {
@@ -482,12 +502,9 @@ fn number_each(
         Expr::Function(f) => f,
         _ => unreachable!("call makes a function"),
     };
-    row.over = Some(WindowType::WindowSpec(WindowSpec {
-        window_name: None,
-        partition_by: by,
-        order_by,
-        window_frame: None,
-    }));
+    let mut over = WindowSpec { window_name: None, partition_by: by, order_by, window_frame: None };
+    super::stateful::in_log_order(&mut over);
+    row.over = Some(WindowType::WindowSpec(over));
     let row = Expr::Function(row);
     let compare =
         |op, right: Expr| Expr::BinaryOp { left: Box::new(row.clone()), op, right: Box::new(right) };

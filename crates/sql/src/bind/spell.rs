@@ -7,6 +7,7 @@
 
 use super::condition::CONDITION;
 use super::functions::Functions;
+use super::log_order::LOG_ORDER;
 use super::scope::Scope;
 use super::select::at;
 use sqlparser::ast::helpers::attached_token::AttachedToken;
@@ -304,7 +305,7 @@ impl Pass<'_> {
         if key == "count" && is_count_all(f) {
             set_args(f, vec![number("1")]);
         }
-        let ours = [EARLIEST, NEGATE, CONDITION].contains(&asked.as_str());
+        let ours = [EARLIEST, NEGATE, CONDITION, LOG_ORDER].contains(&asked.as_str());
         if ours || matches!(key.as_str(), "unnest" | "namedstruct") {
             return Ok(());
         }

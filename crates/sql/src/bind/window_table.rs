@@ -43,6 +43,8 @@ pub(crate) struct WindowCall {
     pub zone: Option<String>,
     /// Of a session: which rows start and end it.
     pub conditions: Option<(Brackets, Ast, Ast)>,
+    /// The query's PARTITION BY.
+    pub partition: Vec<Ast>,
 }
 
 pub(super) fn argument(a: &FunctionArg) -> Option<&Ast> {
@@ -52,7 +54,7 @@ pub(super) fn argument(a: &FunctionArg) -> Option<&Ast> {
     }
 }
 
-fn span(e: &Ast) -> Result<Option<Span>, Error> {
+pub(super) fn span(e: &Ast) -> Result<Option<Span>, Error> {
     let Ast::Interval(i) = e else { return Ok(None) };
     let text = match &*i.value {
         Ast::Value(v) => v.value.to_string().trim_matches('\'').to_owned(),
@@ -132,7 +134,15 @@ impl WindowCall {
         if !fits {
             return Err(wanted());
         }
-        Ok(WindowCall { function: function.to_owned(), of, time, spans, zone, conditions })
+        Ok(WindowCall {
+            function: function.to_owned(),
+            of,
+            time,
+            spans,
+            zone,
+            conditions,
+            partition: Vec::new(),
+        })
     }
 
     /// Expressions besides the time.
@@ -232,6 +242,8 @@ pub(crate) struct WindowTable {
     pub conditions: Option<(Expr, Expr)>,
     /// Of a session: what rows are grouped by; `None` as long as no aggregation has claimed it.
     pub keys: Option<Vec<Expr>>,
+    /// Columns whose values have a watermark each; none = one for all rows.
+    pub partition: Vec<Expr>,
     pub(super) schema: DFSchemaRef,
 }
 
@@ -242,6 +254,7 @@ impl WindowTable {
         input: LogicalPlan,
         time: Expr,
         conditions: Option<(Expr, Expr)>,
+        partition: Vec<Expr>,
         call: &WindowCall,
     ) -> Result<LogicalPlan, Error> {
         let (input, time) = shadowed(input, time).map_err(super::errors::from_datafusion)?;
@@ -271,7 +284,13 @@ impl WindowTable {
         }
         let spec = WindowSpec { kind, zone };
         spec.check().map_err(|reason| err!(BadArguments, "{}: {reason}", call.function))?;
-        Self::new(input, time, spec, conditions, None)
+        if !partition.is_empty() && matches!(spec.kind, WindowKind::Session(_)) {
+            return Err(err!(
+                NotImplemented,
+                "PARTITION BY over session windows is not supported yet: sessions are cut by the keys of the GROUP BY already; leave it out"
+            ));
+        }
+        Self::new(input, time, spec, conditions, None, partition)
             .map(WindowTable::into_plan)
             .map_err(super::errors::from_datafusion)
     }
@@ -301,6 +320,7 @@ impl WindowTable {
         spec: WindowSpec,
         conditions: Option<(Expr, Expr)>,
         keys: Option<Vec<Expr>>,
+        partition: Vec<Expr>,
     ) -> DfResult<Self> {
         let bound = time.to_field(input.schema())?.1;
         let mut fields: Vec<_> = input.schema().iter().map(|(q, f)| (q.cloned(), f.clone())).collect();
@@ -309,7 +329,13 @@ impl WindowTable {
             fields.push((None, Arc::new(field.with_metadata(bound.metadata().clone()))));
         }
         let schema = DFSchema::new_with_metadata(fields, input.schema().metadata().clone())?;
-        Ok(WindowTable { input, time, spec, conditions, keys, schema: Arc::new(schema) })
+        Ok(WindowTable { input, time, spec, conditions, keys, partition, schema: Arc::new(schema) })
+    }
+
+    /// The same windows over an input with more columns behind.
+    pub fn over(&self, input: LogicalPlan) -> DfResult<LogicalPlan> {
+        let (time, conditions, keys) = (self.time.clone(), self.conditions.clone(), self.keys.clone());
+        Self::new(input, time, self.spec, conditions, keys, self.partition.clone()).map(Self::into_plan)
     }
 
     /// The node of a plan, if it is one.
@@ -368,6 +394,7 @@ impl PartialEq for WindowTable {
             && self.spec == other.spec
             && self.conditions == other.conditions
             && self.keys == other.keys
+            && self.partition == other.partition
     }
 }
 impl Eq for WindowTable {}
@@ -395,8 +422,8 @@ impl UserDefinedLogicalNodeCore for WindowTable {
     }
     fn expressions(&self) -> Vec<Expr> {
         let conditions = self.conditions.iter().flat_map(|(start, end)| [start, end]);
-        let all = std::iter::once(&self.time).chain(conditions).chain(self.keys.iter().flatten());
-        all.cloned().collect()
+        let own = std::iter::once(&self.time).chain(conditions).chain(&self.partition);
+        own.chain(self.keys.iter().flatten()).cloned().collect()
     }
     fn prevent_predicate_push_down_columns(&self) -> HashSet<String> {
         [WINDOW_START, WINDOW_END].map(str::to_owned).into()
@@ -412,8 +439,9 @@ impl UserDefinedLogicalNodeCore for WindowTable {
             None => None,
             Some(_) => Some((exprs.next().ok_or_else(lost)?, exprs.next().ok_or_else(lost)?)),
         };
+        let partition = exprs.by_ref().take(self.partition.len()).collect();
         let keys = self.keys.as_ref().map(|_| exprs.collect());
-        Self::new(input, time, self.spec, conditions, keys)
+        Self::new(input, time, self.spec, conditions, keys, partition)
     }
     fn necessary_children_exprs(&self, columns: &[usize]) -> Option<Vec<Vec<usize>>> {
         let own = self.input.schema().fields().len();
@@ -613,25 +641,28 @@ pub(crate) fn default_time(schema: &DFSchema) -> Ast {
 
 /// Which bound of a window a column of `plan` is.
 pub(crate) fn bound_of(plan: &LogicalPlan, column: usize) -> Option<bool> {
+    let (window, at) = window_column(plan, column)?;
+    match at.checked_sub(window.input.schema().fields().len())? {
+        0 => Some(false),
+        1 => Some(true),
+        _ => None,
+    }
+}
+
+/// The window that a plan's column comes from as it is, and which column of its it is.
+pub(crate) fn window_column(plan: &LogicalPlan, column: usize) -> Option<(&WindowTable, usize)> {
     match plan {
-        LogicalPlan::SubqueryAlias(a) => bound_of(&a.input, column),
-        LogicalPlan::Filter(f) => bound_of(&f.input, column),
+        LogicalPlan::SubqueryAlias(a) => window_column(&a.input, column),
+        LogicalPlan::Filter(f) => window_column(&f.input, column),
         LogicalPlan::Projection(p) => {
             let mut e = p.expr.get(column)?;
             while let Expr::Alias(a) = e {
                 e = &a.expr;
             }
             let Expr::Column(c) = e else { return None };
-            bound_of(&p.input, p.input.schema().maybe_index_of_column(c)?)
+            window_column(&p.input, p.input.schema().maybe_index_of_column(c)?)
         }
-        other => {
-            let window = WindowTable::of(other)?;
-            match column.checked_sub(window.input.schema().fields().len())? {
-                0 => Some(false),
-                1 => Some(true),
-                _ => None,
-            }
-        }
+        other => Some((WindowTable::of(other)?, column)),
     }
 }
 

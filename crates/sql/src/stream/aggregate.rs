@@ -202,6 +202,7 @@ impl Lowering<'_> {
             schema: Arc::new(Schema::new(fields)),
             input: Box::new(input.node),
         };
+        node = self.substreams(node, a)?;
         if let Some(nth) = version {
             let mut fields: Vec<FieldRef> = node.schema().fields().iter().cloned().collect();
             let at = of_keys + nth;

@@ -17,6 +17,7 @@ mod aggregate;
 mod changelog;
 mod history;
 mod node;
+mod stateful;
 
 pub(crate) use node::over_scan;
 
@@ -29,7 +30,7 @@ use datafusion::optimizer::push_down_filter::PushDownFilter;
 use datafusion::optimizer::simplify_expressions::SimplifyExpressions;
 use std::sync::Arc;
 use weir_base::{Error, err};
-use weir_plan::StreamPlan;
+use weir_plan::{ReplayOrder, StreamPlan};
 
 /// Lowers an unbounded query.
 ///
@@ -53,5 +54,12 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     lowering.sessions = bound.sessions;
     let mut root = lowering.root(&plan, bound.schema)?;
     history::plan_history(&mut root, &bound.history.spec, bound.history.in_order);
+    if bound.replay_order == ReplayOrder::EventTime && root.sources().iter().any(|(_, s)| s.log_order) {
+        return Err(err!(
+            IncorrectQuery,
+            "lag, row_number, dedup and other functions of the order of rows take them as they were appended, \
+             replay_order='event_time' gives history in another order; leave it out"
+        ));
+    }
     Ok(StreamPlan { root, replay_order: bound.replay_order })
 }

@@ -3,7 +3,7 @@
 use super::aggregate::aggregated;
 use crate::bind::errors::from_datafusion;
 use crate::bind::{
-    KeyedTable, Lateness, LifeExprs, SessionRules, UnboundedTable, WindowTable, bound_of_result,
+    DedupTable, KeyedTable, Lateness, LifeExprs, SessionRules, UnboundedTable, WindowTable, bound_of_result,
     from_predicate, unbounded_table,
 };
 use crate::parse::emit::{Emit, Life};
@@ -12,15 +12,17 @@ use datafusion::common::DFSchema;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::execution::SessionState;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
-use datafusion::logical_expr::{BinaryExpr, Expr, FetchType, LogicalPlan, Operator, SkipType, TableScan};
+use datafusion::logical_expr::{
+    BinaryExpr, Distinct, Expr, FetchType, LogicalPlan, Operator, SkipType, TableScan,
+};
 use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::expressions::Column;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    HistorySpec, Judged, NodeId, Projection, ReplayOrder, Retracted, SessionKeys, SortKey, SourceSpec,
-    StartPosition, StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
+    HistorySpec, Judged, NodeId, PartitionSpec, Projection, ReplayOrder, Retracted, SessionKeys, SortKey,
+    SourceSpec, StartPosition, StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
 };
 
 const SHARD: &str = "_tp_shard";
@@ -86,10 +88,16 @@ pub(super) struct Lowering<'a> {
     pub(super) lives: Option<LifeExprs>,
     /// Of the longest silence that the life of a key outlasts, microseconds.
     pub(super) silence_us: i64,
+    /// The keys that have a watermark each, over the scan.
+    pub(super) partition: Vec<Expr>,
     /// Rows below must say their place in the log.
     pub(super) ordered: bool,
     /// And when the log took them in.
     pub(super) by_log: bool,
+    /// Rows below must come in log order.
+    pub(super) log_order: bool,
+    /// Rows below must say when they were appended.
+    pub(super) appended: bool,
     /// A result set is wanted as one batch.
     pub(super) whole: bool,
     /// Below an aggregation.
@@ -125,6 +133,9 @@ impl<'a> Lowering<'a> {
             lives: None,
             ordered: false,
             by_log: false,
+            partition: Vec::new(),
+            log_order: false,
+            appended: false,
             whole: false,
             inside: false,
             weighed: false,
@@ -288,10 +299,13 @@ impl<'a> Lowering<'a> {
                 Ok(Lowered { node: StreamNode::Sort { id, keys, input: Box::new(node) }, hidden })
             }
             LogicalPlan::Aggregate(a) => self.aggregate(a).map(Lowered::plain),
-            other => match (WindowTable::of(other), KeyedTable::of(other)) {
-                (Some(window), _) => self.window(window),
-                (None, Some(keyed)) => self.keyed(keyed),
-                (None, None) => {
+            LogicalPlan::Window(w) => self.over(w),
+            LogicalPlan::Distinct(Distinct::All(input)) => self.distinct(input),
+            other => match (WindowTable::of(other), KeyedTable::of(other), DedupTable::of(other)) {
+                (Some(window), ..) => self.window(window),
+                (_, Some(keyed), _) => self.keyed(keyed),
+                (_, _, Some(dedup)) => self.dedup(dedup),
+                (None, None, None) => {
                     let name = other.display().to_string();
                     let name = name.split([':', ' ']).next().unwrap_or("this clause").to_lowercase();
                     Err(err!(NotImplemented, "{name} over an unbounded stream is not supported yet"))
@@ -308,6 +322,9 @@ impl<'a> Lowering<'a> {
                 NotImplemented,
                 "a window over a window that is not aggregated is not supported; aggregate the inner one first"
             ));
+        }
+        if !window.partition.is_empty() {
+            self.partitioned(window)?;
         }
         let time = if is_clock(&window.time)? {
             if self.timeout.is_some() {
@@ -334,6 +351,7 @@ impl<'a> Lowering<'a> {
         self.ordered |= window.is_session();
         let Lowered { node, hidden } = self.node(input)?;
         self.ordered = ordered;
+        self.partition.clear();
         self.passes = None;
         let judged = match self.judged_by.take() {
             None => None,
@@ -452,7 +470,7 @@ impl<'a> Lowering<'a> {
                 }
             }
         }
-        if self.by_log && self.judged_by.is_none() {
+        if (self.by_log || self.appended) && self.judged_by.is_none() {
             hidden.push((Hidden::AppendTime, also(table, &mut fields, APPEND_TIME)?));
         }
         let watermark = match &self.judged_by {
@@ -466,6 +484,15 @@ impl<'a> Lowering<'a> {
                 timeout: self.timeout,
                 shard: also(table, &mut fields, SHARD)?,
                 append_time: also(table, &mut fields, APPEND_TIME)?,
+                partition: if self.partition.is_empty() {
+                    None
+                } else {
+                    let keys = self.partition.iter().map(|k| self.physical(k, &seen));
+                    Some(PartitionSpec {
+                        keys: keys.collect::<Result<_, _>>()?,
+                        lag_max_ns: self.lateness.partition_lag_max_ns,
+                    })
+                },
             }),
         };
         if let Some(w) = &watermark {
@@ -509,6 +536,7 @@ impl<'a> Lowering<'a> {
                 prune,
                 watermark,
                 history: HistorySpec::default(),
+                log_order: self.log_order,
             },
         };
         if let Some(lives) = lives {
@@ -762,6 +790,12 @@ pub(crate) fn over_scan(e: Expr, plan: &LogicalPlan) -> Result<Expr, Error> {
             NotImplemented,
             "a window over an aggregation is not supported yet; window the stream itself"
         )),
+        // These keep rows as they are.
+        LogicalPlan::Distinct(Distinct::All(input)) => over_scan(e, input),
+        LogicalPlan::Extension(_) if DedupTable::of(plan).is_some() => {
+            over_scan(e, &DedupTable::of(plan).expect("asked above").input)
+        }
+        LogicalPlan::Window(w) => over_scan(e, &w.input),
         other => {
             let name = other.display().to_string();
             let name = name.split([':', ' ']).next().unwrap_or("this").to_lowercase();

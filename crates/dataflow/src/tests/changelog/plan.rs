@@ -141,6 +141,7 @@ fn weighted(rows: Rows) -> StreamNode {
             start: StartPosition::Earliest,
             prune: None,
             watermark: None,
+            log_order: false,
         },
     };
     if let Rows::Keyed { drop_late } = rows {

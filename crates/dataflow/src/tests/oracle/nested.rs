@@ -120,7 +120,9 @@ pub fn tumbled(case: &Case, spec: WindowSpec) -> StreamNode {
                 timeout: None,
                 shard: 6,
                 append_time: 7,
+                partition: None,
             }),
+            log_order: false,
         },
     };
     let t = input.field(0).data_type().clone();

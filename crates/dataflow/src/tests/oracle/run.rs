@@ -98,6 +98,7 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
             schema: schema.clone(),
             start: StartPosition::Earliest,
             prune: None,
+            log_order: false,
             watermark: case.window.map(|_| WatermarkSpec {
                 time: column("t", &schema),
                 delay_ns: case.delay_ns,
@@ -107,6 +108,7 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
                 timeout: None,
                 shard: 6,
                 append_time: 7,
+                partition: None,
             }),
             history: HistorySpec::default(),
         },

@@ -55,7 +55,9 @@ pub fn plan(case: &Case, spec: SessionSpec, replay_order: ReplayOrder, id: u32) 
                 timeout: None,
                 shard: 6,
                 append_time: 7,
+                partition: None,
             }),
+            log_order: false,
         },
     };
     let below = source.schema();

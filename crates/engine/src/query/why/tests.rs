@@ -27,6 +27,7 @@ fn source(judged: bool) -> StreamNode {
         timeout: None,
         shard: 0,
         append_time: 0,
+        partition: None,
     });
     let spec = SourceSpec {
         database: "default".into(),
@@ -37,6 +38,7 @@ fn source(judged: bool) -> StreamNode {
         prune: None,
         watermark,
         history: weir_plan::HistorySpec::default(),
+        log_order: false,
     };
     StreamNode::Source { id: NodeId(2), spec }
 }

@@ -15,6 +15,7 @@ fn spec_of(history: HistorySpec, names: &[&str], start: StartPosition) -> Source
         prune: None,
         watermark: None,
         history,
+        log_order: false,
     }
 }
 

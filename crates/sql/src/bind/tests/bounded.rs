@@ -51,6 +51,14 @@ fn clauses_of_the_dialect() {
         ("SELECT n FROM s ORDER BY n DESC", &["5", "-5", "NULL"]),
         ("SELECT toStartOf.x FROM (SELECT 5 AS x) AS toStartOf", &["5"]),
         ("SELECT UPPER(name), Lower(name) FROM s WHERE u8 = 1", &["A a"]),
+        (
+            "SELECT u8, lag(u8), lag(n), lag(name, 2, 'none') FROM s ORDER BY u8",
+            &["1 0 NULL none", "2 1 5 none", "3 2 NULL a"],
+        ),
+        ("SELECT u8, lag(u8) FROM s PARTITION BY color ORDER BY u8", &["1 0", "2 0", "3 1"]),
+        ("SELECT u8, sum(u8) OVER (PARTITION BY color) AS t FROM s ORDER BY u8", &["1 1", "2 2", "3 4"]),
+        ("SELECT name FROM dedup(s, color) ORDER BY name", &["a", "b"]),
+        ("SELECT name FROM dedup(s, color, limit=1) ORDER BY name", &["a", "b", "c"]),
         ("SELECT row_number() OVER (ORDER BY u8 DESC) AS r FROM s ORDER BY r", &["1", "2", "3"]),
         ("SELECT min(u8) FROM s GROUP BY color WITH ROLLUP ORDER BY 1", &["1", "1", "2"]),
     ];

@@ -36,13 +36,14 @@ fn errors_name_the_thing_and_its_place() {
         (&live, "SELECT count() FROM s UNION ALL SELECT count() FROM s", 48, "UNION", None),
         (&live, "SELECT s.u8 FROM s JOIN o ON s.u8 = o.k", 48, "JOIN", None),
         (&live, "SELECT s.u8 FROM s JOIN table(o) ON s.u8 = o.k", 48, "JOIN", None),
-        (&live, "SELECT DISTINCT u8 FROM s", 48, "DISTINCT", None),
         (&live, "SELECT u8 FROM s ORDER BY u8", 80, "a stream has no last one", None),
-        (&live, "SELECT u8 FROM s LIMIT 1 BY u8", 48, "LIMIT BY", None),
         (&live, "SELECT c FROM (SELECT count() AS c FROM s EMIT PERIODIC 5s) AS q", 48, "EMIT", None),
         (&live, "SELECT count() FROM s EMIT SOMETIMES", 62, "EMIT", None),
-        (&live, "SELECT u8 FROM s PARTITION BY name", 48, "PARTITION BY", None),
-        (&live, "SELECT u8 FROM s SHUFFLE BY name", 48, "SHUFFLE BY", None),
+        (&live, "SELECT u8 FROM s SHUFFLE BY name", 80, "not in GROUP BY", None),
+        (&live, "SELECT u8 FROM s PARTITION BY u8 SHUFFLE BY name", 80, "exclude each other", None),
+        (&live, "SELECT lags(u8, 3, 1) FROM s", 36, "smaller number first", Some((1, 8))),
+        (&live, "SELECT lags(u8, 1, name) FROM s", 36, "constant number of rows", None),
+        (&live, "SELECT neighbor(u8) FROM s", 42, "neighbor(column, offset", None),
         (
             &live,
             "SELECT u8 FROM s UNION ALL SELECT u8 FROM table(s)",
@@ -52,7 +53,16 @@ fn errors_name_the_thing_and_its_place() {
         ),
         (&live, "SELECT s.u8 FROM s ASOF JOIN o ON s.u8 = o.k", 48, "ASOF", None),
         (&live, "SELECT u8 FROM s WHERE u8 IN (SELECT k FROM table(o))", 48, "subquery", None),
-        (&live, "SELECT u8 FROM dedup(s, u8)", 48, "dedup", None),
+        (&live, "SELECT u8 FROM dedup(s)", 42, "dedup(stream, key", Some((1, 16))),
+        (&live, "SELECT u8 FROM dedup(s, u8, limit=0)", 36, "above 0", None),
+        (&live, "SELECT u8 FROM dedup(s, u8, 1M)", 36, "fixed length", None),
+        (
+            &table,
+            "SELECT lag(c) FROM (SELECT count() AS c FROM s GROUP BY u8)",
+            48,
+            "aggregation without a window",
+            None,
+        ),
     ];
     let mut wrong = Vec::new();
     for (options, sql, code, part, place) in cases {
