@@ -322,7 +322,7 @@ fn functions_of_earlier_rows_have_one_answer() {
 #[test]
 fn generated_cases_forget_keys() {
     let (mut expired, mut evicted) = (0, 0);
-    for seed in 0..200 {
+    for seed in 0..400 {
         let case = Case::generate(&Rng::seeded(seed));
         if let Kind::Dedup { ttl_us, keys_max } = case.kind {
             let kept = model::expected(&case).len();

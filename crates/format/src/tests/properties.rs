@@ -123,7 +123,11 @@ fn literal(t: &Type, d: &mut Dice, out: &mut String) {
         Type::Date => {
             write!(out, "'{:04}-{:02}-{:02}'", 1970 + d.roll(150), 1 + d.roll(12), 1 + d.roll(28)).unwrap()
         }
-        Type::DateTime(_) => write!(out, "{}", bits(d) as u32).unwrap(),
+        // Not in the hour that New York's clocks have twice in autumn: its text says not which one is meant.
+        Type::DateTime(_) => {
+            let v = (bits(d) as u32).min(u32::MAX - 86_400);
+            write!(out, "{}", v - v % 86_400 + 28_800 + v % 57_600).unwrap();
+        }
         // Every tick of the declared precision, as long as nanoseconds hold the year.
         Type::DateTime64(p, _) => {
             write!(out, "{}", (bits(d) as i64 % 4_000_000_000) * 10i64.pow(u32::from(*p).min(9))).unwrap()

@@ -26,6 +26,7 @@ mod keyed_table;
 mod last;
 mod life;
 mod log_order;
+mod operators;
 mod order;
 mod scope;
 mod seek;

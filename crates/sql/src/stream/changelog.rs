@@ -1,14 +1,42 @@
-//! `changelog(…)`: rows in log order, each taking back the last one of its key.
+//! Changelogs: the weights of a stream's rows, and `changelog(…)`, in which each row in log order takes back
+//! the last one of its key.
 
-use super::node::{Lowered, Lowering};
-use crate::bind::KeyedTable;
+use super::node::{Lowered, Lowering, SHARD, also, is_reserved};
+use crate::bind::{KeyedTable, UnboundedTable};
 use datafusion::arrow::datatypes::{FieldRef, Schema};
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_format::types::Type;
-use weir_plan::{KeyedChangelog, ReplayOrder, StreamNode, WEIGHT_COLUMN};
+use weir_plan::{KeyedChangelog, ReplayOrder, Retracted, StreamNode, WEIGHT_COLUMN};
 
 impl Lowering<'_> {
+    /// Where the weight of a changelog's rows is, and how those that take back find theirs, where
+    /// somebody looks at the place of a row. Columns that only serve this come last.
+    pub(super) fn weights(
+        &self,
+        table: &UnboundedTable,
+        fields: &mut Vec<FieldRef>,
+    ) -> Result<(usize, Option<Retracted>), Error> {
+        if self.replay_order == ReplayOrder::EventTime {
+            return Err(err!(
+                NotImplemented,
+                "replay_order='event_time' over a changelog is not supported: {} takes rows back in the order in which they came",
+                table.relation
+            ));
+        }
+        let place = |f: &FieldRef| is_reserved(f.name()) && f.name() != SHARD && f.name() != WEIGHT_COLUMN;
+        let of: Vec<usize> = (0..fields.len()).filter(|i| place(&fields[*i])).collect();
+        let mut retracted = None;
+        if !of.is_empty() {
+            let mut same = vec![also(table, fields, SHARD)?];
+            for field in table.schema.fields().iter().filter(|f| !is_reserved(f.name())) {
+                same.push(also(table, fields, field.name())?);
+            }
+            retracted = Some(Retracted { same, of });
+        }
+        Ok((also(table, fields, WEIGHT_COLUMN)?, retracted))
+    }
+
     pub(super) fn keyed(&mut self, table: &KeyedTable) -> Result<Lowered, Error> {
         if self.judged_by.is_some() || self.lives.is_some() {
             return Err(err!(

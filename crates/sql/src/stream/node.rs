@@ -21,11 +21,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
-    HistorySpec, Judged, NodeId, PartitionSpec, Projection, ReplayOrder, Retracted, SessionKeys, SortKey,
-    SourceSpec, StartPosition, StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
+    HistorySpec, Judged, NodeId, PartitionSpec, Projection, ReplayOrder, SessionKeys, SortKey, SourceSpec,
+    StartPosition, StreamNode, Timeout, WEIGHT_COLUMN, WatermarkSpec, WindowBound, WindowTime,
 };
 
-const SHARD: &str = "_tp_shard";
+pub(super) const SHARD: &str = "_tp_shard";
 const APPEND_TIME: &str = "_tp_append_time";
 const TIME: &str = "_tp_time";
 const SN: &str = "_tp_sn";
@@ -582,33 +582,6 @@ impl<'a> Lowering<'a> {
         Ok(Lowered { node: StreamNode::Project { id, exprs, schema, input: Box::new(node) }, hidden })
     }
 
-    /// Where the weight of a changelog's rows is, and how those that take back find theirs, where
-    /// somebody looks at the place of a row. Columns that only serve this come last.
-    fn weights(
-        &self,
-        table: &UnboundedTable,
-        fields: &mut Vec<FieldRef>,
-    ) -> Result<(usize, Option<Retracted>), Error> {
-        if self.replay_order == ReplayOrder::EventTime {
-            return Err(err!(
-                NotImplemented,
-                "replay_order='event_time' over a changelog is not supported: {} takes rows back in the order in which they came",
-                table.relation
-            ));
-        }
-        let place = |f: &FieldRef| is_reserved(f.name()) && f.name() != SHARD && f.name() != WEIGHT_COLUMN;
-        let of: Vec<usize> = (0..fields.len()).filter(|i| place(&fields[*i])).collect();
-        let mut retracted = None;
-        if !of.is_empty() {
-            let mut same = vec![also(table, fields, SHARD)?];
-            for field in table.schema.fields().iter().filter(|f| !is_reserved(f.name())) {
-                same.push(also(table, fields, field.name())?);
-            }
-            retracted = Some(Retracted { same, of });
-        }
-        Ok((also(table, fields, WEIGHT_COLUMN)?, retracted))
-    }
-
     /// The result's own schema on top: names that repeat, Weir's types.
     fn named(&mut self, root: StreamNode, schema: SchemaRef) -> Result<StreamNode, Error> {
         let same = root.schema().fields() == schema.fields();
@@ -638,12 +611,12 @@ impl<'a> Lowering<'a> {
 }
 
 /// Columns that say where a row stands, not what it is.
-fn is_reserved(name: &str) -> bool {
+pub(super) fn is_reserved(name: &str) -> bool {
     [TIME, SHARD, SN, APPEND_TIME, WEIGHT_COLUMN].contains(&name)
 }
 
 /// The position of a column of a stream among those that are read; at the end where it was not.
-fn also(table: &UnboundedTable, fields: &mut Vec<FieldRef>, name: &str) -> Result<usize, Error> {
+pub(super) fn also(table: &UnboundedTable, fields: &mut Vec<FieldRef>, name: &str) -> Result<usize, Error> {
     if let Some(at) = fields.iter().position(|f| f.name() == name) {
         return Ok(at);
     }
