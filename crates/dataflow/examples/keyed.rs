@@ -69,7 +69,7 @@ fn main() {
         keys: &projections,
         aggregates: &aggregates,
         order: None,
-        window: (window > 0).then(|| WindowKeys { start: 1, end: 2, spec: window_spec, passes: None }),
+        window: (window > 0).then_some(WindowKeys { start: 1, end: 2, spec: window_spec, passes: None }),
         emit: EmitSpec { policy: if window > 0 { EmitPolicy::OnClose } else { global }, changelog: false },
         whole: false,
         panes: None,

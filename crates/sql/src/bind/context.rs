@@ -26,7 +26,7 @@ use datafusion::execution::SessionState;
 use datafusion::logical_expr::planner::{ContextProvider, ExprPlanner, TypePlanner};
 use datafusion::logical_expr::{
     AggregateUDF, Expr, ExprSchemable, HigherOrderUDF, LogicalPlan, LogicalPlanBuilder, Operator, ScalarUDF,
-    ScalarUDFImpl, Signature, TableSource, Volatility, WindowUDF, lit,
+    Signature, TableSource, Volatility, WindowUDF, lit,
 };
 use datafusion::sql::planner::{NullOrdering, ParserOptions, PlannerContext, SqlToRel};
 use sqlparser::ast::{Expr as Ast, Query, Statement, TableFactor, VisitMut, VisitorMut};

@@ -521,7 +521,7 @@ impl<'a> Lowering<'a> {
         let looks = |e: &Expr| e.column_refs().iter().any(|c| is_reserved(&c.name));
         let judged_by = self.judged_by.as_ref();
         let may_skip = |e: &Expr| {
-            !e.is_volatile() && !(weighed && looks(e)) && judged_by.is_none_or(|time| is_from(e, time))
+            !(e.is_volatile() || weighed && looks(e)) && judged_by.is_none_or(|time| is_from(e, time))
         };
         let lasting = conjunction(own.into_iter().filter(|e| may_skip(e)).cloned());
         let prune = lasting.map(|p| self.physical(&p, &t.projected_schema)).transpose()?;

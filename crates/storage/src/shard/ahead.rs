@@ -164,7 +164,8 @@ impl Ahead {
         loop {
             let held: u64 = self.flight.iter().map(|u| u.bytes).sum::<u64>() + self.ready_bytes;
             let room = self.flight.len() < self.units_max && held < bytes_max;
-            if !room && !(self.flight.is_empty() && self.ready.is_empty()) {
+            let nothing_ahead = self.flight.is_empty() && self.ready.is_empty();
+            if !(room || nothing_ahead) {
                 return Ok(());
             }
             let Some(work) = self.next_work().await? else { return Ok(()) };

@@ -24,7 +24,7 @@ fn filled(seed: u64, layout: Arc<dyn PartLayout>) -> (World, Arc<Shard>) {
     let options = StreamOptions {
         row_group_rows_max: 50,
         log_retention_bytes: Some(0),
-        tail_ring_bytes_max: if seed % 3 == 0 { 4_096 } else { 0 },
+        tail_ring_bytes_max: if seed.is_multiple_of(3) { 4_096 } else { 0 },
         segment_size_bytes_max: 8_192,
         ..StreamOptions::default()
     };
@@ -39,7 +39,9 @@ fn filled(seed: u64, layout: Arc<dyn PartLayout>) -> (World, Arc<Shard>) {
         match rng.below(6) {
             0 | 1 => drop(shard.commit_once().unwrap()),
             2 => drop(shard.merge_once(crate::MergeMode::ToRest).unwrap()),
-            3 => drop(shard.retain_once().unwrap()),
+            3 => {
+                shard.retain_once().unwrap();
+            }
             _ => {}
         }
     }
