@@ -98,8 +98,6 @@ impl QueryResult {
                                 }
                                 Err(e) => return Err(e),
                             };
-                            let rows = batch.num_rows() as u64;
-                            self.progress.result_rows.fetch_add(rows, Ordering::Relaxed);
                             self.encoder.batch(&batch, &mut plain).map_err(formats::encode_failed)?;
                             if plain.len() < PIECE_BYTES {
                                 continue;
