@@ -41,7 +41,7 @@ impl SpillSpace {
 #[derive(Debug, Clone, Copy)]
 struct BlockAt {
     offset: u64,
-    bytes: u32,
+    bytes: u64,
     check: u64,
 }
 
@@ -92,7 +92,7 @@ impl RunWriter {
     fn flush(&mut self) -> io::Result<()> {
         let bytes = std::mem::take(&mut self.block.0);
         self.run.file.write_all_at(self.run.bytes, &[IoSlice::new(&bytes)])?;
-        let at = BlockAt { offset: self.run.bytes, bytes: bytes.len() as u32, check: xxh3_64(&bytes) };
+        let at = BlockAt { offset: self.run.bytes, bytes: bytes.len() as u64, check: xxh3_64(&bytes) };
         self.run.blocks.push(at);
         self.run.bytes += bytes.len() as u64;
         self.block.0 = bytes;
