@@ -13,6 +13,7 @@ pub mod id;
 pub mod memory;
 pub mod metrics;
 pub mod rng;
+pub mod thread;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use disk::{Disk, DiskFile};

@@ -124,15 +124,24 @@ struct Waiting {
     /// (end, bytes, when added), coalesced so that the queue stays short.
     records: VecDeque<(SeqNo, u64, Duration)>,
     bytes: u64,
+    /// At this end or with so many bytes a commit is due: the committer sleeps until then. Zero
+    /// until it has said so.
+    due_end: SeqNo,
+    due_bytes: u64,
 }
 
 /// Records are counted together up to this size: the queue is bounded by the log it describes.
 const COALESCE_BYTES: u64 = 256 << 10;
 
 impl Backlog {
+    /// Wakes the committer if it sleeps without end, or a commit is due: not for each record, which
+    /// would take a core from who waits for the row.
     pub fn add(&self, end: SeqNo, bytes: u64, now: Duration) {
         let mut waiting = self.waiting.lock();
         waiting.bytes += bytes;
+        if waiting.records.is_empty() || end >= waiting.due_end || waiting.bytes >= waiting.due_bytes {
+            self.grown.notify_one();
+        }
         match waiting.records.back_mut() {
             Some(last) if last.1 + bytes <= COALESCE_BYTES => {
                 last.0 = end;
@@ -155,6 +164,12 @@ impl Backlog {
 
     pub fn bytes(&self) -> u64 {
         self.waiting.lock().bytes
+    }
+
+    /// A commit is due at `end`, or with so many bytes.
+    pub fn due_at(&self, end: SeqNo, bytes: u64) {
+        let mut waiting = self.waiting.lock();
+        (waiting.due_end, waiting.due_bytes) = (end, bytes);
     }
 
     /// When the oldest waiting record was added.
@@ -190,7 +205,6 @@ impl CommitObserver for Observer {
         }
         let end = record.base.plus(u64::from(record.rows));
         self.backlog.add(end, record.payload.len() as u64, self.clock.monotonic());
-        self.backlog.grown.notify_one();
         match attachment.and_then(|a| a.downcast::<Attached>().ok()) {
             Some(attached) => {
                 let batch = attached.batch.clone();
@@ -213,4 +227,29 @@ pub(crate) fn decode_record(record: &Record, book: &SchemaBook) -> crate::error:
     let current = &book.current().schema;
     let batch = if batch.schema_ref() == current { batch } else { adapt(&batch, current)? };
     Ok(TailBatch { batch, sns: Sns::Dense(record.base), append_times: Times::One(record.append_time) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn the_committer_is_woken_by_the_first_record_and_when_a_commit_is_due() {
+        let backlog = Backlog::default();
+        backlog.due_at(SeqNo(100), 1000);
+        let add = |end, bytes| {
+            backlog.add(SeqNo(end), bytes, Duration::ZERO);
+            backlog.grown.notified().now_or_never().is_some()
+        };
+        assert!(add(1, 10), "the first: its age decides");
+        assert!(!add(99, 10));
+        assert!(add(100, 10), "rows");
+        backlog.due_at(SeqNo(200), 1000);
+        assert!(!add(150, 969));
+        assert!(add(151, 1), "bytes");
+        backlog.committed(SeqNo(151));
+        backlog.due_at(SeqNo(251), 1000);
+        assert!(add(152, 10), "the first after a commit of everything");
+    }
 }

@@ -8,7 +8,9 @@ use super::{Shard, StorageType};
 use crate::error::{Result, StorageError};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::runtime::Handle;
+use tokio::sync::{Semaphore, oneshot};
+use weir_base::SeqNo;
 
 /// How often retention, expiry and leftovers are looked at.
 const UPKEEP_MS: u64 = 5_000;
@@ -71,12 +73,14 @@ impl Shard {
         Err(StorageError::NoParts { storage_type, what })
     }
 
-    /// Time until a commit is due; zero if it is.
+    /// Time until a commit is due; zero if it is. Tells the backlog when to wake the committer before.
     fn commit_due_in(&self) -> Option<Duration> {
-        let oldest = self.backlog.oldest()?;
         let options = self.options();
-        let rows = self.durable_end().0 - self.version().committed_end.0;
-        if rows >= options.flush_threshold_count || self.backlog.bytes() >= options.flush_threshold_bytes {
+        let due = SeqNo(self.version().committed_end.0.saturating_add(options.flush_threshold_count));
+        // First said, then looked: what is added in between is seen or wakes.
+        self.backlog.due_at(due, options.flush_threshold_bytes);
+        let oldest = self.backlog.oldest()?;
+        if self.durable_end() >= due || self.backlog.bytes() >= options.flush_threshold_bytes {
             return Some(Duration::ZERO);
         }
         let age = self.ctx.clock.monotonic().saturating_sub(oldest);
@@ -84,6 +88,7 @@ impl Shard {
     }
 }
 
+/// For a user who waits.
 async fn blocking<T: Send + 'static>(
     shard: &Arc<Shard>,
     doing: &'static str,
@@ -104,7 +109,29 @@ async fn in_slot(
 ) -> Option<Result<bool>> {
     let shard = shard.upgrade()?;
     let _slot = slots(&shard).acquire().await.ok()?;
-    Some(blocking(&shard, doing, step).await)
+    Some(yielding(&shard, doing, step).await)
+}
+
+/// For nobody in particular: on a thread of its own, which gives way to those that answer a client.
+/// What waits for a commit is bounded, so whoever waits for room gives the core back.
+async fn yielding(
+    shard: &Arc<Shard>,
+    doing: &'static str,
+    step: fn(&Arc<Shard>) -> Result<bool>,
+) -> Result<bool> {
+    let (done, heard) = oneshot::channel();
+    let shard = shard.clone();
+    let runtime = Handle::current();
+    let failed = |reason: String| StorageError::Worker { doing, reason };
+    weir_base::thread::spawn_yielding("weir-commit", move || {
+        let _runtime = runtime.enter();
+        let outcome = step(&shard);
+        // The shard first: who hears may be waiting for the last holder to let go.
+        drop(shard);
+        let _ = done.send(outcome);
+    })
+    .map_err(|e| failed(e.to_string()))?;
+    heard.await.unwrap_or_else(|_| Err(failed("the thread panicked".into())))
 }
 
 async fn commit_loop(shard: Weak<Shard>) {
