@@ -7,6 +7,7 @@ mod lives;
 mod oracle;
 mod property;
 mod query;
+mod seeds;
 mod spilled;
 mod stateful;
 mod substreams;

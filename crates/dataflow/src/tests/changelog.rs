@@ -1,8 +1,7 @@
 //! Changelogs: generated inserts, updates and deletions through aggregations, however they are run,
 //! against a model that keeps the rows there are and computes everything anew.
 //!
-//! `WEIR_GENERATED_CASES` says how many cases (200 unless told); the seed of a failing one is printed,
-//! and `WEIR_SEED` runs that one alone.
+//! Which cases are run: `tests::seeds`.
 
 mod case;
 mod model;
@@ -40,13 +39,7 @@ fn check(seed: u64) {
 
 #[test]
 fn a_changelog_has_one_answer_however_it_is_run() {
-    if let Some(seed) = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()) {
-        return check(seed);
-    }
-    let cases = std::env::var("WEIR_GENERATED_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    for seed in 0..cases {
-        check(seed);
-    }
+    crate::tests::seeds::each_seed("changelogs", check);
 }
 
 #[test]

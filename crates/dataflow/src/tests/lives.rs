@@ -1,7 +1,7 @@
 //! Lives of keys against a naive model: the rows of each key, one after another in log order.
 //!
 //! A case is run in batches of several sizes, with frontiers told or not, and with a snapshot, drop
-//! and restore after every k-th batch. `WEIR_SEED` runs one case alone.
+//! and restore after every k-th batch.
 
 use super::support::*;
 use crate::build::build;
@@ -313,11 +313,7 @@ fn check(seed: u64) {
 
 #[test]
 fn lives_have_one_answer_however_they_are_run() {
-    if let Some(seed) = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()) {
-        return check(seed);
-    }
-    let cases = std::env::var("WEIR_GENERATED_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    (0..cases).for_each(check);
+    crate::tests::seeds::each_seed("lives", check);
 }
 
 #[test]

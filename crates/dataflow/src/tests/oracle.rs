@@ -2,8 +2,7 @@
 //!
 //! A case is a log over shards, a plan and what to expect. It is run live, backfilled, begun in the
 //! middle of history, in batches of 1, 7 and 8192 rows, over 1, 2 and 5 threads, with memory and without, and with a snapshot, drop and restore after
-//! every k-th batch. `WEIR_GENERATED_CASES` says how many cases (200 unless told); the seed of a
-//! failing one is printed, and `WEIR_SEED` runs that one alone.
+//! every k-th batch. Which cases are run: `tests::seeds`.
 
 mod adversary;
 mod case;
@@ -64,13 +63,7 @@ fn check(seed: u64) {
 
 #[test]
 fn a_query_has_one_answer_however_it_is_run() {
-    if let Some(seed) = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()) {
-        return check(seed);
-    }
-    let cases = std::env::var("WEIR_GENERATED_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    for seed in 0..cases {
-        check(seed);
-    }
+    crate::tests::seeds::each_seed("windows", check);
 }
 
 #[test]

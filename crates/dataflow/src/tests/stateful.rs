@@ -1,7 +1,7 @@
 //! Functions over earlier rows and first rows of keys: generated logs, run in every way, against a
 //! model that looks at one row at a time and keeps all of them.
 //!
-//! `WEIR_GENERATED_CASES` says how many cases (200 unless told); `WEIR_SEED` runs one alone.
+//! Which cases are run: `tests::seeds`.
 
 mod model;
 mod rank;
@@ -310,13 +310,7 @@ fn check(seed: u64) {
 
 #[test]
 fn functions_of_earlier_rows_have_one_answer() {
-    if let Some(seed) = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()) {
-        return check(seed);
-    }
-    let cases = std::env::var("WEIR_GENERATED_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    for seed in 0..cases {
-        check(seed);
-    }
+    crate::tests::seeds::each_seed("functions of earlier rows", check);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! Windows whose keys have a watermark each: generated logs, run in every way, against a model that
 //! judges one row at a time.
 //!
-//! `WEIR_GENERATED_CASES` says how many cases (200 unless told); `WEIR_SEED` runs one alone.
+//! Which cases are run: `tests::seeds`.
 
 use crate::build::build;
 use crate::graph::{Graph, Snapshot};
@@ -399,13 +399,7 @@ fn check(seed: u64) {
 
 #[test]
 fn windows_of_substreams_have_one_answer() {
-    if let Some(seed) = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()) {
-        return check(seed);
-    }
-    let cases = std::env::var("WEIR_GENERATED_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    for seed in 0..cases {
-        check(seed);
-    }
+    crate::tests::seeds::each_seed("substreams", check);
 }
 
 #[test]

@@ -8,6 +8,7 @@
 mod aggregates;
 mod client;
 mod data;
+mod files;
 mod http;
 mod kill;
 mod lasting;
@@ -15,5 +16,6 @@ mod life;
 mod one_answer;
 mod process;
 mod slt;
+mod spill;
 mod stitch;
 mod why;

@@ -17,11 +17,12 @@
 //! ```
 //! `query rows streaming` is not asked as a bounded query.
 
+use crate::files::each_file;
 use crate::life::wait_until;
 use crate::process::Server;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Final {
@@ -290,26 +291,5 @@ fn run_file(path: &Path) -> Result<(), String> {
 
 #[test]
 fn a_query_has_one_answer_over_sockets() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/one_answer");
-    let only = std::env::var("WEIR_ONE_ANSWER").unwrap_or_default();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&root)
-        .unwrap_or_else(|e| panic!("{}: {e}", root.display()))
-        .filter_map(|f| f.ok().map(|f| f.path()))
-        .filter(|f| f.extension().is_some_and(|e| e == "txt") && f.to_string_lossy().contains(&only))
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "no files in {}", root.display());
-    let failures: Vec<String> = files
-        .iter()
-        .filter_map(|f| {
-            run_file(f).err().map(|e| format!("{}: {e}", f.file_name().unwrap_or_default().to_string_lossy()))
-        })
-        .collect();
-    assert!(
-        failures.is_empty(),
-        "{} of {} files failed\n\n{}",
-        failures.len(),
-        files.len(),
-        failures.join("\n\n")
-    );
+    each_file("one_answer", "txt", "WEIR_ONE_ANSWER", run_file);
 }

@@ -2,10 +2,11 @@
 //!
 //! `connection streaming` in a file sends the next statement to the streaming port.
 
+use crate::files::each_file;
 use crate::http::{Door, Failure};
 use crate::process::Server;
 use sqllogictest::{DBOutput, DefaultColumnType, Runner};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 struct Connection(Door);
 
@@ -53,26 +54,5 @@ fn run_file(file: &Path) -> Result<(), String> {
 
 #[test]
 fn sql_files() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/slt");
-    let only = std::env::var("WEIR_SLT").unwrap_or_default();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&root)
-        .unwrap_or_else(|e| panic!("{}: {e}", root.display()))
-        .filter_map(|f| f.ok().map(|f| f.path()))
-        .filter(|f| f.extension().is_some_and(|e| e == "slt") && f.to_string_lossy().contains(&only))
-        .collect();
-    files.sort();
-    assert!(!files.is_empty(), "no .slt files in {}", root.display());
-    let failures: Vec<String> = files
-        .iter()
-        .filter_map(|f| {
-            run_file(f).err().map(|e| format!("{}\n{e}", f.file_name().unwrap_or_default().to_string_lossy()))
-        })
-        .collect();
-    assert!(
-        failures.is_empty(),
-        "{} of {} files failed\n\n{}",
-        failures.len(),
-        files.len(),
-        failures.join("\n\n")
-    );
+    each_file("slt", "slt", "WEIR_SLT", run_file);
 }

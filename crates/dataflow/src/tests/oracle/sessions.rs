@@ -297,13 +297,7 @@ fn check(seed: u64) {
 
 #[test]
 fn sessions_have_one_answer_however_they_are_run() {
-    if let Some(seed) = std::env::var("WEIR_SEED").ok().and_then(|s| s.parse().ok()) {
-        return check(seed);
-    }
-    let cases = std::env::var("WEIR_GENERATED_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    for seed in 0..cases {
-        check(seed);
-    }
+    crate::tests::seeds::each_seed("sessions", check);
 }
 
 #[test]
