@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # setup.sh: what the tables need, into bench/.work (or $BENCH_WORK): one virtual environment a
-# peer, pinned, and 1.7 GB of generated data. Needs Python 3.11 or later. A few minutes.
+# peer, pinned, and 3 GB of generated data. Needs Python 3.11 or later. A few minutes.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=${BENCH_WORK:-$here/.work}
