@@ -5,7 +5,7 @@ set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 work=${BENCH_WORK:-$here/.work}
 mkdir -p "$work/venvs" "$work/data"
-for peer in gen chdb duckdb datafusion; do
+for peer in gen plot chdb duckdb datafusion; do
     [ -x "$work/venvs/$peer/bin/python" ] || python3 -m venv "$work/venvs/$peer"
     "$work/venvs/$peer/bin/pip" install -q -r "$here/requirements/$peer.txt"
 done
