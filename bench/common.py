@@ -192,12 +192,16 @@ class Streaming:
     def run(self, follower):
         try:
             follower.send(self.query, query_id="w")
+        except http.client.IncompleteRead as e:
+            # A query that fails midway is cut after its error.
+            self.ended.append(e.partial.decode(errors="replace").strip())
         except Exception as e:
             self.ended.append(e)
 
     def __enter__(self):
         self.steer = self.server.client(seconds_max=RUN_SECONDS_MAX)
-        threading.Thread(target=self.run, args=(self.server.client(streaming=True),), daemon=True).start()
+        self.thread = threading.Thread(target=self.run, args=(self.server.client(streaming=True),), daemon=True)
+        self.thread.start()
         while self.steer.query("SELECT count() FROM system.queries WHERE query_id = 'w'") == "0" and not self.ended:
             time.sleep(0.001)
         return self
@@ -210,17 +214,17 @@ class Streaming:
             pass
 
     def sync(self):
-        """Returns once all that is durable has been worked through and what it emits has been taken by the client."""
+        """Returns once all that is durable has been worked through and what it emits has been taken by the client: rows out, keys and
+        bytes of state, as the server says."""
+        counts = []
         try:
             self.steer.send("SYSTEM SYNC QUERY 'w'")
+            counts = self.steer.query("SELECT rows_out, keys, state_bytes FROM system.queries WHERE query_id = 'w'").split()
         except (RuntimeError, OSError) as e:
-            raise RuntimeError(str(self.ended[0] if self.ended else e))
-        if self.ended:
-            raise RuntimeError(str(self.ended[0]))
-
-    def counts(self):
-        """Rows out, keys and bytes of state, as the server says."""
-        counts = self.steer.query("SELECT rows_out, keys, state_bytes FROM system.queries WHERE query_id = 'w'").split()
+            self.ended.append(e)
+        if not counts:
+            self.thread.join(5)
+            raise RuntimeError(str(self.ended[0] if self.ended else "the query has gone"))
         return dict(zip(("rows_out", "keys", "state_bytes"), map(int, counts)))
 
 
@@ -231,9 +235,8 @@ def stream(data_dir, query, settings="", options=()):
         with Peak(server.usage) as peak:
             began = time.perf_counter()
             with Streaming(server, query, settings) as running:
-                running.sync()
-                seconds = time.perf_counter() - began
-                figures = {"seconds": seconds, "cpu_s": server.usage.cpu_s() - cpu, **running.counts()}
+                figures = running.sync()
+                figures |= {"seconds": time.perf_counter() - began, "cpu_s": server.usage.cpu_s() - cpu}
         return {**figures, "rss_mb": peak.rss_mb, "anon_mb": peak.anon_mb}
 
 

@@ -96,10 +96,9 @@ def live(settings):
             writers = [threading.Thread(target=write, args=(body,)) for body in bodies]
             cpu, began = server.usage.cpu_s(), time.perf_counter()
             [w.start() for w in writers], [w.join() for w in writers]
-            running.sync()
-            seconds = time.perf_counter() - began
-            used, counts = server.usage.cpu_s() - cpu, running.counts()
-        return {"seconds": seconds, "cpu_s": used, **counts, "rss_mb": peak.rss_mb, "anon_mb": peak.anon_mb}
+            figures = running.sync()
+            figures |= {"seconds": time.perf_counter() - began, "cpu_s": server.usage.cpu_s() - cpu}
+        return {**figures, "rss_mb": peak.rss_mb, "anon_mb": peak.anon_mb}
 
 
 def beside(system, name):
