@@ -18,6 +18,10 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 WORK = os.environ.get("BENCH_WORK", os.path.join(HERE, ".work"))
 WEIR = os.environ.get("BENCH_WEIR", os.path.join(HERE, "..", "target", "release", "weir"))
 DATA = os.path.join(WORK, "data")
+# Of each generated table; a million and a directory of its own (BENCH_WORK) try the scripts out.
+ROWS = int(os.environ.get("BENCH_ROWS", 50_000_000))
+# A peer that takes longer is reported as such, not waited for.
+RUN_SECONDS_MAX = 600
 
 
 def python_of(peer):
@@ -51,11 +55,37 @@ class Usage:
         return rss * 1024 / 1e6, anon * 1024 / 1e6
 
 
+def children(pid):
+    out = [pid]
+    for p in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{p}/stat") as f:
+                if int(f.read().rsplit(")", 1)[1].split()[1]) == pid:
+                    out += children(int(p))
+        except OSError:
+            pass
+    return out
+
+
+class Tree(Usage):
+    """The memory of a process and what it started."""
+
+    def memory_mb(self):
+        sums = [0.0, 0.0]
+        for pid in children(self.pid):
+            try:
+                for i, mb in enumerate(Usage(pid).memory_mb()):
+                    sums[i] += mb
+            except OSError:
+                pass
+        return sums
+
+
 class Peak:
     """The greatest memory of a process while the block runs, sampled 20 times a second."""
 
-    def __init__(self, pid):
-        self.usage, self.rss_mb, self.anon_mb = Usage(pid), 0.0, 0.0
+    def __init__(self, usage):
+        self.usage, self.rss_mb, self.anon_mb = usage, 0.0, 0.0
         self.stop = threading.Event()
         self.thread = threading.Thread(target=self.sample)
 
@@ -114,15 +144,19 @@ class Weir:
         if self.own:
             shutil.rmtree(self.dir, ignore_errors=True)
 
-    def client(self, streaming=False):
-        return Client(self.streaming_port if streaming else self.port)
+    def client(self, streaming=False, seconds_max=None):
+        return Client(self.streaming_port if streaming else self.port, seconds_max)
+
+    def load(self, table, path, *casts):
+        """Appends the rows of a Parquet file of DATA; casts: name=type."""
+        subprocess.run([python_of("gen"), os.path.join(HERE, "load.py"), str(self.port), table, path, *casts], check=True)
 
 
 class Client:
     """One connection, kept."""
 
-    def __init__(self, port):
-        self.http = http.client.HTTPConnection("127.0.0.1", port)
+    def __init__(self, port, seconds_max=None):
+        self.http = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds_max)
         self.http.connect()
 
     def send(self, query, body=b"", **settings):
@@ -145,6 +179,98 @@ class Client:
         if answer.status != 200:
             raise RuntimeError(answer.read().decode(errors="replace"))
         return answer
+
+
+class Streaming:
+    """A streaming query over all of history, into FORMAT Null, whose progress is asked for on another connection. Begins with
+    the block and ends with it."""
+
+    def __init__(self, server, query, settings=""):
+        self.server, self.ended = server, []
+        self.query = f"{query} SETTINGS seek_to = 'earliest'{settings and ', ' + settings} FORMAT Null"
+
+    def run(self, follower):
+        try:
+            follower.send(self.query, query_id="w")
+        except http.client.IncompleteRead as e:
+            # A query that fails midway is cut after its error.
+            self.ended.append(e.partial.decode(errors="replace").strip())
+        except Exception as e:
+            self.ended.append(e)
+
+    def __enter__(self):
+        self.steer = self.server.client(seconds_max=RUN_SECONDS_MAX)
+        self.thread = threading.Thread(target=self.run, args=(self.server.client(streaming=True),), daemon=True)
+        self.thread.start()
+        while self.steer.query("SELECT count() FROM system.queries WHERE query_id = 'w'") == "0" and not self.ended:
+            time.sleep(0.001)
+        return self
+
+    def __exit__(self, *_):
+        # Where the server hangs or is gone, killing it ends the query.
+        try:
+            self.steer.send("KILL QUERY WHERE query_id = 'w' SYNC")
+        except (RuntimeError, OSError, http.client.HTTPException):
+            pass
+
+    def sync(self):
+        """Returns once all that is durable has been worked through and what it emits has been taken by the client: rows out, keys and
+        bytes of state, as the server says."""
+        counts = []
+        try:
+            self.steer.send("SYSTEM SYNC QUERY 'w'")
+            counts = self.steer.query("SELECT rows_out, keys, state_bytes FROM system.queries WHERE query_id = 'w'").split()
+        except (RuntimeError, OSError) as e:
+            self.ended.append(e)
+        if not counts:
+            self.thread.join(5)
+            raise RuntimeError(str(self.ended[0] if self.ended else "the query has gone"))
+        return dict(zip(("rows_out", "keys", "state_bytes"), map(int, counts)))
+
+
+def stream(data_dir, query, settings="", options=()):
+    """Figures of a streaming query over all of history in a server of its own."""
+    with Weir(*options, data_dir=data_dir) as server:
+        cpu = server.usage.cpu_s()
+        with Peak(server.usage) as peak:
+            began = time.perf_counter()
+            with Streaming(server, query, settings) as running:
+                figures = running.sync()
+                figures |= {"seconds": time.perf_counter() - began, "cpu_s": server.usage.cpu_s() - cpu}
+        return {**figures, "rss_mb": peak.rss_mb, "anon_mb": peak.anon_mb}
+
+
+def peer(who, script, *arguments):
+    """Figures of a script of peers/, whose last line is JSON with its seconds."""
+    command = [python_of(who), os.path.join(HERE, "peers", script), *arguments]
+    what = f"{who} {arguments[-1]}"
+    with tempfile.TemporaryFile("w+") as errors:
+        child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, start_new_session=True)
+        late = threading.Timer(RUN_SECONDS_MAX, os.killpg, (child.pid, signal.SIGKILL))
+        late.start()
+        with Peak(Tree(child.pid)) as peak:
+            out = child.stdout.read()
+            _, status, used = os.wait4(child.pid, 0)
+            child.returncode = os.waitstatus_to_exitcode(status)
+        if not late.is_alive():
+            raise RuntimeError(f"{what}: > {RUN_SECONDS_MAX} s")
+        late.cancel()
+        if child.returncode != 0:
+            errors.seek(0)
+            raise RuntimeError(f"{what} ended with {child.returncode}: {(errors.read().strip().splitlines() or [''])[-1]}")
+    figures = json.loads(out.strip().splitlines()[-1])
+    return {"seconds": figures["seconds"], "cpu_s": used.ru_utime + used.ru_stime, "rss_mb": peak.rss_mb,
+            "anon_mb": peak.anon_mb}
+
+
+def medians(run, times):
+    """Of each figure over several runs; None, and why in the log, if one fails: the table goes on."""
+    try:
+        all_ = [run() for _ in range(times)]
+    except (RuntimeError, OSError, subprocess.CalledProcessError, http.client.HTTPException) as e:
+        log(e)
+        return None
+    return {key: median(one[key] for one in all_) for key in all_[0]}
 
 
 def drop_page_cache():

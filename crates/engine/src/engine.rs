@@ -100,6 +100,13 @@ impl Engine {
             inserted_rows: metrics.counter("weir_inserted_rows_total", "rows acknowledged to inserts"),
         };
         let drops = Drops::of(&metrics);
+        let used = metrics.gauge("weir_memory_used_bytes", "memory accounted for now, of --memory-limit");
+        let peak = metrics.gauge("weir_memory_peak_bytes", "the most memory that was accounted for");
+        let budget = memory.clone();
+        metrics.before_reading(move || {
+            used.set(budget.used_bytes() as i64);
+            peak.set(budget.peak_bytes() as i64);
+        });
         let queries = QueryRegistry::new(config.queries_max, memory, world.clock.clone(), drops);
         let counted = Arc::downgrade(&queries);
         metrics.before_reading(move || {

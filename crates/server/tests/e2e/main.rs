@@ -5,6 +5,7 @@
     reason = "a client of the server, outside of it"
 )]
 
+mod adversary;
 mod aggregates;
 mod client;
 mod data;
