@@ -135,6 +135,7 @@ pub(crate) fn build(
 ) -> Result<Graph, OpError> {
     let held = memory.reserve(0).map_err(|e| OpError::Plan { operator: "Query", reason: e.to_string() })?;
     let mut graph = Graph::new(clock, held);
+    let resources = &resources.clone().for_query(plan.state);
     let above = Above { target: Target::Sink, panes: None, timed: false };
     add(&plan.root, plan.replay_order, above, sources, resources, &mut graph)?;
     graph.restore(saved)?;

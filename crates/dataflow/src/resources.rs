@@ -4,6 +4,7 @@ use crate::state::spill::SpillSpace;
 use crate::workers::Workers;
 use std::sync::Arc;
 use weir_base::MemoryBudget;
+use weir_plan::StateSpec;
 
 /// Groups of a window from which on its state is dealt over threads.
 const DIVIDE_GROUPS: usize = 1 << 16;
@@ -42,6 +43,14 @@ impl Resources {
             divide_groups: DIVIDE_GROUPS,
             piece_rows: PIECE_ROWS,
         }
+    }
+
+    /// What one query wants instead of the defaults.
+    pub(crate) fn for_query(mut self, state: StateSpec) -> Self {
+        if state.threads > 0 {
+            self.threads = state.threads;
+        }
+        self
     }
 
     /// Whether state that has become `now` bytes, of which `before` are counted, should rather lie on disk.

@@ -19,6 +19,20 @@ pub struct StreamPlan {
     pub root: StreamNode,
     /// How history is replayed, for all sources of the query.
     pub replay_order: ReplayOrder,
+    pub state: StateSpec,
+}
+
+impl StreamPlan {
+    pub fn new(root: StreamNode, replay_order: ReplayOrder) -> Self {
+        StreamPlan { root, replay_order, state: StateSpec::default() }
+    }
+}
+
+/// What a query wants of its keyed state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateSpec {
+    /// Into so many parts state of many keys is dealt, a thread for each; 0 = as many as the machine has cores.
+    pub threads: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -61,5 +61,5 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
              replay_order='event_time' gives history in another order; leave it out"
         ));
     }
-    Ok(StreamPlan { root, replay_order: bound.replay_order })
+    Ok(StreamPlan { root, replay_order: bound.replay_order, state: bound.state })
 }

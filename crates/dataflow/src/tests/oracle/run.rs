@@ -207,7 +207,7 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
         schema: Arc::new(Schema::new(out)),
         input: Box::new(input),
     };
-    StreamPlan { root, replay_order }
+    StreamPlan::new(root, replay_order)
 }
 
 pub(super) struct Runner {
