@@ -159,7 +159,9 @@ fn add(
     resources: &Resources,
     graph: &mut Graph,
 ) -> Result<(), OpError> {
-    let timed = timed || matches!(node, StreamNode::Window { time: WindowTime::Processing, .. });
+    let timed = timed
+        || matches!(node, StreamNode::Window { time: WindowTime::Processing, .. })
+        || resources.ttl_us > 0 && matches!(node, StreamNode::Aggregate { window: None, .. });
     let counters = Arc::new(QueryCounters::default());
     match operator(node, panes, resources)? {
         None => {

@@ -429,6 +429,7 @@ impl Graph {
             node.stats = stats;
             node.counters.late_rows.store(stats.late_rows, Relaxed);
             node.counters.skipped_rows.store(stats.skipped_rows, Relaxed);
+            node.counters.expired_keys.store(stats.expired_keys, Relaxed);
             node.counters.keys.store(stats.keys, Relaxed);
             node.counters.state_bytes.store(stats.state_bytes, Relaxed);
         }

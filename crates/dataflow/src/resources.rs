@@ -21,6 +21,8 @@ pub struct Resources {
     /// Into so many parts a large state is dealt, by hash of the key.
     pub threads: usize,
     pub workers: Arc<Workers>,
+    /// Keys of an aggregation over the whole stream are forgotten after so long without a row; 0 = never.
+    pub(crate) ttl_us: i64,
     /// Where state goes that memory has no room for; `None` = a query that needs it fails.
     pub spill: Option<Arc<SpillSpace>>,
     /// The query's; state spills before it is used up.
@@ -37,6 +39,7 @@ impl Resources {
         Resources {
             threads: workers.threads(),
             workers,
+            ttl_us: 0,
             spill: None,
             memory: None,
             spill_bytes_min: SPILL_BYTES_MIN,
@@ -50,6 +53,7 @@ impl Resources {
         if state.threads > 0 {
             self.threads = state.threads;
         }
+        self.ttl_us = state.ttl_us;
         self
     }
 

@@ -66,6 +66,9 @@ fn stream_text(plan: &StreamPlan) -> String {
     if plan.state.threads > 0 {
         out += &format!(", state in {} parts", plan.state.threads);
     }
+    if plan.state.ttl_us > 0 {
+        out += &format!(", keys forgotten after {} s", plan.state.ttl_us / 1_000_000);
+    }
     out.push('\n');
     node_text(&plan.root, 0, &mut out);
     out

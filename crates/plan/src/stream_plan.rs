@@ -33,6 +33,9 @@ impl StreamPlan {
 pub struct StateSpec {
     /// Into so many parts state of many keys is dealt, a thread for each; 0 = as many as the machine has cores.
     pub threads: usize,
+    /// Keys of an aggregation over the whole stream are forgotten after so long without a row (processing
+    /// time, microseconds); 0 = never.
+    pub ttl_us: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

@@ -123,7 +123,10 @@ impl QuerySettings {
                 merge_open: at.flag("merge_open_sessions"),
                 close_left_out: !at.flag("include_session_end"),
             },
-            state: StateSpec { threads: at.number("max_threads").min(THREADS_MAX) as usize },
+            state: StateSpec {
+                threads: at.number("max_threads").min(THREADS_MAX) as usize,
+                ttl_us: at.number("aggregate_state_ttl_sec").min(1 << 40) as i64 * 1_000_000,
+            },
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),
                 n => n.min(THREADS_MAX) as usize,

@@ -63,6 +63,12 @@ pub const SETTINGS: &[Setting] = &[
         "when an INSERT hears back: after the group fsync, after the write, at once",
     ),
     q(
+        "aggregate_state_ttl_sec",
+        UInt,
+        "0",
+        "an aggregation over a whole stream forgets keys without a row for so long; 0 = it keeps them",
+    ),
+    q(
         "cast_overflow",
         OneOf(&["error", "wrap"]),
         "error",

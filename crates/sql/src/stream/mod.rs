@@ -53,6 +53,9 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     lowering.life = bound.life;
     lowering.sessions = bound.sessions;
     let mut root = lowering.root(&plan, bound.schema)?;
+    if bound.state.ttl_us > 0 {
+        aggregate::may_forget(&root)?;
+    }
     history::plan_history(&mut root, &bound.history.spec, bound.history.in_order);
     if bound.replay_order == ReplayOrder::EventTime && root.sources().iter().any(|(_, s)| s.log_order) {
         return Err(err!(
