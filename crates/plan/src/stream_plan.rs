@@ -468,6 +468,35 @@ impl StreamNode {
         }
     }
 
+    /// Sources whose rows somebody takes in one log order over all of them: those below a UNION that feeds a window or functions of earlier rows.
+    pub fn together(&self) -> Vec<Vec<NodeId>> {
+        let mut groups = Vec::new();
+        self.gather(false, None, &mut groups);
+        groups.retain(|group| group.len() > 1);
+        groups
+    }
+
+    /// `wanted`: somebody above takes rows in order; `of`: the group they are in.
+    fn gather(&self, wanted: bool, of: Option<usize>, groups: &mut Vec<Vec<NodeId>>) {
+        let (wanted, of) = match self {
+            StreamNode::Source { id, spec } => {
+                let ordered = spec.watermark.is_some() || spec.log_order;
+                if let Some(group) = of.filter(|_| ordered) {
+                    groups[group].push(*id);
+                }
+                return;
+            }
+            StreamNode::Window { .. } | StreamNode::Over { .. } | StreamNode::Dedup { .. } => (true, of),
+            StreamNode::Aggregate { .. } | StreamNode::Substreams { .. } => (false, None),
+            StreamNode::Union { .. } if wanted && of.is_none() => {
+                groups.push(Vec::new());
+                (true, Some(groups.len() - 1))
+            }
+            _ => (wanted, of),
+        };
+        self.inputs().into_iter().for_each(|input| input.gather(wanted, of, groups));
+    }
+
     pub fn name(&self) -> &'static str {
         match self {
             StreamNode::Source { .. } => "Source",

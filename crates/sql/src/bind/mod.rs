@@ -35,6 +35,7 @@ mod session;
 mod shape;
 mod spell;
 mod stateful;
+pub(crate) mod united;
 mod widths;
 mod window_table;
 mod zone;

@@ -18,6 +18,7 @@ mod changelog;
 mod history;
 mod node;
 mod stateful;
+mod union;
 
 pub(crate) use node::over_scan;
 
