@@ -183,7 +183,7 @@ fn plan(schema: &SchemaRef, kind: WindowKind, p99: bool) -> StreamPlan {
         schema: Arc::new(Schema::new(out)),
         input: Box::new(window),
     };
-    StreamPlan { root, replay_order: ReplayOrder::Arrival }
+    StreamPlan::new(root, ReplayOrder::Arrival)
 }
 
 fn main() {

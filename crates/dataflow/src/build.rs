@@ -25,7 +25,7 @@ use crate::watermark::Judge;
 use std::collections::HashMap;
 use std::sync::Arc;
 use weir_base::{Clock, MemoryBudget};
-use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, StreamNode, StreamPlan, WindowTime};
+use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, SourceSpec, StreamNode, StreamPlan, WindowTime};
 
 /// The operator of a node; `None` for a source.
 /// `panes` = what the aggregation above is made of, where its windows are.
@@ -135,10 +135,44 @@ pub(crate) fn build(
 ) -> Result<Graph, OpError> {
     let held = memory.reserve(0).map_err(|e| OpError::Plan { operator: "Query", reason: e.to_string() })?;
     let mut graph = Graph::new(clock, held);
+    let resources = &resources.clone().for_query(plan.state);
     let above = Above { target: Target::Sink, panes: None, timed: false };
-    add(&plan.root, plan.replay_order, above, sources, resources, &mut graph)?;
+    let mut together = Together::new(&plan.root);
+    add(&plan.root, plan.replay_order, above, sources, resources, &mut together, &mut graph)?;
     graph.restore(saved)?;
     Ok(graph)
+}
+
+/// Sources whose rows are judged by one judge, and which it is.
+struct Together(Vec<(Vec<NodeId>, Option<usize>)>);
+
+impl Together {
+    fn new(root: &StreamNode) -> Self {
+        Together(root.together().into_iter().map(|ids| (ids, None)).collect())
+    }
+}
+
+/// Who judges the rows of a source, and as which side.
+fn judge(
+    id: NodeId,
+    spec: &SourceSpec,
+    order: ReplayOrder,
+    together: &mut Together,
+    graph: &mut Graph,
+) -> Result<Option<(usize, usize)>, OpError> {
+    if spec.watermark.is_none() {
+        return Ok(None);
+    }
+    let group = together.0.iter_mut().find(|(ids, _)| ids.contains(&id));
+    if let Some((_, Some(judge))) = &group {
+        return Ok(Some((*judge, graph.judges[*judge].join(spec)?)));
+    }
+    graph.judges.extend(Judge::of(spec, order)?);
+    let judge = graph.judges.len() - 1;
+    if let Some((_, known)) = group {
+        *known = Some(judge);
+    }
+    Ok(Some((judge, 0)))
 }
 
 /// What a node must know of those above it.
@@ -156,9 +190,12 @@ fn add(
     Above { target, panes, timed }: Above,
     sources: &mut HashMap<NodeId, Box<dyn Source>>,
     resources: &Resources,
+    together: &mut Together,
     graph: &mut Graph,
 ) -> Result<(), OpError> {
-    let timed = timed || matches!(node, StreamNode::Window { time: WindowTime::Processing, .. });
+    let timed = timed
+        || matches!(node, StreamNode::Window { time: WindowTime::Processing, .. })
+        || resources.ttl_us > 0 && matches!(node, StreamNode::Aggregate { window: None, .. });
     let counters = Arc::new(QueryCounters::default());
     match operator(node, panes, resources)? {
         None => {
@@ -167,7 +204,7 @@ fn add(
                 reason: format!("node {} occurs twice or was not opened", node.id().0),
             })?;
             let StreamNode::Source { spec, .. } = node else { unreachable!("sources have no operator") };
-            let judge = Judge::of(spec, order)?;
+            let judge = judge(node.id(), spec, order, together, graph)?;
             let mut leaf = Leaf::new(node.id(), source, judge, target, counters);
             leaf.timed = timed;
             graph.leaves.push(leaf);
@@ -178,7 +215,7 @@ fn add(
             graph.nodes.push(Node::new(node.id(), node.name(), op, inputs.len(), target, counters));
             for (i, input) in inputs.into_iter().enumerate() {
                 let above = Above { target: Target::Node(index, InputId(i)), panes, timed };
-                add(input, order, above, sources, resources, graph)?;
+                add(input, order, above, sources, resources, together, graph)?;
             }
         }
     }

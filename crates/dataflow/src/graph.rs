@@ -77,7 +77,8 @@ pub(crate) struct Leaf {
     pub source: Option<Box<dyn Source>>,
     /// It has brought this barrier; not polled until the barrier has left at the top.
     pub blocked: Option<Epoch>,
-    judge: Option<Judge>,
+    /// Who judges its rows, and as which side.
+    judge: Option<(usize, usize)>,
     /// Somebody above counts by the clock: rows come behind a tick that says what time it is.
     pub timed: bool,
     target: Target,
@@ -88,7 +89,7 @@ impl Leaf {
     pub fn new(
         id: NodeId,
         source: Box<dyn Source>,
-        judge: Option<Judge>,
+        judge: Option<(usize, usize)>,
         target: Target,
         counters: Arc<QueryCounters>,
     ) -> Self {
@@ -102,6 +103,8 @@ pub(crate) type Snapshot = (Epoch, Vec<(NodeId, StateReader)>);
 pub(crate) struct Graph {
     pub nodes: Vec<Node>,
     pub leaves: Vec<Leaf>,
+    /// Of one source each, or of those that one window reads.
+    pub judges: Vec<Judge>,
     clock: Arc<dyn Clock>,
     /// Memory of all operators' state.
     held: Reservation,
@@ -125,6 +128,7 @@ impl Graph {
         Graph {
             nodes: Vec::new(),
             leaves: Vec::new(),
+            judges: Vec::new(),
             clock,
             held,
             ticked_us: i64::MIN,
@@ -151,9 +155,9 @@ impl Graph {
             if let Some(node) = self.nodes.iter_mut().find(|n| n.id == *id) {
                 node.op.restore(state)?;
             }
-            let leaf = self.leaves.iter_mut().find(|l| l.id == *id);
-            if let Some(judge) = leaf.and_then(|l| l.judge.as_mut()) {
-                judge.restore(state)?;
+            let leaf = self.leaves.iter().find(|l| l.id == *id);
+            if let Some((judge, _)) = leaf.and_then(|l| l.judge) {
+                self.judges[judge].restore(state)?;
             }
         }
         Ok(())
@@ -202,10 +206,10 @@ impl Graph {
             self.send(self.leaves[leaf].target, Element::Tick(now_us))?;
         }
         let l = &mut self.leaves[leaf];
-        if let (Element::Rows(rows), Some(judge)) = (&element, &mut l.judge)
+        if let (Element::Rows(rows), Some((judge, side))) = (&element, l.judge)
             && rows.batch.num_rows() > 0
         {
-            let batch = judge.rows(&rows.batch)?;
+            let batch = self.judges[judge].rows(side, &rows.batch)?;
             element = Element::Rows(Rows { batch, weights: rows.weights.clone() });
         }
         match &element {
@@ -223,40 +227,66 @@ impl Graph {
             Element::Watermark(at) => l.counters.rose(*at, self.clock.now_us()),
             Element::Idle => l.counters.idle.store(true, Relaxed),
             Element::Barrier(epoch) => l.blocked = Some(*epoch),
-            Element::End => l.source = None,
+            Element::End => {
+                l.source = None;
+                if let Some((judge, side)) = l.judge {
+                    self.judges[judge].end(side);
+                    self.tell(leaf)?;
+                }
+            }
             Element::EndOfBackfill => {
                 l.counters.backfilled.store(true, Relaxed);
-                if let Some(judge) = &mut l.judge {
-                    judge.end_of_backfill()?;
+                if let Some((judge, side)) = l.judge {
+                    self.judges[judge].end_of_backfill(side)?;
                     self.tell(leaf)?;
                 }
             }
             Element::Frontier(append_us) => {
-                if let Some(judge) = &mut l.judge {
-                    judge.frontier(*append_us);
+                if let Some((judge, _)) = l.judge {
+                    self.judges[judge].frontier(*append_us);
                 }
                 self.tell(leaf)?;
-                return self.send(self.leaves[leaf].target, Element::Frontier(*append_us));
+                // What one of several sources in one order says holds for all of them.
+                for target in self.sides(leaf) {
+                    self.send(target, Element::Frontier(*append_us))?;
+                }
+                return Ok(());
             }
             Element::Tick(_) | Element::KeyWatermarks(_) => {}
         }
-        let l = &mut self.leaves[leaf];
-        if let (Element::Barrier(_), Some(judge), true) = (&element, &l.judge, self.keep_snapshots) {
+        if let (Element::Barrier(_), Some((judge, _)), true) =
+            (&element, self.leaves[leaf].judge, self.keep_snapshots)
+            && self.of_judge(judge).all(|l| l.blocked.is_some() || l.source.is_none())
+        {
+            // Barriers come at one place of the log: the last one to come finds what all have seen.
             let mut state = StateWriter::default();
-            judge.save(&mut state);
-            self.partial.push((l.id, state.finish()));
+            self.judges[judge].save(&mut state);
+            self.partial.push((self.leaves[leaf].id, state.finish()));
         }
-        let (target, rows) = (l.target, matches!(element, Element::Rows(_)));
+        let (target, rows) = (self.leaves[leaf].target, matches!(element, Element::Rows(_)));
         self.send(target, element)?;
         if rows { self.tell(leaf) } else { Ok(()) }
     }
 
-    /// Sends the watermark of a source that judges, if it rose.
+    fn of_judge(&self, judge: usize) -> impl Iterator<Item = &Leaf> {
+        self.leaves.iter().filter(move |l| l.judge.is_some_and(|(of, _)| of == judge))
+    }
+
+    /// Where sources with this one's judge give their rows to; of one that judges nothing its own target.
+    fn sides(&self, leaf: usize) -> Vec<Target> {
+        match self.leaves[leaf].judge {
+            None => vec![self.leaves[leaf].target],
+            Some((judge, _)) => self.of_judge(judge).map(|l| l.target).collect(),
+        }
+    }
+
+    /// Sends the watermark of a source that judges, if it rose, and to those with the same judge.
     fn tell(&mut self, leaf: usize) -> Result<(), StreamError> {
         let l = &mut self.leaves[leaf];
-        let Some(judge) = &mut l.judge else { return Ok(()) };
-        l.counters.future_rows.store(judge.future_rows, Relaxed);
-        l.counters.set_shards(judge.shards());
+        let Some((judge, side)) = l.judge else { return Ok(()) };
+        let judge = &mut self.judges[judge];
+        l.counters.future_rows.store(judge.future_rows(side), Relaxed);
+        l.counters.set_shards(judge.shards(side));
         let target = l.target;
         let (keys, at) = (judge.tell_keys(), judge.tell());
         if let Some(held) = judge.keys_held() {
@@ -273,16 +303,15 @@ impl Graph {
                 })?,
             }
         }
-        if let Some(at) = at {
-            l.counters.rose(at, self.clock.now_us());
-        }
         if let Some(keys) = keys {
             self.send(target, Element::KeyWatermarks(keys))?;
         }
-        match at {
-            Some(at) => self.send(target, Element::Watermark(at)),
-            None => Ok(()),
-        }
+        let Some(at) = at else { return Ok(()) };
+        let (now_us, of) = (self.clock.now_us(), self.leaves[leaf].judge);
+        self.leaves.iter().filter(|l| l.judge.map(|j| j.0) == of.map(|j| j.0)).for_each(|l| {
+            l.counters.rose(at, now_us);
+        });
+        self.sides(leaf).into_iter().try_for_each(|target| self.send(target, Element::Watermark(at)))
     }
 
     fn send(&mut self, target: Target, element: Element) -> Result<(), StreamError> {
@@ -429,6 +458,7 @@ impl Graph {
             node.stats = stats;
             node.counters.late_rows.store(stats.late_rows, Relaxed);
             node.counters.skipped_rows.store(stats.skipped_rows, Relaxed);
+            node.counters.expired_keys.store(stats.expired_keys, Relaxed);
             node.counters.keys.store(stats.keys, Relaxed);
             node.counters.state_bytes.store(stats.state_bytes, Relaxed);
         }

@@ -67,6 +67,8 @@ pub struct Stats {
     pub late_rows: u64,
     /// Rows left out because of an emit policy.
     pub skipped_rows: u64,
+    /// Keys that were forgotten because no row came for them.
+    pub expired_keys: u64,
     pub keys: u64,
     /// Accounted against the query's memory.
     pub state_bytes: u64,

@@ -4,6 +4,7 @@ use crate::state::spill::SpillSpace;
 use crate::workers::Workers;
 use std::sync::Arc;
 use weir_base::MemoryBudget;
+use weir_plan::StateSpec;
 
 /// Groups of a window from which on its state is dealt over threads.
 const DIVIDE_GROUPS: usize = 1 << 16;
@@ -20,6 +21,8 @@ pub struct Resources {
     /// Into so many parts a large state is dealt, by hash of the key.
     pub threads: usize,
     pub workers: Arc<Workers>,
+    /// Keys of an aggregation over the whole stream are forgotten after so long without a row; 0 = never.
+    pub(crate) ttl_us: i64,
     /// Where state goes that memory has no room for; `None` = a query that needs it fails.
     pub spill: Option<Arc<SpillSpace>>,
     /// The query's; state spills before it is used up.
@@ -36,12 +39,22 @@ impl Resources {
         Resources {
             threads: workers.threads(),
             workers,
+            ttl_us: 0,
             spill: None,
             memory: None,
             spill_bytes_min: SPILL_BYTES_MIN,
             divide_groups: DIVIDE_GROUPS,
             piece_rows: PIECE_ROWS,
         }
+    }
+
+    /// What one query wants instead of the defaults.
+    pub(crate) fn for_query(mut self, state: StateSpec) -> Self {
+        if state.threads > 0 {
+            self.threads = state.threads;
+        }
+        self.ttl_us = state.ttl_us;
+        self
     }
 
     /// Whether state that has become `now` bytes, of which `before` are counted, should rather lie on disk.

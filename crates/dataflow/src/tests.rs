@@ -3,6 +3,7 @@
 mod aggregates;
 mod changelog;
 mod emit;
+mod expiry;
 mod lives;
 mod oracle;
 mod property;

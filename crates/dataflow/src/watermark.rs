@@ -20,6 +20,9 @@
 //! With a partition each key has a watermark of its own (`keys`); what is told of the query is then the
 //! least that any key's can be.
 //!
+//! Sources below a UNION have one judge, told of the rows of all of them in log order: a shard is then one
+//! of a source, and the query's watermark the least of all shards.
+//!
 //! Not here: what is done with a late row (`op::window`), who brings rows into log order (sources).
 
 mod keys;
@@ -49,11 +52,22 @@ struct Shard {
     idle: bool,
 }
 
+/// A source of a judge.
 #[derive(Debug)]
-pub(crate) struct Judge {
+struct Side {
     spec: WatermarkSpec,
     schema: SchemaRef,
-    shards: BTreeMap<i32, Shard>,
+    /// History by event time is being read.
+    unordered: bool,
+    /// Rows so far ahead of their append time that they moved nothing.
+    future_rows: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct Judge {
+    sides: Vec<Side>,
+    /// By side and number.
+    shards: BTreeMap<(usize, i32), Shard>,
     /// The query's watermark.
     watermark: i64,
     /// Told to the query.
@@ -67,7 +81,6 @@ pub(crate) struct Judge {
     keys: Option<Keys>,
     /// Told at the end of history by event time.
     all_keys: Option<RecordBatch>,
-    pub future_rows: u64,
 }
 
 /// Judges rows one by one without looking at append times, where none of them can matter: the shard
@@ -107,33 +120,47 @@ impl Judge {
     pub fn of(source: &SourceSpec, order: ReplayOrder) -> Result<Option<Self>, OpError> {
         let Some(spec) = source.watermark.clone() else { return Ok(None) };
         let keys = spec.partition.clone().map(|p| Keys::new(p, &source.schema)).transpose()?;
+        let unordered = order == ReplayOrder::EventTime;
         Ok(Some(Judge {
-            spec,
-            schema: source.output_schema(),
+            sides: vec![Side { spec, schema: source.output_schema(), unordered, future_rows: 0 }],
             shards: BTreeMap::new(),
             watermark: NEVER,
             told: NEVER,
-            unordered: order == ReplayOrder::EventTime,
+            unordered,
             last_append: NEVER,
             greatest: NEVER,
             keys,
             all_keys: None,
-            future_rows: 0,
         }))
     }
 
-    /// The rows with the watermark each is judged by.
-    pub fn rows(&mut self, batch: &RecordBatch) -> Result<RecordBatch, OpError> {
+    /// Judges the rows of another source as well, with the same delays and timeouts; gives its side.
+    ///
+    /// # Errors
+    /// [`OpError::Plan`] where each key has a watermark of its own.
+    pub fn join(&mut self, source: &SourceSpec) -> Result<usize, OpError> {
+        let plan = |reason: &str| OpError::Plan { operator: NAME, reason: reason.into() };
+        let spec = source.watermark.clone().ok_or_else(|| plan("a source that is not judged"))?;
+        if spec.partition.is_some() || self.keys.is_some() {
+            return Err(plan("watermarks of keys over several sources"));
+        }
+        let (schema, unordered) = (source.output_schema(), self.unordered);
+        self.sides.push(Side { spec, schema, unordered, future_rows: 0 });
+        Ok(self.sides.len() - 1)
+    }
+
+    /// The rows of a side with the watermark each is judged by.
+    pub fn rows(&mut self, side: usize, batch: &RecordBatch) -> Result<RecordBatch, OpError> {
         let plan = |reason: String| OpError::Plan { operator: NAME, reason };
         let n = batch.num_rows();
-        let times = self
+        let times = self.sides[side]
             .spec
             .time
             .evaluate(batch)
             .and_then(|v| v.into_array(n))
             .map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
         let shards = batch
-            .column(self.spec.shard)
+            .column(self.sides[side].spec.shard)
             .as_primitive_opt::<Int32Type>()
             .ok_or_else(|| plan("the shard of a row is int32".into()))?
             .values();
@@ -141,14 +168,14 @@ impl Judge {
             return Err(OpError::Row {
                 reason: format!(
                     "a row of shard {} has no event time ({} is NULL); filter such rows out before the window",
-                    shards[row], self.spec.time
+                    shards[row], self.sides[side].spec.time
                 ),
             });
         }
         let times =
             nanos(&times).ok_or_else(|| plan(format!("event time is {}, no time", times.data_type())))?;
         let appends = batch
-            .column(self.spec.append_time)
+            .column(self.sides[side].spec.append_time)
             .as_primitive_opt::<TimestampMicrosecondType>()
             .ok_or_else(|| plan("append times are microseconds".into()))?
             .values();
@@ -159,14 +186,14 @@ impl Judge {
             let end = at + shards[at..].iter().take_while(|s| **s == shard).count();
             if self.unordered {
                 judged.resize(end, NEVER);
-                self.history(shard, &times[at..end], &appends[at..end]);
+                self.history((side, shard), &times[at..end], &appends[at..end]);
             } else {
-                self.run(shard, &times[at..end], &appends[at..end], &mut judged);
+                self.run((side, shard), &times[at..end], &appends[at..end], &mut judged);
             }
             at = end;
         }
         if let Some(keys) = &mut self.keys {
-            let spec = &self.spec;
+            let spec = &self.sides[side].spec;
             let moves = |i: usize| spec.moves_to(times[i], appends[i]);
             keys.rows(batch, &mut judged, &moves, self.watermark)?;
             if self.unordered {
@@ -175,14 +202,14 @@ impl Judge {
         }
         let mut columns: Vec<ArrayRef> = batch.columns().to_vec();
         columns.push(Arc::new(Int64Array::from(judged)));
-        RecordBatch::try_new(self.schema.clone(), columns).map_err(|e| plan(e.to_string()))
+        RecordBatch::try_new(self.sides[side].schema.clone(), columns).map_err(|e| plan(e.to_string()))
     }
 
     /// Rows of one shard, one behind the other in log order.
-    fn run(&mut self, shard: i32, times: &[i64], appends: &[i64], judged: &mut Vec<i64>) {
+    fn run(&mut self, shard: (usize, i32), times: &[i64], appends: &[i64], judged: &mut Vec<i64>) {
         let mut at = 0;
-        let timeout_us = self.spec.timeout.map_or(i64::MAX, |t| t.after_us);
-        let silence_max_us = self.spec.idle_timeout_us.min(timeout_us);
+        let timeout_us = self.sides[0].spec.timeout.map_or(i64::MAX, |t| t.after_us);
+        let silence_max_us = self.sides[0].spec.idle_timeout_us.min(timeout_us);
         while at < times.len() {
             self.pass(appends[at]);
             let query = self.watermark;
@@ -197,7 +224,7 @@ impl Judge {
             }
             let (rest, appended) = (&times[at..], &appends[at..]);
             if let Some((watermark, latest)) =
-                steady(&self.spec, silence_max_us, rest, appended, held.watermark, judged)
+                steady(&self.sides[0].spec, silence_max_us, rest, appended, held.watermark, judged)
             {
                 let last = appends[appends.len() - 1];
                 held.watermark = watermark;
@@ -215,8 +242,8 @@ impl Judge {
             while at < times.len() && appends[at].saturating_sub(last) <= silence_max_us {
                 judged.push(watermark);
                 last = appends[at];
-                match self.spec.moves_to(times[at], last) {
-                    None => self.future_rows += 1,
+                match self.sides[0].spec.moves_to(times[at], last) {
+                    None => self.sides[shard.0].future_rows += 1,
                     Some(to) => {
                         watermark = watermark.max(to);
                         greatest = greatest.max(times[at]);
@@ -234,7 +261,7 @@ impl Judge {
     }
 
     /// Rows of history by event time.
-    fn history(&mut self, shard: i32, times: &[i64], appends: &[i64]) {
+    fn history(&mut self, shard: (usize, i32), times: &[i64], appends: &[i64]) {
         let held = self.shards.entry(shard).or_insert(Shard {
             watermark: NEVER,
             last_append: i64::MIN,
@@ -242,8 +269,8 @@ impl Judge {
         });
         for (time, append) in times.iter().zip(appends) {
             held.last_append = held.last_append.max(*append);
-            match self.spec.moves_to(*time, *append) {
-                None => self.future_rows += 1,
+            match self.sides[0].spec.moves_to(*time, *append) {
+                None => self.sides[shard.0].future_rows += 1,
                 Some(to) => {
                     held.watermark = held.watermark.max(to);
                     self.greatest = self.greatest.max(*time);
@@ -256,7 +283,7 @@ impl Judge {
     /// Append time comes to `now`: shards fall idle in their order, before the rows of that moment,
     /// and then the timeout happens.
     fn pass(&mut self, now: i64) {
-        let silent = self.spec.timeout.filter(|_| self.last_append != NEVER);
+        let silent = self.sides[0].spec.timeout.filter(|_| self.last_append != NEVER);
         match silent.map(|t| (t, self.last_append.saturating_add(t.after_us))) {
             Some((timeout, at)) if at < now => {
                 self.pass_idle(at.saturating_add(1));
@@ -273,7 +300,7 @@ impl Judge {
 
     fn pass_idle(&mut self, now: i64) {
         loop {
-            let timeout = self.spec.idle_timeout_us;
+            let timeout = self.sides[0].spec.idle_timeout_us;
             let next = self
                 .shards
                 .values()
@@ -302,8 +329,11 @@ impl Judge {
         }
     }
 
-    pub fn end_of_backfill(&mut self) -> Result<(), OpError> {
-        if std::mem::take(&mut self.unordered) {
+    /// The history of a side has been read.
+    pub fn end_of_backfill(&mut self, side: usize) -> Result<(), OpError> {
+        self.sides[side].unordered = false;
+        if self.unordered && self.sides.iter().all(|s| !s.unordered) {
+            self.unordered = false;
             self.merge();
             if let Some(keys) = &mut self.keys {
                 self.all_keys = keys.tell_all()?;
@@ -323,9 +353,23 @@ impl Judge {
         self.keys.as_ref().map(|k| (k.len() as u64, k.bytes() as u64))
     }
 
-    /// How far each shard has come, for who asks what holds the watermark back.
-    pub fn shards(&self) -> impl Iterator<Item = ShardProgress> {
-        self.shards.iter().map(|(shard, s)| ShardProgress {
+    /// Rows of a side so far ahead of their append time that they moved nothing.
+    pub fn future_rows(&self, side: usize) -> u64 {
+        self.sides[side].future_rows
+    }
+
+    /// Nothing follows from a side: it holds nobody back.
+    pub fn end(&mut self, side: usize) {
+        if self.sides.len() > 1 {
+            self.shards.retain(|(of, _), _| *of != side);
+            self.merge();
+        }
+    }
+
+    /// How far each shard of a side has come, for who asks what holds the watermark back.
+    pub fn shards(&self, side: usize) -> impl Iterator<Item = ShardProgress> {
+        let own = self.shards.iter().filter(move |((of, _), _)| *of == side);
+        own.map(|((_, shard), s)| ShardProgress {
             shard: *shard,
             watermark: s.watermark,
             last_append_us: s.last_append,
@@ -348,11 +392,15 @@ impl Judge {
         out.i64(self.watermark);
         out.i64(self.told);
         out.u64(u64::from(self.unordered));
-        out.u64(self.future_rows);
         out.i64(self.last_append);
         out.i64(self.greatest);
         out.u64(self.shards.len() as u64);
-        for (id, shard) in &self.shards {
+        for side in &self.sides {
+            out.u64(u64::from(side.unordered));
+            out.u64(side.future_rows);
+        }
+        for ((side, id), shard) in &self.shards {
+            out.u64(*side as u64);
             out.i64(i64::from(*id));
             out.i64(shard.watermark);
             out.i64(shard.last_append);
@@ -373,12 +421,16 @@ impl Judge {
         self.watermark = from.i64()?;
         self.told = from.i64()?;
         self.unordered = from.u64()? == 1;
-        self.future_rows = from.u64()?;
         self.last_append = from.i64()?;
         self.greatest = from.i64()?;
         self.shards.clear();
-        for _ in 0..from.count(32)? {
-            let id = from.i64()? as i32;
+        let n = from.count(32)?;
+        for side in &mut self.sides {
+            side.unordered = from.u64()? == 1;
+            side.future_rows = from.u64()?;
+        }
+        for _ in 0..n {
+            let id = (from.u64()? as usize, from.i64()? as i32);
             let shard = Shard { watermark: from.i64()?, last_append: from.i64()?, idle: from.u64()? == 1 };
             self.shards.insert(id, shard);
         }

@@ -391,6 +391,7 @@ impl Statement {
             time_zone: self.settings.time_zone.clone(),
             lateness: self.settings.lateness,
             sessions: self.settings.sessions,
+            state: self.settings.state,
         }
     }
 

@@ -62,7 +62,14 @@ fn lines(cx: &Statement, text: &str) -> Result<Outcome> {
 }
 
 fn stream_text(plan: &StreamPlan) -> String {
-    let mut out = format!("stream plan (unbounded), replay order {:?}\n", plan.replay_order);
+    let mut out = format!("stream plan (unbounded), replay order {:?}", plan.replay_order);
+    if plan.state.threads > 0 {
+        out += &format!(", state in {} parts", plan.state.threads);
+    }
+    if plan.state.ttl_us > 0 {
+        out += &format!(", keys forgotten after {} s", plan.state.ttl_us / 1_000_000);
+    }
+    out.push('\n');
     node_text(&plan.root, 0, &mut out);
     out
 }

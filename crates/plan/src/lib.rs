@@ -27,7 +27,7 @@ pub use stateful::{
 };
 pub use stream_plan::{
     Judged, KEY_WATERMARK_COLUMN, KeyedChangelog, NodeId, PartitionSpec, Projection, ReplayOrder, Retracted,
-    ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition, StreamNode, StreamPlan, Timeout,
+    ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition, StateSpec, StreamNode, StreamPlan, Timeout,
     WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec, WindowTime,
 };
 pub use window::{CalendarUnit, Span, WindowBound, WindowKind, WindowSpec};

@@ -69,6 +69,8 @@ pub struct QueryCounters {
     pub future_rows: AtomicU64,
     /// Rows left out because of an emit policy.
     pub skipped_rows: AtomicU64,
+    /// Keys forgotten because no row came for them (`aggregate_state_ttl_sec`).
+    pub expired_keys: AtomicU64,
     /// Keys held, over all windows.
     pub keys: AtomicU64,
     pub state_bytes: AtomicU64,
@@ -98,6 +100,7 @@ impl Default for QueryCounters {
             late_rows: AtomicU64::new(0),
             future_rows: AtomicU64::new(0),
             skipped_rows: AtomicU64::new(0),
+            expired_keys: AtomicU64::new(0),
             keys: AtomicU64::new(0),
             state_bytes: AtomicU64::new(0),
             watermark: AtomicI64::new(i64::MIN),

@@ -19,6 +19,23 @@ pub struct StreamPlan {
     pub root: StreamNode,
     /// How history is replayed, for all sources of the query.
     pub replay_order: ReplayOrder,
+    pub state: StateSpec,
+}
+
+impl StreamPlan {
+    pub fn new(root: StreamNode, replay_order: ReplayOrder) -> Self {
+        StreamPlan { root, replay_order, state: StateSpec::default() }
+    }
+}
+
+/// What a query wants of its keyed state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateSpec {
+    /// Into so many parts state of many keys is dealt, a thread for each; 0 = as many as the machine has cores.
+    pub threads: usize,
+    /// Keys of an aggregation over the whole stream are forgotten after so long without a row (processing
+    /// time, microseconds); 0 = never.
+    pub ttl_us: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -449,6 +466,35 @@ impl StreamNode {
             StreamNode::Source { id, spec } => vec![(*id, spec)],
             other => other.inputs().into_iter().flat_map(|i| i.sources()).collect(),
         }
+    }
+
+    /// Sources whose rows somebody takes in one log order over all of them: those below a UNION that feeds a window or functions of earlier rows.
+    pub fn together(&self) -> Vec<Vec<NodeId>> {
+        let mut groups = Vec::new();
+        self.gather(false, None, &mut groups);
+        groups.retain(|group| group.len() > 1);
+        groups
+    }
+
+    /// `wanted`: somebody above takes rows in order; `of`: the group they are in.
+    fn gather(&self, wanted: bool, of: Option<usize>, groups: &mut Vec<Vec<NodeId>>) {
+        let (wanted, of) = match self {
+            StreamNode::Source { id, spec } => {
+                let ordered = spec.watermark.is_some() || spec.log_order;
+                if let Some(group) = of.filter(|_| ordered) {
+                    groups[group].push(*id);
+                }
+                return;
+            }
+            StreamNode::Window { .. } | StreamNode::Over { .. } | StreamNode::Dedup { .. } => (true, of),
+            StreamNode::Aggregate { .. } | StreamNode::Substreams { .. } => (false, None),
+            StreamNode::Union { .. } if wanted && of.is_none() => {
+                groups.push(Vec::new());
+                (true, Some(groups.len() - 1))
+            }
+            _ => (wanted, of),
+        };
+        self.inputs().into_iter().for_each(|input| input.gather(wanted, of, groups));
     }
 
     pub fn name(&self) -> &'static str {

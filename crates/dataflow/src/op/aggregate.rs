@@ -16,6 +16,7 @@
 
 mod core;
 mod emit;
+mod expiry;
 mod leaving;
 mod merged;
 mod panes;
@@ -67,6 +68,10 @@ pub struct Aggregate {
     changed: bool,
     /// When the next emission is due; unknown before the first tick.
     due_us: i64,
+    /// Of keys that are forgotten: processing time, when their present turn began, how many there were.
+    now_us: i64,
+    turned_us: i64,
+    expired: u64,
     /// Results that have not left yet.
     leaving: Option<Leaving>,
     bytes: usize,
@@ -146,6 +151,11 @@ impl Aggregate {
         if spec.emit.policy == EmitPolicy::OnClose && spec.window.is_none() {
             return Err(plan("a global aggregation never closes".into()));
         }
+        // Without keys there is one result; complete groups are forgotten at once.
+        let forgets = spec.window.is_none()
+            && !spec.keys.is_empty()
+            && !spec.changelog
+            && spec.emit.policy != EmitPolicy::Complete;
         let mut core = Core {
             name,
             keys,
@@ -159,6 +169,7 @@ impl Aggregate {
             form: KeyForm::of(&types).map_err(|e| plan(e.to_string()))?,
             shapes,
             ordered: false,
+            ttl_us: (resources.ttl_us > 0 && forgets).then_some(resources.ttl_us),
         };
         // A type without a state fails the start, not the first row.
         core.ordered = core.new_part()?.states.iter().any(|s| s.ordered());
@@ -172,6 +183,9 @@ impl Aggregate {
             muted: true,
             changed: false,
             due_us: i64::MIN,
+            now_us: i64::MIN,
+            turned_us: i64::MIN,
+            expired: 0,
             leaving: None,
             bytes: 0,
             groups: 0,
@@ -182,6 +196,7 @@ impl Aggregate {
     fn account(&mut self, bounds: Bounds) {
         let Some(table) = self.tables.get_mut(&bounds) else { return };
         let (bytes, groups) = (table.bytes(), table.groups());
+        self.expired += std::mem::take(&mut table.expired);
         self.bytes = self.bytes + bytes - std::mem::replace(&mut table.held_bytes, bytes);
         self.groups = self.groups + groups - std::mem::replace(&mut table.held_groups, groups);
     }
@@ -279,7 +294,7 @@ impl Operator for Aggregate {
         let batch = rows.batch;
         let n = batch.num_rows();
         let before = self.bytes;
-        let work = self.core.work(&batch, rows.weights, self.came, self.marks())?;
+        let work = self.core.work(&batch, rows.weights, self.came, self.marks(), self.now_us)?;
         let mut jobs = Vec::new();
         for (bounds, rows) in self.core.split(&batch)? {
             self.deal(bounds, rows, n, work.keys.hashes(), &mut jobs)?;
@@ -346,7 +361,8 @@ impl Operator for Aggregate {
 
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
         let then = Element::Tick(now_us);
-        if self.tick_due().is_none_or(|due| due > now_us) {
+        self.age(now_us)?;
+        if self.emission_due().is_none_or(|due| due > now_us) {
             out.push(then);
             return Ok(());
         }
@@ -359,12 +375,7 @@ impl Operator for Aggregate {
     }
 
     fn tick_due(&self) -> Option<i64> {
-        let (timed, repeat) = match self.core.emit.policy {
-            EmitPolicy::Periodic { repeat, .. } => (true, repeat),
-            EmitPolicy::OnUpdate { every_us } => (every_us.is_some(), false),
-            EmitPolicy::OnClose | EmitPolicy::PerEvent | EmitPolicy::Complete => (false, false),
-        };
-        (timed && !self.muted && (self.changed || repeat)).then_some(self.due_us)
+        self.emission_due().into_iter().chain(self.age_due()).min()
     }
 
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {
@@ -405,7 +416,8 @@ impl Operator for Aggregate {
     }
 
     fn stats(&self) -> Stats {
-        Stats { keys: self.groups as u64, state_bytes: self.bytes as u64, ..Stats::default() }
+        let (keys, state_bytes) = (self.groups as u64, self.bytes as u64);
+        Stats { keys, state_bytes, expired_keys: self.expired, ..Stats::default() }
     }
 
     fn waits_for(&self) -> Option<i64> {
@@ -449,6 +461,6 @@ impl Operator for Aggregate {
             self.tables.insert(bounds, table);
             self.account(bounds);
         }
-        Ok(())
+        self.restore_ages()
     }
 }

@@ -419,6 +419,20 @@ impl GroupTable {
         }
     }
 
+    /// The group of one key, where it has one.
+    pub fn find_one(&self, key: Key<'_>, hash: u32) -> Option<u32> {
+        match (key, &self.keys) {
+            (Key::Unit, _) => (self.rows.len() > 0).then_some(0),
+            (Key::Null, _) => self.null_group,
+            _ if self.index.slots.is_empty() => None,
+            (Key::Int(word), _) => self.index.find(hash, |g| self.rows.word(g, 0) == word),
+            (Key::Bytes(bytes), Keys::Bytes { hash: at, heap }) => self
+                .index
+                .find(hash, |g| self.rows.half(g, *at) == hash && heap.get(self.rows.word(g, 0)) == bytes),
+            (Key::Bytes(_), _) => None,
+        }
+    }
+
     /// The key of a group.
     pub fn key(&self, group: u32) -> Key<'_> {
         if self.null_group == Some(group) {

@@ -85,7 +85,7 @@ struct Script {
 
 impl Script {
     fn new(root: StreamNode) -> Self {
-        let plan = StreamPlan { root, replay_order: ReplayOrder::Arrival };
+        let plan = StreamPlan::new(root, ReplayOrder::Arrival);
         let clock = Arc::new(ManualClock::new(SECOND_US));
         let graph = graph(&plan, &clock, &[]);
         Script { plan, clock, graph }

@@ -226,7 +226,7 @@ fn plan(case: &Case) -> StreamPlan {
         schema: Arc::new(Schema::new(out)),
         input: Box::new(lives),
     };
-    StreamPlan { root, replay_order: ReplayOrder::Arrival }
+    StreamPlan::new(root, ReplayOrder::Arrival)
 }
 
 #[derive(Debug)]

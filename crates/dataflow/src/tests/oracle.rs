@@ -11,6 +11,7 @@ mod nested;
 mod run;
 mod sessions;
 mod timeout;
+mod united;
 
 use case::{Case, EmitKind};
 use run::{Mode, run};

@@ -132,7 +132,7 @@ proptest! {
         let kept = Kept::default();
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         runtime.block_on(async {
-            let plan = StreamPlan { root, replay_order: ReplayOrder::Arrival };
+            let plan = StreamPlan::new(root, ReplayOrder::Arrival);
             let memory = MemoryBudget::root("test", 1 << 30);
             DataflowRuntime::new(tokio::runtime::Handle::current())
                 .start(plan, scripts.clone(), Box::new(kept.clone()), Arc::new(SystemClock::new()), memory)

@@ -32,7 +32,7 @@ pub fn limit(id: u32, skip: u64, fetch: Option<u64>, input: StreamNode) -> Strea
 }
 
 async fn start(root: StreamNode, scripts: Arc<Scripts>, sink: Box<dyn weir_plan::Sink>) -> Arc<dyn Running> {
-    let plan = StreamPlan { root, replay_order: ReplayOrder::Arrival };
+    let plan = StreamPlan::new(root, ReplayOrder::Arrival);
     DataflowRuntime::new(tokio::runtime::Handle::current())
         .start(plan, scripts, sink, Arc::new(SystemClock::new()), MemoryBudget::root("test", 1 << 30))
         .await
@@ -150,7 +150,7 @@ async fn dropping_the_handle_cancels_even_while_the_sink_is_full() {
 async fn run_bare(root: &StreamNode, scripts: &Scripts) -> (Vec<Element>, Vec<crate::graph::Snapshot>) {
     let mut sources: HashMap<_, _> =
         root.sources().into_iter().map(|(id, _)| (id, scripts.open_one(id))).collect();
-    let plan = StreamPlan { root: root.clone(), replay_order: ReplayOrder::Arrival };
+    let plan = StreamPlan::new(root.clone(), ReplayOrder::Arrival);
     let memory = MemoryBudget::root("test", 1 << 30);
     let graph =
         build(&plan, &mut sources, Arc::new(SystemClock::new()), &memory, &Resources::one_thread(), &[])

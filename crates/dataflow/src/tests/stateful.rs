@@ -205,7 +205,7 @@ fn plan(case: &Case) -> StreamPlan {
             StreamNode::Over { id, spec, at: 5, schema: Arc::new(Schema::new(fields)), input }
         }
     };
-    StreamPlan { root, replay_order: ReplayOrder::Arrival }
+    StreamPlan::new(root, ReplayOrder::Arrival)
 }
 
 #[derive(Debug)]

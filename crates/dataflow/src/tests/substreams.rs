@@ -254,7 +254,7 @@ fn plan(case: &Case) -> StreamPlan {
         input: Box::new(input),
     };
     let root = StreamNode::Substreams { id: NodeId(0), partition: vec![key("k")], of: Box::new(aggregate) };
-    StreamPlan { root, replay_order: ReplayOrder::Arrival }
+    StreamPlan::new(root, ReplayOrder::Arrival)
 }
 
 struct Runner {

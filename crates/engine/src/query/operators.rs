@@ -21,6 +21,7 @@ pub struct OperatorStatus {
     pub late_rows: u64,
     pub future_rows: u64,
     pub skipped_rows: u64,
+    pub expired_keys: u64,
     pub keys: u64,
     pub state_bytes: u64,
     pub idle: bool,
@@ -67,6 +68,7 @@ pub struct OperatorSums {
     pub late_rows: u64,
     pub future_rows: u64,
     pub skipped_rows: u64,
+    pub expired_keys: u64,
     pub keys: u64,
     pub state_bytes: u64,
 }
@@ -85,6 +87,7 @@ impl OperatorSums {
             late_rows: sum(|o| o.late_rows),
             future_rows: sum(|o| o.future_rows),
             skipped_rows: sum(|o| o.skipped_rows),
+            expired_keys: sum(|o| o.expired_keys),
             keys: sum(|o| o.keys),
             state_bytes: sum(|o| o.state_bytes),
         }
@@ -136,6 +139,7 @@ impl OperatorStatus {
         self.late_rows += c.late_rows.load(Relaxed);
         self.future_rows += c.future_rows.load(Relaxed);
         self.skipped_rows += c.skipped_rows.load(Relaxed);
+        self.expired_keys += c.expired_keys.load(Relaxed);
         self.keys += c.keys.load(Relaxed);
         self.state_bytes += c.state_bytes.load(Relaxed);
         self.idle = c.idle.load(Relaxed) && (first || self.idle);

@@ -95,8 +95,8 @@ pub struct QueryEntry {
     clock: Arc<dyn Clock>,
     started_us: i64,
     started: Duration,
-    /// Late, future and skipped rows that counters of the process know of.
-    counted: Mutex<[u64; 3]>,
+    /// Late, future and skipped rows and expired keys that counters of the process know of.
+    counted: Mutex<[u64; 4]>,
     registry: Weak<QueryRegistry>,
 }
 
@@ -127,9 +127,9 @@ pub struct QueryRegistry {
     drops: Drops,
 }
 
-/// Rows left out by streaming queries of this process: late, future, skipped.
+/// What streaming queries of this process left out: late, future and skipped rows, expired keys.
 #[derive(Debug, Default)]
-pub struct Drops([Metric; 3]);
+pub struct Drops([Metric; 4]);
 
 impl Drops {
     pub fn of(metrics: &Registry) -> Self {
@@ -140,6 +140,10 @@ impl Drops {
                 "rows so far ahead of their append time that they moved no watermark",
             ),
             metrics.counter("weir_skipped_rows_total", "rows left out because of an emit policy"),
+            metrics.counter(
+                "weir_expired_keys_total",
+                "keys of aggregations forgotten because no row came for them",
+            ),
         ])
     }
 }
@@ -389,7 +393,7 @@ impl QueryEntry {
     fn count_drops(&self, drops: &Drops) {
         let (_, operators) = self.operators();
         let sums = OperatorSums::of(&operators, 0);
-        let now = [sums.late_rows, sums.future_rows, sums.skipped_rows];
+        let now = [sums.late_rows, sums.future_rows, sums.skipped_rows, sums.expired_keys];
         let mut counted = self.counted.lock();
         for ((now, counted), metric) in now.iter().zip(counted.iter_mut()).zip(&drops.0) {
             metric.add(now.saturating_sub(*counted) as i64);

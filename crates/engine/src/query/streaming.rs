@@ -39,7 +39,7 @@ pub async fn start_streaming(
     };
     let (sink, from) =
         buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone(), clock.clone(), late);
-    let sources = sources.for_plan(plan.root.sources().len(), clock.clone());
+    let sources = sources.for_plan(&plan.root, clock.clone());
     let (warnings, positions) = (sources.warnings(), sources.sources());
     let factory: Arc<dyn SourceFactory> = Arc::new(sources);
     let shown = Arc::new(plan.root.clone());

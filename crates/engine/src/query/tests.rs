@@ -189,7 +189,7 @@ async fn streaming(w: &World, entry: Arc<QueryEntry>) -> StreamingQuery {
         entry.memory.clone(),
         entry.progress.clone(),
     );
-    let plan = StreamPlan { root, replay_order: ReplayOrder::Arrival };
+    let plan = StreamPlan::new(root, ReplayOrder::Arrival);
     let runtime = DataflowRuntime::new(Handle::current());
     start_streaming(entry, plan, sources, &runtime, Arc::new(SystemClock::new())).await.unwrap()
 }

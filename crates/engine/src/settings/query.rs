@@ -7,9 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir_base::Result;
 use weir_format::{FormatSettings, Spelling};
-use weir_plan::ReplayOrder;
+use weir_plan::{ReplayOrder, StateSpec};
 use weir_sql::bind::BackfillSettings;
 use weir_storage::Ack;
+
+/// More threads than this help nobody.
+const THREADS_MAX: u64 = 256;
 
 /// Read by everything that runs one statement.
 #[derive(Debug, Clone)]
@@ -22,6 +25,7 @@ pub struct QuerySettings {
     pub lateness: weir_sql::bind::Lateness,
     pub late_rows_stream: Option<String>,
     pub sessions: weir_sql::bind::SessionRules,
+    pub state: StateSpec,
     /// At least 1.
     pub threads_max: usize,
     /// 0 = the server's limit.
@@ -119,9 +123,13 @@ impl QuerySettings {
                 merge_open: at.flag("merge_open_sessions"),
                 close_left_out: !at.flag("include_session_end"),
             },
+            state: StateSpec {
+                threads: at.number("max_threads").min(THREADS_MAX) as usize,
+                ttl_us: at.number("aggregate_state_ttl_sec").min(1 << 40) as i64 * 1_000_000,
+            },
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),
-                n => n.min(256) as usize,
+                n => n.min(THREADS_MAX) as usize,
             },
             memory_bytes_max: at.number("max_memory_usage"),
             execution_time_max: (seconds > 0.0).then(|| Duration::from_secs_f64(seconds.min(1e9))),

@@ -63,6 +63,12 @@ pub const SETTINGS: &[Setting] = &[
         "when an INSERT hears back: after the group fsync, after the write, at once",
     ),
     q(
+        "aggregate_state_ttl_sec",
+        UInt,
+        "0",
+        "an aggregation over a whole stream forgets keys without a row for so long; 0 = it keeps them",
+    ),
+    q(
         "cast_overflow",
         OneOf(&["error", "wrap"]),
         "error",
@@ -130,7 +136,12 @@ pub const SETTINGS: &[Setting] = &[
     q("max_memory_usage", UInt, "0", "accounted bytes a query may hold; 0 = the server's limit"),
     q("max_result_rows", UInt, "0", "rows after which a bounded query fails with error 158; 0 = no limit"),
     server("max_server_memory_usage", UInt, "0", "accounted bytes of the process (--memory-limit)"),
-    q("max_threads", UInt, "0", "threads a bounded query may use; 0 = all cores"),
+    q(
+        "max_threads",
+        UInt,
+        "0",
+        "threads a bounded query may use, and parts of the keyed state of a streaming one; 0 = all cores",
+    ),
     q(
         "merge_open_sessions",
         Bool,

@@ -22,7 +22,7 @@ use std::sync::Arc;
 use weir_base::{AppendTime, Clock, Error, EventTime, MemoryBudget, SeqNo, SystemClock};
 use weir_plan::{
     NodeId, ReplayOrder, ReplaySpec, Source, SourceFactory, SourceOrder, SourceSpec, StartPosition,
-    StreamError, WatermarkSpec,
+    StreamError, StreamNode, WatermarkSpec,
 };
 use weir_storage::{APPEND_TIME_COLUMN, Pruner, SN_COLUMN, Shard, TIME_COLUMN, Wanted};
 
@@ -68,6 +68,8 @@ pub struct StreamSources {
     sources: Arc<QuerySources>,
     /// The query has this source only: its rows are put in order with no other's.
     alone: bool,
+    /// Sources whose live rows are wanted in one order.
+    together: Vec<NodeId>,
     /// For history at the pace at which it came.
     clock: Arc<dyn Clock>,
     began: Arc<Began>,
@@ -92,15 +94,17 @@ impl StreamSources {
             warnings: Arc::default(),
             sources: Arc::default(),
             alone: false,
+            together: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             began: Arc::default(),
         }
     }
 
-    /// For a plan with so many sources, by this clock.
+    /// For this plan, by this clock.
     #[must_use]
-    pub fn for_plan(mut self, sources: usize, clock: Arc<dyn Clock>) -> Self {
-        self.alone = sources == 1;
+    pub fn for_plan(mut self, plan: &StreamNode, clock: Arc<dyn Clock>) -> Self {
+        self.alone = plan.sources().len() == 1;
+        self.together = plan.together().into_iter().flatten().collect();
         self.clock = clock;
         self
     }
@@ -121,7 +125,13 @@ impl StreamSources {
     }
 
     /// What is asked of storage, and the columns that comes to.
-    fn wanted(&self, access: &StoredAccess, spec: &SourceSpec, shards: &[Arc<Shard>]) -> (Wanted, Schema) {
+    fn wanted(
+        &self,
+        access: &StoredAccess,
+        spec: &SourceSpec,
+        shards: &[Arc<Shard>],
+        together: bool,
+    ) -> (Wanted, Schema) {
         let has = |name: &str| spec.columns.iter().any(|c| c == name);
         let of_plan = |name: &String| access.schema.index_of(name).ok();
         let mut columns: Vec<usize> = spec.columns.iter().filter_map(of_plan).collect();
@@ -132,7 +142,7 @@ impl StreamSources {
         // A row that is left out counts for no watermark. Over one shard only rows below the time
         // the plan asks for are, and these judge nobody it wants; over several they could decide
         // which shard is idle.
-        let prunes = spec.watermark.is_none() || shards.len() == 1;
+        let prunes = spec.watermark.is_none() || shards.len() == 1 && !together;
         let wanted = Wanted {
             columns: Some(columns),
             append_times: shards.len() > 1
@@ -155,7 +165,8 @@ impl StreamSources {
         spec: &SourceSpec,
     ) -> Result<Box<dyn Source>, StreamError> {
         let shards = access.store.shards().to_vec();
-        let (wanted, read) = self.wanted(&access, spec, &shards);
+        let together = self.together.contains(&id);
+        let (wanted, read) = self.wanted(&access, spec, &shards, together);
         let picker = Picker::by_name(&read, &spec.columns, spec.schema.clone())?;
         // The ends first: what comes after them is live, wherever the start lies.
         let ends: Vec<SeqNo> = shards.iter().map(|s| s.durable_end()).collect();
@@ -172,7 +183,7 @@ impl StreamSources {
                 *start = shard.log_start().max(*start);
             }
         }
-        let seat = self.gate.seat();
+        let seat = self.gate.seat(together);
         let bounds = starts.iter().zip(&ends).map(|(start, end)| (*start, *end));
         let progress = SourceProgress::new(
             shards.iter().cloned().zip(bounds).map(|(shard, (start, end))| (shard, start, end)),
@@ -200,11 +211,12 @@ impl StreamSources {
         // A shard alone is in order and never held back; it is asked how time passes where somebody
         // counts its silences.
         let silence_us = |w: &WatermarkSpec| w.silence_us.max(w.timeout.map_or(0, |t| t.after_us));
-        let judged = spec.watermark.as_ref().filter(|w| shards.len() > 1 || silence_us(w) > 0);
+        let judged = spec.watermark.as_ref().filter(|w| shards.len() > 1 || together || silence_us(w) > 0);
         // Live rows in log order as well: a changelog by key, functions over earlier rows.
-        let live = shards.len() > 1 && (spec.history.order == SourceOrder::Live || spec.log_order);
+        let live =
+            (shards.len() > 1 || together) && (spec.history.order == SourceOrder::Live || spec.log_order);
         let idle_timeout_us = judged.map(|w| w.idle_timeout_us.max(silence_us(w)));
-        let ordered = (judged.is_some() || live).then(|| LogOrder::new(idle_timeout_us));
+        let ordered = (judged.is_some() || live).then(|| LogOrder::new(idle_timeout_us, together));
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))

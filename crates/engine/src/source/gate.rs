@@ -1,5 +1,8 @@
 //! Lets the sources of one query hand out their history in one order.
 //!
+//! Sources whose live rows are wanted in one order as well tell each other, once all of them have come to
+//! their live rows, where their next one stands and how far append time has come without any.
+//!
 //! Each source says where its next row stands; the least goes, up to the next one's place.
 //! A source that is past its history, or gone, holds nobody back. All sources of a query are
 //! opened before the first is polled, and one task polls all that wait.
@@ -16,6 +19,19 @@ pub(super) struct ReplayGate(Mutex<Vec<Entry>>);
 struct Entry {
     head: Head,
     waker: Option<Waker>,
+    /// It gives live rows in order with others; `None` inside while it has not come to them.
+    together: bool,
+    live: Option<Live>,
+    /// Nothing follows.
+    left: bool,
+}
+
+/// What a source says of its live rows.
+#[derive(Debug, Clone)]
+pub(super) struct Live {
+    pub head: Option<Key>,
+    /// Its other rows will be appended after this.
+    pub frontier_us: i64,
 }
 
 #[derive(Debug, Default)]
@@ -35,9 +51,10 @@ pub(super) struct Seat {
 }
 
 impl ReplayGate {
-    pub fn seat(self: &Arc<Self>) -> Seat {
+    /// `together`: live rows are wanted in order with those of others who say the same.
+    pub fn seat(self: &Arc<Self>, together: bool) -> Seat {
         let mut all = self.0.lock();
-        all.push(Entry::default());
+        all.push(Entry { together, ..Entry::default() });
         Seat { gate: self.clone(), index: all.len() - 1 }
     }
 }
@@ -55,8 +72,11 @@ impl Seat {
             self.set(&mut all, Head::At(key.clone()), &mut wake);
             let mut bound: Option<Key> = None;
             let mut blocked = false;
+            let together = all[self.index].together;
             for (i, entry) in all.iter().enumerate().filter(|(i, _)| *i != self.index) {
                 debug_assert_ne!(i, self.index);
+                // While the query is drained: the other one has not heard of it yet.
+                blocked |= together && entry.together && entry.live.is_some() && !entry.left;
                 match &entry.head {
                     Head::Unknown => blocked = true,
                     Head::At(other) if *other < key => blocked = true,
@@ -77,6 +97,41 @@ impl Seat {
         };
         wake.into_iter().for_each(Waker::wake);
         turn
+    }
+
+    /// Says where the next live row stands and gives what the least of the others says; `None` where one of
+    /// them has not come to its live rows.
+    pub fn live(&self, own: Live) -> Option<Live> {
+        let mut all = self.gate.0.lock();
+        all[self.index].live = Some(own);
+        let mut least = Live { head: None, frontier_us: i64::MAX };
+        for entry in all.iter().enumerate().filter(|(i, _)| *i != self.index).map(|(_, e)| e) {
+            if !entry.together || entry.left {
+                continue;
+            }
+            let Live { head, frontier_us } = entry.live.as_ref()?;
+            least.frontier_us = least.frontier_us.min(*frontier_us);
+            if let Some(head) = head
+                && least.head.as_ref().is_none_or(|h| head < h)
+            {
+                least.head = Some(head.clone());
+            }
+        }
+        Some(least)
+    }
+
+    /// The rows that are durable now are all there is: they go as history does.
+    pub fn drains(&self) {
+        let mut all = self.gate.0.lock();
+        if all[self.index].together {
+            (all[self.index].live, all[self.index].head) = (None, Head::Unknown);
+        }
+    }
+
+    /// Nothing follows.
+    pub fn leave(&self) {
+        self.done();
+        self.gate.0.lock()[self.index].left = true;
     }
 
     /// The next row is being read: who stands later must wait for it.
@@ -116,6 +171,6 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.done();
+        self.leave();
     }
 }

@@ -3,7 +3,7 @@
 use super::event_time::{EventTimeReplay, SortedRun};
 use super::factory::Warnings;
 use super::free::FreeHistory;
-use super::gate::Seat;
+use super::gate::{Live, Seat};
 use super::merge::{Key, Origin};
 use super::pace::Pace;
 use super::progress::SourceProgress;
@@ -52,6 +52,8 @@ pub(super) struct LogOrder {
     /// The greatest append time of a row given, and the frontier told since.
     given_us: i64,
     told_us: i64,
+    /// With the live rows of other sources.
+    together: bool,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
@@ -61,8 +63,8 @@ const FRONTIER_LOOK: Duration = Duration::from_millis(2);
 const FRONTIER_TELL: Duration = Duration::from_millis(100);
 
 impl LogOrder {
-    pub fn new(idle_timeout_us: Option<i64>) -> Self {
-        LogOrder { idle_timeout_us, given_us: i64::MIN, told_us: i64::MIN, timer: None }
+    pub fn new(idle_timeout_us: Option<i64>, together: bool) -> Self {
+        LogOrder { idle_timeout_us, given_us: i64::MIN, told_us: i64::MIN, together, timer: None }
     }
 
     /// Wakes the task after a while.
@@ -298,6 +300,7 @@ impl StreamSource {
                 Phase::Live => {
                     if self.drain.as_mut().poll(cx).is_ready() {
                         self.shards.iter_mut().for_each(ShardState::drain);
+                        self.seat.drains();
                         self.phase = Phase::Draining;
                         continue;
                     }
@@ -310,11 +313,13 @@ impl StreamSource {
                 Phase::Draining => match ready!(self.poll_drained(cx))? {
                     Some(batch) => return Poll::Ready(Ok(self.rows(batch))),
                     None => {
+                        self.seat.leave();
                         self.phase = Phase::Drained;
                         return Poll::Ready(Ok(Element::Watermark(WatermarkTime::INFINITY)));
                     }
                 },
                 Phase::Ending => {
+                    self.seat.leave();
                     self.phase = Phase::Drained;
                     return Poll::Ready(Ok(Element::Watermark(WatermarkTime::INFINITY)));
                 }
@@ -395,10 +400,16 @@ impl StreamSource {
         let mut heads: Vec<(usize, Key)> =
             heads.filter_map(|(i, s)| s.head.as_ref().map(|rows| (i, s.origin.arrival(rows, 0)))).collect();
         heads.sort_by(|a, b| a.1.cmp(&b.1));
-        let Some((least, _)) = heads.first().cloned() else { return Poll::Ready(Ok(None)) };
+        let Some((least, key)) = heads.first().cloned() else { return Poll::Ready(Ok(None)) };
+        let mut bound = heads.get(1).map(|(_, k)| k.clone());
+        if self.ordered.as_ref().is_some_and(|o| o.together) {
+            let others = ready!(self.seat.poll_turn(key, cx));
+            bound = bound.into_iter().chain(others).min();
+            self.seat.unknown();
+        }
         let shard = &mut self.shards[least];
         let rows = shard.head.take().expect("it has the least head");
-        let n = shard.origin.run_length(&rows, heads.get(1).map(|(_, k)| k)).max(1);
+        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1);
         if n < rows.rows() {
             shard.head = Some(rows.slice(n, rows.rows() - n));
         }
@@ -470,9 +481,25 @@ impl StreamSource {
                 }
             }
             let silent = self.shards.iter().zip(&frontiers).filter(|(s, _)| s.head.is_none());
-            let frontier = silent.map(|(_, f)| *f).min().unwrap_or(i64::MAX);
+            let mut frontier = silent.map(|(_, f)| *f).min().unwrap_or(i64::MAX);
             let heads = self.heads();
             let order = self.ordered.as_mut().expect("asked by it");
+            let mut bound = heads.get(1).map(|(_, k)| k.clone());
+            if order.together {
+                let own = Live { head: heads.first().map(|(_, k)| k.clone()), frontier_us: frontier };
+                let Some(others) = self.seat.live(own) else {
+                    ready!(order.wait(FRONTIER_LOOK, cx));
+                    continue;
+                };
+                frontier = frontier.min(others.frontier_us);
+                // Rows of one append time go by their streams, so one that stands there is not passed yet.
+                frontier = frontier.min(match (&others.head, heads.first()) {
+                    (Some(other), None) => other.time.saturating_sub(1),
+                    (Some(other), Some((_, own))) if other < own => i64::MIN,
+                    _ => i64::MAX,
+                });
+                bound = bound.into_iter().chain(others.head).min();
+            }
             let Some((least, key)) = heads.first().cloned() else {
                 let may_idle = |timeout| order.told_us <= order.given_us.saturating_add(timeout);
                 if order.given_us == i64::MIN || !order.idle_timeout_us.is_some_and(may_idle) {
@@ -492,7 +519,7 @@ impl StreamSource {
             order.timer = None;
             let shard = &mut self.shards[least];
             let rows = shard.head.take().expect("it has the least head");
-            let mut n = shard.origin.run_length(&rows, heads.get(1).map(|(_, k)| k)).max(1);
+            let mut n = shard.origin.run_length(&rows, bound.as_ref()).max(1);
             while n > 1 && rows.append_time(n - 1).0 > frontier {
                 n -= 1;
             }

@@ -77,8 +77,14 @@ async fn start(
     let sources =
         StreamSources::new(lookup, replay_order, task, entry.memory.clone(), entry.progress.clone());
     let runtime = DataflowRuntime::new(tokio::runtime::Handle::current());
-    start_streaming(entry, StreamPlan { root, replay_order }, sources, &runtime, Arc::new(SystemClock::new()))
-        .await
+    start_streaming(
+        entry,
+        StreamPlan::new(root, replay_order),
+        sources,
+        &runtime,
+        Arc::new(SystemClock::new()),
+    )
+    .await
 }
 
 async fn simple(world: &World, root: StreamNode, order: ReplayOrder) -> StreamingQuery {

@@ -16,6 +16,7 @@ pub(crate) fn processes(cx: &Context) -> Result<Columns> {
             ("late", o.late_rows),
             ("future", o.future_rows),
             ("skipped", o.skipped_rows),
+            ("expired", o.expired_keys),
             ("keys", o.keys),
             ("state_bytes", o.state_bytes),
         ];
@@ -50,6 +51,7 @@ pub(crate) fn processes(cx: &Context) -> Result<Columns> {
         .uint("late_rows", all.iter().map(|q| q.sums.late_rows))
         .uint("future_rows", all.iter().map(|q| q.sums.future_rows))
         .uint("skipped_rows", all.iter().map(|q| q.sums.skipped_rows))
+        .uint("expired_keys", all.iter().map(|q| q.sums.expired_keys))
         .uint("keys", all.iter().map(|q| q.sums.keys))
         .uint("state_bytes", all.iter().map(|q| q.sums.state_bytes))
         .uint("waiting_rows", all.iter().map(|q| q.waiting_rows)))
@@ -76,6 +78,7 @@ pub(super) fn query_operators(cx: &Context) -> Result<Columns> {
         .uint("late_rows", each().map(|o| o.late_rows))
         .uint("future_rows", each().map(|o| o.future_rows))
         .uint("skipped_rows", each().map(|o| o.skipped_rows))
+        .uint("expired_keys", each().map(|o| o.expired_keys))
         .uint("keys", each().map(|o| o.keys))
         .uint("state_bytes", each().map(|o| o.state_bytes))
         .uint("busy_ns", each().map(|o| o.busy_ns))

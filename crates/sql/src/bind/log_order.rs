@@ -1,6 +1,6 @@
 //! Log order in a plan: where rows of a window function without ORDER BY stand.
 //!
-//! Rows of a stream stand where they were appended: (`_tp_append_time`, `_tp_shard`, `_tp_sn`). Results of
+//! Rows of a stream stand where they were appended: (`_tp_append_time`, `_tp_shard`, `_tp_sn`). Those of a UNION of streams go by the stream's name before the shard. Results of
 //! windows stand in the order in which they leave: (end, start, keys). What keeps rows keeps their
 //! order. Other relations (aggregations over everything, joins, `system.*`) have none; there a
 //! function means what it does in standard SQL, and `lag` is refused.
@@ -220,6 +220,7 @@ fn place(plan: &LogicalPlan) -> DfResult<Option<(LogicalPlan, Vec<SortExpr>)>> {
                 .collect();
             Some((LogicalPlan::Projection(p), order))
         }
+        LogicalPlan::Union(u) => super::united::with_place(u, place, 1, |i| format!("\u{1}united{i}"))?,
         LogicalPlan::Window(w) => {
             let Some((input, order)) = place(&w.input)? else { return Ok(None) };
             Some((LogicalPlan::Window(Window::try_new(w.window_expr.clone(), Arc::new(input))?), order))

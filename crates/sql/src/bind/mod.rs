@@ -35,6 +35,7 @@ mod session;
 mod shape;
 mod spell;
 mod stateful;
+pub(crate) mod united;
 mod widths;
 mod window_table;
 mod zone;
@@ -78,7 +79,7 @@ use sqlparser::ast::{Expr as Ast, Query};
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_format::types::Type;
-use weir_plan::{ReplayOrder, StartPosition};
+use weir_plan::{ReplayOrder, StartPosition, StateSpec};
 
 /// What a query's meaning depends on besides its text and the scope.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +103,7 @@ pub struct BindOptions {
     /// How sources judge rows of windows.
     pub lateness: Lateness,
     pub sessions: SessionRules,
+    pub state: StateSpec,
 }
 
 /// Settings of the watermark.
@@ -141,6 +143,7 @@ pub struct BoundQuery {
     pub(crate) life: Option<LifeExprs>,
     pub sessions: SessionRules,
     pub lateness: Lateness,
+    pub state: StateSpec,
     /// Columns of sources to be kept of rows that are late, where a source has them.
     pub late_columns: Vec<String>,
 }
@@ -221,6 +224,7 @@ pub fn bind_query(
         life,
         sessions: options.sessions,
         lateness: options.lateness,
+        state: options.state,
         late_columns: Vec::new(),
     })
 }

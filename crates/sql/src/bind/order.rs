@@ -5,7 +5,8 @@
 //! number). Each gets an ORDER BY over columns that travel from the scan through all that keeps
 //! rows. The ORDER BY of a subquery that is cut (LIMIT) goes first; without one the planner drops it.
 //!
-//! Rows that are no stream's (of an aggregation, a join, a union, `numbers()`) are taken as they come.
+//! Rows of a UNION of streams go by the stream's name before the shard. Rows that are no stream's (of an
+//! aggregation, a join, `numbers()`) are taken as they come.
 //!
 //! Not here: unbounded plans, where `stream` says each row's place to the operator.
 
@@ -163,6 +164,13 @@ fn carried(plan: &LogicalPlan, by: RowsBy) -> DfResult<(LogicalPlan, Vec<Sort>)>
         LogicalPlan::Filter(f) => below(&f.input),
         LogicalPlan::Limit(l) => below(&l.input),
         LogicalPlan::Window(w) => below(&w.input),
+        LogicalPlan::Union(u) => {
+            let place = |input: &LogicalPlan| {
+                let (plan, keys) = carried(input, by)?;
+                Ok((!keys.is_empty()).then_some((plan, keys)))
+            };
+            Ok(super::united::with_place(u, place, 1, |i| by.name(i))?.unwrap_or((plan.clone(), Vec::new())))
+        }
         other => match WindowTable::of(other) {
             Some(w) => below(&w.input),
             None => unordered(),

@@ -207,6 +207,11 @@ fn placed(plan: &LogicalPlan) -> DfResult<Option<LogicalPlan>> {
                 Some(LogicalPlanBuilder::from(input).project(all)?.build()?)
             }
         },
+        LogicalPlan::Union(u) => {
+            let keys = || hidden().map(|e| e.sort(true, true)).to_vec();
+            let place = |input: &LogicalPlan| Ok(placed(input)?.map(|input| (input, keys())));
+            super::united::with_place(u, place, 0, |i| [SHARD, SN][i].to_owned())?.map(|(plan, _)| plan)
+        }
         LogicalPlan::Filter(_) | LogicalPlan::SubqueryAlias(_) => match placed(plan.inputs()[0])? {
             None => None,
             Some(input) => Some(plan.with_new_exprs(plan.expressions(), vec![input])?),

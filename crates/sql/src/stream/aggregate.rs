@@ -391,6 +391,41 @@ impl Lowering<'_> {
     }
 }
 
+/// Whether `aggregate_state_ttl_sec` means something for a plan.
+///
+/// # Errors
+/// Says why it does not.
+pub(super) fn may_forget(root: &StreamNode) -> Result<(), Error> {
+    let (mut forgets, mut closes) = (false, None);
+    let mut waiting = vec![root];
+    while let Some(node) = waiting.pop() {
+        match node {
+            StreamNode::Aggregate { window: Some(_), .. } | StreamNode::Substreams { .. } => {
+                closes = Some("windows end their keys when they close");
+            }
+            StreamNode::Aggregate { emit, .. } if emit.policy == EmitPolicy::Complete => {
+                closes = Some("EMIT AFTER KEY EXPIRE and AFTER SESSION CLOSE end keys by themselves");
+            }
+            StreamNode::Aggregate { input, .. } if input.is_changelog() => {
+                return Err(err!(
+                    NotImplemented,
+                    "aggregate_state_ttl_sec over a changelog or another aggregation is not supported: what is taken back later would miss the keys that were forgotten"
+                ));
+            }
+            StreamNode::Aggregate { .. } => forgets = true,
+            _ => {}
+        }
+        waiting.extend(node.inputs());
+    }
+    match closes {
+        Some(why) if !forgets => Err(err!(
+            IncorrectQuery,
+            "aggregate_state_ttl_sec is for aggregations over the whole stream, and {why}; leave it out"
+        )),
+        _ => Ok(()),
+    }
+}
+
 /// Aggregates whose result goes by how rows come, or by an order that only a sort gives.
 const NOT_OVER_STREAMS: &[&str] =
     &["approx_percentile_cont", "approx_percentile_cont_with_weight", "nth_value", "string_agg", "grouping"];

@@ -18,6 +18,7 @@ mod changelog;
 mod history;
 mod node;
 mod stateful;
+mod union;
 
 pub(crate) use node::over_scan;
 
@@ -53,6 +54,9 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
     lowering.life = bound.life;
     lowering.sessions = bound.sessions;
     let mut root = lowering.root(&plan, bound.schema)?;
+    if bound.state.ttl_us > 0 {
+        aggregate::may_forget(&root)?;
+    }
     history::plan_history(&mut root, &bound.history.spec, bound.history.in_order);
     if bound.replay_order == ReplayOrder::EventTime && root.sources().iter().any(|(_, s)| s.log_order) {
         return Err(err!(
@@ -61,5 +65,5 @@ pub fn lower(bound: BoundQuery, state: &SessionState) -> Result<StreamPlan, Erro
              replay_order='event_time' gives history in another order; leave it out"
         ));
     }
-    Ok(StreamPlan { root, replay_order: bound.replay_order })
+    Ok(StreamPlan { root, replay_order: bound.replay_order, state: bound.state })
 }

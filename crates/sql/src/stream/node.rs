@@ -35,10 +35,13 @@ const SN: &str = "_tp_sn";
 pub(super) enum Hidden {
     /// The watermark a row is judged by.
     Watermark,
-    /// A row's place: event time, shard, sequence number.
+    /// A row's place: event time, shard, sequence number. Above a UNION of several streams shards are
+    /// numbered over all of them.
     Time,
     Shard,
     Sn,
+    /// The shard's number in its stream, where that is another.
+    OwnShard,
     /// One of the columns kept of late rows.
     Kept(usize),
     WindowStart,
@@ -56,7 +59,7 @@ pub(super) struct Lowered {
 }
 
 impl Lowered {
-    fn plain(node: StreamNode) -> Self {
+    pub fn plain(node: StreamNode) -> Self {
         Lowered { node, hidden: Vec::new() }
     }
     pub fn find(&self, what: Hidden) -> Option<usize> {
@@ -239,26 +242,7 @@ impl<'a> Lowering<'a> {
                 let schema = Arc::new(Schema::new(fields));
                 Ok(Lowered { node: StreamNode::Project { id, exprs, schema, input: Box::new(node) }, hidden })
             }
-            LogicalPlan::Union(u) => {
-                if self.judged_by.is_some() {
-                    return Err(err!(
-                        NotImplemented,
-                        "a window over a UNION of streams is not supported yet; window each of them"
-                    ));
-                }
-                let ordered = std::mem::take(&mut self.ordered);
-                let by_log = std::mem::take(&mut self.by_log);
-                let id = self.id();
-                let inputs = u
-                    .inputs
-                    .iter()
-                    .map(|i| self.node(i).map(|l| l.node))
-                    .collect::<Result<Vec<_>, Error>>()?;
-                self.ordered = ordered;
-                self.by_log = by_log;
-                let schema = Arc::new(Schema::new(u.schema.fields().clone()));
-                Ok(Lowered::plain(StreamNode::Union { id, schema, inputs }))
-            }
+            LogicalPlan::Union(u) => self.union(u),
             LogicalPlan::Limit(l) => {
                 let id = self.id();
                 let Lowered { node, hidden } = self.node(&l.input)?;
@@ -362,7 +346,7 @@ impl<'a> Lowering<'a> {
                 };
                 Some(Judged {
                     watermark: find(Hidden::Watermark)?,
-                    shard: find(Hidden::Shard)?,
+                    shard: find(Hidden::OwnShard).or_else(|_| find(Hidden::Shard))?,
                     sn: find(Hidden::Sn)?,
                     kept: hidden
                         .iter()
@@ -403,7 +387,8 @@ impl<'a> Lowering<'a> {
         let mut shifted: Vec<(Hidden, usize)> =
             hidden.into_iter().map(|(h, at)| (h, if at >= own { at + 2 } else { at })).collect();
         shifted.retain(|(h, _)| {
-            !matches!(h, Hidden::Watermark | Hidden::Kept(_) | Hidden::WindowStart | Hidden::WindowEnd)
+            use Hidden as H;
+            !matches!(h, H::Watermark | H::Kept(_) | H::OwnShard | H::WindowStart | H::WindowEnd)
         });
         shifted.push((Hidden::WindowStart, own));
         shifted.push((Hidden::WindowEnd, own + 1));
@@ -743,7 +728,8 @@ pub(crate) fn over_scan(e: Expr, plan: &LogicalPlan) -> Result<Expr, Error> {
     };
     let column = |schema: &DFSchema, i: usize| Expr::Column(schema.columns()[i].clone());
     match plan {
-        LogicalPlan::TableScan(_) => Ok(e),
+        // What each of its inputs makes of it is looked at there.
+        LogicalPlan::TableScan(_) | LogicalPlan::Union(_) => Ok(e),
         LogicalPlan::SubqueryAlias(a) => {
             let e = replaced(&|i| column(a.input.schema(), i))?;
             over_scan(e, &a.input)

@@ -38,12 +38,6 @@ fn aggregation(node: &StreamNode) -> Option<&StreamNode> {
     }
 }
 
-/// Whether rows below come from several streams.
-fn united(plan: &LogicalPlan) -> bool {
-    matches!(plan, LogicalPlan::Union(_))
-        || !matches!(plan, LogicalPlan::Aggregate(_)) && plan.inputs().into_iter().any(united)
-}
-
 /// Whether rows below may be taken back.
 fn changelog(plan: &LogicalPlan) -> bool {
     match plan {
@@ -53,19 +47,13 @@ fn changelog(plan: &LogicalPlan) -> bool {
 }
 
 /// An aggregation below, through what keeps its rows.
-fn aggregate_below(plan: &LogicalPlan) -> bool {
+pub(super) fn aggregate_below(plan: &LogicalPlan) -> bool {
     matches!(plan, LogicalPlan::Aggregate(_)) || plan.inputs().into_iter().any(aggregate_below)
 }
 
 impl Lowering<'_> {
     /// Rows of `plan` in log order, for `name`.
     fn in_order(&mut self, plan: &LogicalPlan, name: &str) -> Result<Lowered, Error> {
-        if united(plan) {
-            return Err(err!(
-                NotImplemented,
-                "{name} takes rows in log order, which live rows of several streams do not have yet; use it on each of them"
-            ));
-        }
         let before = std::mem::replace(&mut self.log_order, true);
         let lowered = self.node(plan);
         self.log_order = before;

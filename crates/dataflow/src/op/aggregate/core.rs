@@ -1,6 +1,7 @@
 //! What an aggregation is made of and never changes: keys, arguments, shapes; evaluates batches and
 //! takes them into parts, on whichever thread.
 
+use super::expiry::Ages;
 use super::part::Part;
 use super::{Bounds, GLOBAL};
 use crate::agg::{Batch, Cut, Input, Order, Shape, count};
@@ -36,6 +37,8 @@ pub(super) struct Core {
     pub shapes: Vec<Shape>,
     /// Whether any aggregate looks at where rows stand.
     pub ordered: bool,
+    /// Keys without a row for so long are forgotten, microseconds.
+    pub ttl_us: Option<i64>,
 }
 
 pub(super) struct Window {
@@ -55,6 +58,8 @@ pub(super) struct Work {
     order: Order,
     /// Which groups change must be known later.
     marks: bool,
+    /// Processing time, microseconds.
+    pub now_us: i64,
 }
 
 impl Core {
@@ -75,8 +80,9 @@ impl Core {
         let mut layout = Layout::default();
         let hash = GroupTable::reserve(&self.form, &mut layout);
         let weight = self.changelog.then(|| layout.word(0));
+        let ages = self.ttl_us.map(|_| Ages::reserve(&mut layout));
         let states = crate::agg::accumulators(&self.shapes, &mut layout).map_err(|e| self.arrow(e))?;
-        Ok(Part::new(GroupTable::new(&self.form, hash, &layout), states, weight))
+        Ok(Part::new(GroupTable::new(&self.form, hash, &layout), states, weight, ages))
     }
 
     fn evaluate(&self, e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, OpError> {
@@ -92,11 +98,12 @@ impl Core {
         weights: Option<Int64Array>,
         came: i64,
         marks: bool,
+        now_us: i64,
     ) -> Result<Work, OpError> {
         let columns = self.keys.iter().map(|k| self.evaluate(k, batch)).collect::<Result<Vec<_>, _>>()?;
         let keys = self.form.encode(&columns, batch.num_rows()).map_err(|e| self.arrow(e))?;
         let inputs = self.inputs(batch)?;
-        Ok(Work { keys, inputs, weights, order: self.order_of(batch, came)?, marks })
+        Ok(Work { keys, inputs, weights, order: self.order_of(batch, came)?, marks, now_us })
     }
 
     fn inputs(&self, batch: &RecordBatch) -> Result<Vec<Input>, OpError> {
@@ -174,8 +181,10 @@ impl Core {
         let unordered = Order::Came { first: 0, rows: None };
         let mut groups = Vec::with_capacity(picked.len().min(CHUNK_ROWS));
         for picked in picked.chunks(CHUNK_ROWS) {
+            let known = part.groups.len();
             let interned = part.groups.intern(&work.keys, picked, &mut groups);
             interned.map_err(|e| OpError::Row { reason: e.to_string() })?;
+            self.touch(part, &groups, known, work.now_us)?;
             if work.marks {
                 self.mark(bounds, part, &groups)?;
             }

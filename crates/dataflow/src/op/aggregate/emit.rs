@@ -31,6 +31,16 @@ impl Aggregate {
         }
     }
 
+    /// When the next emission by the clock is due; a time that has passed asks for one now.
+    pub(super) fn emission_due(&self) -> Option<i64> {
+        let (timed, repeat) = match self.core.emit.policy {
+            EmitPolicy::Periodic { repeat, .. } => (true, repeat),
+            EmitPolicy::OnUpdate { every_us } => (every_us.is_some(), false),
+            EmitPolicy::OnClose | EmitPolicy::PerEvent | EmitPolicy::Complete => (false, false),
+        };
+        (timed && !self.muted && (self.changed || repeat)).then_some(self.due_us)
+    }
+
     /// The one emission after history: of all there is, since nobody noted what changed meanwhile.
     pub(super) fn emit_first(&mut self, then: Element, out: &mut Output) -> Result<(), OpError> {
         if matches!(self.core.emit.policy, EmitPolicy::OnClose | EmitPolicy::Complete) {
@@ -41,9 +51,13 @@ impl Aggregate {
         if !self.core.emit.changelog {
             return self.emit(What::All, Some(then), out);
         }
-        for part in self.tables.values_mut().flat_map(|t| &mut t.parts) {
-            let all: Vec<u32> = (0..part.groups.len() as u32).collect();
-            part.groups.mark(&all);
+        for table in self.tables.values_mut() {
+            let mut at = 0;
+            while let Some(part) = table.piece_mut(at) {
+                let all: Vec<u32> = (0..part.groups.len() as u32).filter(|g| part.is_kept(*g)).collect();
+                part.groups.mark(&all);
+                at += 1;
+            }
         }
         self.emit(What::Changed, Some(then), out)
     }

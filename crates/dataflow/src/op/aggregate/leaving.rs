@@ -130,9 +130,9 @@ impl Aggregate {
         let Some((bounds, table)) = next.and_then(|b| self.tables.get_key_value(&b)) else { return Ok(None) };
         let mut cursor = Cursor { bounds: *bounds, by_key: None, merged: None, part: 0, row: 0 };
         if !table.runs.is_empty() {
-            cursor.merged = Some(Merged::new(&self.core, &table.runs, &table.parts)?);
+            cursor.merged = Some(Merged::new(&self.core, &table.runs, &table.pieces(), self.now_us)?);
         } else if matches!(leaving.what, What::Closed(_)) {
-            cursor.by_key = Some(ByKey::new(&self.core.form, &table.parts));
+            cursor.by_key = Some(ByKey::new(&self.core.form, &table.pieces()));
         }
         Ok(Some(cursor))
     }
@@ -141,7 +141,7 @@ impl Aggregate {
 impl Cursor {
     fn merged(&mut self, core: &Core, table: &Table, rows_max: usize) -> Result<Option<Rows>, OpError> {
         let merged = self.merged.as_mut().expect("asked where there is one");
-        let part = merged.next(core, &table.parts, rows_max)?;
+        let part = merged.next(core, &table.pieces(), rows_max)?;
         let groups: Vec<u32> = (0..part.groups.len() as u32).collect();
         if groups.is_empty() {
             return Ok(None);
@@ -151,7 +151,7 @@ impl Cursor {
 
     fn closed(&mut self, core: &Core, table: &Table, rows_max: usize) -> Result<Option<Rows>, OpError> {
         let by_key = self.by_key.as_mut().expect("made for a window that closes");
-        let (groups, places) = by_key.next(&core.form, &table.parts, rows_max);
+        let (groups, places) = by_key.next(&core.form, &table.pieces(), rows_max);
         if places.is_empty() {
             return Ok(None);
         }
@@ -170,7 +170,7 @@ impl Cursor {
     }
 
     fn all(&mut self, core: &Core, table: &Table, rows_max: usize) -> Result<Option<Rows>, OpError> {
-        while let Some(part) = table.parts.get(self.part) {
+        while let Some(part) = table.pieces().get(self.part).copied() {
             let end = part.groups.len().min(self.row + rows_max);
             if self.row < end {
                 let groups: Vec<u32> = (self.row as u32..end as u32).collect();
@@ -184,12 +184,13 @@ impl Cursor {
     }
 
     fn changed(&mut self, core: &Core, table: &mut Table, rows_max: usize) -> Result<Option<Rows>, OpError> {
-        while let Some(part) = table.parts.get_mut(self.part) {
+        while let Some(part) = table.piece_mut(self.part) {
             let changed = part.groups.changed();
             let rows_max = if core.emit.changelog { (rows_max / 2).max(1) } else { rows_max };
             let end = changed.len().min(self.row + rows_max);
             if self.row < end {
-                let groups = changed[self.row..end].to_vec();
+                let mut groups = changed[self.row..end].to_vec();
+                groups.retain(|g| part.is_kept(*g));
                 self.row = end;
                 return Ok(Some(if core.emit.changelog {
                     core.changes(self.bounds, part, &groups)?
@@ -260,13 +261,18 @@ pub(super) struct ByKey {
 }
 
 impl ByKey {
-    pub fn new(form: &KeyForm, parts: &[Part]) -> Self {
-        let sorted: Vec<_> = parts.iter().map(|p| p.groups.sorted(form)).collect();
+    pub fn new(form: &KeyForm, parts: &[&Part]) -> Self {
+        let kept = |p: &&Part| {
+            let mut all = p.groups.sorted(form);
+            all.retain(|g| p.is_kept(*g));
+            all
+        };
+        let sorted: Vec<_> = parts.iter().map(kept).collect();
         ByKey { gone: vec![0; sorted.len()], sorted }
     }
 
     /// Part and number of the next group.
-    pub fn pop(&mut self, form: &KeyForm, parts: &[Part]) -> Option<(usize, u32)> {
+    pub fn pop(&mut self, form: &KeyForm, parts: &[&Part]) -> Option<(usize, u32)> {
         let head = |part: usize| Some((part, *self.sorted[part].get(self.gone[part])?));
         let least = (0..parts.len())
             .filter_map(head)
@@ -280,7 +286,7 @@ impl ByKey {
     fn next(
         &mut self,
         form: &KeyForm,
-        parts: &[Part],
+        parts: &[&Part],
         rows_max: usize,
     ) -> (Vec<Vec<u32>>, Vec<(usize, usize)>) {
         let mut groups: Vec<Vec<u32>> = vec![Vec::new(); parts.len()];

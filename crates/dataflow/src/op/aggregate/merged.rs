@@ -21,16 +21,26 @@ pub(super) struct Merged {
     head: Option<Writer>,
     /// A run that was read through, for its buffer.
     started: bool,
+    now_us: i64,
+    /// Lives of keys that were over.
+    pub expired: u64,
 }
 
 impl Merged {
-    pub fn new(core: &Core, runs: &[Arc<Run>], parts: &[Part]) -> Result<Self, OpError> {
+    pub fn new(core: &Core, runs: &[Arc<Run>], parts: &[&Part], now_us: i64) -> Result<Self, OpError> {
         let open = |run: &Arc<Run>| RunReader::open(run.clone());
         let runs = runs.iter().map(open).collect::<io::Result<Vec<_>>>().map_err(|e| core.spill(e))?;
-        Ok(Merged { runs, memory: ByKey::new(&core.form, parts), head: None, started: false })
+        Ok(Merged {
+            runs,
+            memory: ByKey::new(&core.form, parts),
+            head: None,
+            started: false,
+            now_us,
+            expired: 0,
+        })
     }
 
-    fn advance_memory(&mut self, core: &Core, parts: &[Part]) {
+    fn advance_memory(&mut self, core: &Core, parts: &[&Part]) {
         let mut saved = self.head.take().unwrap_or_default();
         saved.0.clear();
         self.head = self.memory.pop(&core.form, parts).map(|(part, group)| {
@@ -40,7 +50,7 @@ impl Merged {
     }
 
     /// The next groups, in a part by themselves, numbered in the order of their keys.
-    pub fn next(&mut self, core: &Core, parts: &[Part], rows_max: usize) -> Result<Part, OpError> {
+    pub fn next(&mut self, core: &Core, parts: &[&Part], rows_max: usize) -> Result<Part, OpError> {
         if !std::mem::replace(&mut self.started, true) {
             self.advance_memory(core, parts);
         }
@@ -69,15 +79,19 @@ impl Merged {
             if equal.is_empty() {
                 break;
             }
-            for at in &equal {
-                let entry = if *at == memory {
-                    self.head.as_ref().map(|w| w.0.as_slice())
-                } else {
-                    self.runs[*at].entry()
-                };
-                let mut from = Reader(entry.expect("it was compared above"));
+            let entry = |at: usize| {
+                let head = || self.head.as_ref().map(|w| w.0.as_slice());
+                if at == memory { head() } else { self.runs[at].entry() }.expect("it was compared above")
+            };
+            let mut pieces: Vec<(usize, &[u8])> = equal.iter().map(|at| (*at, entry(*at))).collect();
+            let over = core.living_pieces(&mut pieces, self.now_us).map_err(|e| core.damaged(&e))?;
+            self.expired += over as u64;
+            for (_, piece) in pieces {
+                let mut from = Reader(piece);
                 let key = Key::load(&mut from).map_err(|e| core.damaged(&e))?;
                 into.merge(key, key.hash(), &mut from).map_err(|e| core.damaged(&e))?;
+            }
+            for at in &equal {
                 if *at == memory {
                     self.advance_memory(core, parts);
                 } else {

@@ -1,6 +1,7 @@
 //! A share of one window's groups with the states of their aggregates, and what a changelog must
 //! remember. One thread at a time works on a part.
 
+use super::expiry::{Ages, Aging};
 use crate::agg::Accumulate;
 use crate::state::bits::Bits;
 use crate::state::bytes::{Damaged, Reader, Writer};
@@ -20,26 +21,45 @@ pub(super) struct Part {
     /// The old rows of groups that changed since: batch and row.
     pub old: BTreeMap<u32, (usize, usize)>,
     pub old_batches: Vec<RecordBatch>,
+    /// Where keys are forgotten.
+    pub aging: Option<Box<Aging>>,
 }
 
 const TOLD: u8 = 1;
 const CHANGED: u8 = 2;
 
 impl Part {
-    pub fn new(groups: GroupTable, states: Vec<Box<dyn Accumulate>>, weight: Option<usize>) -> Self {
-        Part { groups, states, weight, told: Bits::default(), old: BTreeMap::new(), old_batches: Vec::new() }
+    pub fn new(
+        groups: GroupTable,
+        states: Vec<Box<dyn Accumulate>>,
+        weight: Option<usize>,
+        ages: Option<Ages>,
+    ) -> Self {
+        Part {
+            groups,
+            states,
+            weight,
+            told: Bits::default(),
+            old: BTreeMap::new(),
+            old_batches: Vec::new(),
+            aging: ages.map(|ages| Box::new(Aging::new(ages))),
+        }
     }
 
     /// Whether a group has rows. Without keys there is one result, of no rows too.
     pub fn lives(&self, group: u32) -> bool {
-        self.weight.is_none_or(|at| self.groups.rows.word(group, at) > 0) || self.groups.is_unit()
+        let rows = &self.groups.rows;
+        if let Some(aging) = &self.aging {
+            return aging.keeps(rows, group);
+        }
+        self.weight.is_none_or(|at| rows.word(group, at) > 0) || self.groups.is_unit()
     }
 
     /// Those of groups that live.
     pub fn living<'a>(&self, groups: &'a [u32]) -> Cow<'a, [u32]> {
-        match self.weight {
-            None => Cow::Borrowed(groups),
-            Some(_) => groups.iter().copied().filter(|g| self.lives(*g)).collect::<Vec<_>>().into(),
+        match (self.weight, &self.aging) {
+            (None, None) => Cow::Borrowed(groups),
+            _ => groups.iter().copied().filter(|g| self.lives(*g)).collect::<Vec<_>>().into(),
         }
     }
 
@@ -49,6 +69,7 @@ impl Part {
             + self.told.bytes()
             + self.old.len() * 32
             + self.old_batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
+            + self.aging.as_ref().map_or(0, |a| a.bytes())
     }
 
     /// Writes one group down, with its key.
@@ -58,6 +79,9 @@ impl Part {
         out.u8(told | if self.groups.is_changed(group) { CHANGED } else { 0 });
         if let Some(at) = self.weight {
             out.u64(self.groups.rows.word(group, at));
+        }
+        if let Some(aging) = &self.aging {
+            aging.ages.save(&self.groups.rows, group, out);
         }
         self.states.iter().for_each(|s| s.save(&self.groups.rows, group, out));
     }
@@ -75,6 +99,9 @@ impl Part {
         if let Some(at) = self.weight {
             let word = self.groups.rows.word_mut(group, at);
             *word = word.wrapping_add(from.u64()?);
+        }
+        if let Some(aging) = &self.aging {
+            aging.ages.merge(&mut self.groups.rows, group, from)?;
         }
         for state in &mut self.states {
             state.merge(&mut self.groups.rows, group, from)?;

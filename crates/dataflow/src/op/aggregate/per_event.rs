@@ -26,8 +26,10 @@ impl Core {
         let mut rounds: Vec<(Vec<u32>, Vec<u32>)> = Vec::new();
         let mut places = Vec::with_capacity(picked.len());
         for rows in picked.chunks(CHUNK_ROWS) {
+            let known = part.groups.len();
             let interned = part.groups.intern(&work.keys, rows, &mut chunk);
             interned.map_err(|e| OpError::Row { reason: e.to_string() })?;
+            self.touch(part, &chunk, known, work.now_us)?;
             for (i, group) in chunk.iter().enumerate() {
                 let times = seen.entry(*group).or_default();
                 if *times == rounds.len() {

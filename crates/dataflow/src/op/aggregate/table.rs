@@ -18,6 +18,8 @@ pub(super) struct Table {
     pub parts: Vec<Part>,
     /// What was spilled, each by key. A key may be in several and in memory.
     pub runs: Vec<Arc<Run>>,
+    /// Keys that were forgotten when runs became one, and are not counted yet.
+    pub expired: u64,
     /// What was last reported as held.
     pub held_bytes: usize,
     pub held_groups: usize,
@@ -32,7 +34,7 @@ pub(super) fn part_of(hash: u32, parts: usize) -> usize {
 /// Runs of a window from which on they become one.
 const RUNS_MAX: usize = 64;
 /// Groups in memory while they do.
-const MERGE_ROWS: usize = 4_096;
+pub(super) const MERGE_ROWS: usize = 4_096;
 /// Groups that are restored before memory is looked at.
 const RESTORE_ROWS: usize = 1_024;
 
@@ -40,7 +42,7 @@ const RESTORE_ROWS: usize = 1_024;
 fn write(core: &Core, space: &SpillSpace, part: &Part) -> Result<Run, OpError> {
     let failed = |e| core.spill(e);
     let mut writer = space.begin().map_err(failed)?;
-    for group in part.groups.sorted(&core.form) {
+    for group in part.groups.sorted(&core.form).into_iter().filter(|g| part.is_kept(*g)) {
         writer.add(|out| part.save(group, out)).map_err(failed)?;
     }
     writer.finish().map_err(failed)
@@ -48,11 +50,17 @@ fn write(core: &Core, space: &SpillSpace, part: &Part) -> Result<Run, OpError> {
 
 impl Table {
     pub fn new(core: &Core) -> Result<Self, OpError> {
-        Ok(Table { parts: vec![core.new_part()?], runs: Vec::new(), held_bytes: 0, held_groups: 0 })
+        Ok(Table {
+            parts: vec![core.new_part()?],
+            runs: Vec::new(),
+            expired: 0,
+            held_bytes: 0,
+            held_groups: 0,
+        })
     }
 
     pub fn groups(&self) -> usize {
-        self.parts.iter().map(|p| p.groups.len()).sum()
+        self.parts.iter().map(Part::held).sum()
     }
 
     pub fn bytes(&self) -> usize {
@@ -70,24 +78,29 @@ impl Table {
         let parts = std::mem::take(&mut self.parts);
         let (work, place) = (core.clone(), space.clone());
         let done = resources.workers.run(parts, move |part| -> Result<_, OpError> {
+            let before = part.before().map(|before| write(&work, &place, before)).transpose()?;
             let run = write(&work, &place, &part)?;
-            drop(part);
-            Ok((run, work.new_part()?))
+            let expired = part.forgotten() as u64;
+            Ok(([before, Some(run)], part.next(work.new_part()?), expired))
         });
         for done in done {
-            let (run, part) = done?;
-            self.runs.extend((run.entries > 0).then(|| Arc::new(run)));
+            let (runs, part, expired) = done?;
+            self.expired += expired;
+            self.runs.extend(runs.into_iter().flatten().filter(|r| r.entries > 0).map(Arc::new));
             self.parts.push(part);
         }
         if self.runs.len() > RUNS_MAX {
-            self.runs = vec![Arc::new(self.merge_runs(core, space)?)];
+            let (run, expired) = self.merge_runs(core, space)?;
+            self.runs = vec![Arc::new(run)];
+            self.expired += expired;
         }
         Ok(())
     }
 
-    /// All runs as one.
-    fn merge_runs(&self, core: &Core, space: &SpillSpace) -> Result<Run, OpError> {
-        let mut merged = Merged::new(core, &self.runs, &[])?;
+    /// All runs as one, and the number of keys that were forgotten on the way.
+    fn merge_runs(&self, core: &Core, space: &SpillSpace) -> Result<(Run, u64), OpError> {
+        let now_us = self.parts.first().map_or(i64::MIN, Part::now_us);
+        let mut merged = Merged::new(core, &self.runs, &[], now_us)?;
         let mut writer = space.begin().map_err(|e| core.spill(e))?;
         loop {
             let part = merged.next(core, &[], MERGE_ROWS)?;
@@ -95,7 +108,8 @@ impl Table {
                 writer.add(|out| part.save(group, out)).map_err(|e| core.spill(e))?;
             }
             if part.groups.len() < MERGE_ROWS {
-                return writer.finish().map_err(|e| core.spill(e));
+                let run = writer.finish().map_err(|e| core.spill(e))?;
+                return Ok((run, merged.expired));
             }
         }
     }
@@ -104,8 +118,8 @@ impl Table {
     pub fn divide(&mut self, core: &Core, resources: &Resources) -> Result<(), OpError> {
         let few = self.parts.len() > 1 || self.parts[0].groups.len() <= resources.divide_groups;
         // Old rows that wait to be taken back stay where they are until they have left.
-        if few || resources.threads < 2 || !self.parts[0].old.is_empty() || matches!(core.form, KeyForm::Unit)
-        {
+        let waits = self.pieces().iter().any(|p| !p.old.is_empty());
+        if few || resources.threads < 2 || waits || matches!(core.form, KeyForm::Unit) {
             return Ok(());
         }
         let whole = self.parts.pop().expect("there is one");
@@ -116,7 +130,7 @@ impl Table {
             whole.save(group, &mut one);
             self.take(&mut Reader(&one.0)).map_err(|e| core.damaged(&e))?;
         }
-        Ok(())
+        self.divide_aging(core, &whole)
     }
 
     /// Takes one saved group in; gives its part and number there.
@@ -128,9 +142,14 @@ impl Table {
     }
 
     pub fn save(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
-        let spilled: u64 = self.runs.iter().map(|r| r.entries).sum();
         out.u64(u64::from(self.parts.len() > 1));
-        out.u64(spilled + self.groups() as u64);
+        if core.ttl_us.is_some() && !self.runs.is_empty() {
+            return self.save_merged(core, out);
+        }
+        let pieces = self.pieces();
+        let kept = pieces.iter().map(|p| (0..p.groups.len() as u32).filter(|g| p.is_kept(*g)).count() as u64);
+        let spilled: u64 = self.runs.iter().map(|r| r.entries).sum();
+        out.u64(spilled + kept.sum::<u64>());
         for run in &self.runs {
             let mut reader = RunReader::open(run.clone()).map_err(|e| core.spill(e))?;
             while let Some(entry) = reader.entry() {
@@ -138,20 +157,20 @@ impl Table {
                 reader.advance().map_err(|e| core.spill(e))?;
             }
         }
-        for part in &self.parts {
-            (0..part.groups.len() as u32).for_each(|g| part.save(g, out));
-        }
         // Old rows of all parts as one batch, by the number of their group among all.
         let mut batches: Vec<&RecordBatch> = Vec::new();
         let (mut numbers, mut places) = (Vec::new(), Vec::new());
-        let mut before = 0;
-        for part in &self.parts {
-            for (group, (batch, row)) in &part.old {
-                numbers.push(before + u64::from(*group));
-                places.push((batches.len() + batch, *row));
+        let mut number = 0;
+        for part in pieces {
+            for group in (0..part.groups.len() as u32).filter(|g| part.is_kept(*g)) {
+                part.save(group, out);
+                if let Some((batch, row)) = part.old.get(&group) {
+                    numbers.push(number);
+                    places.push((batches.len() + batch, *row));
+                }
+                number += 1;
             }
             batches.extend(&part.old_batches);
-            before += part.groups.len() as u64;
         }
         out.words(&numbers);
         if !numbers.is_empty() {

@@ -201,5 +201,5 @@ pub fn plan(case: &Case) -> StreamPlan {
             aggregate(0, &[], all, None, emit, middle)
         }
     };
-    StreamPlan { root, replay_order: ReplayOrder::Arrival }
+    StreamPlan::new(root, ReplayOrder::Arrival)
 }

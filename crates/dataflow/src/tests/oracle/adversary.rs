@@ -51,7 +51,7 @@ fn a_row_dated_far_ahead_is_held_and_moves_nothing() {
     let session = SessionSpec { idle_ns: S / 2, max_len_ns: None, conditions: None };
     let case = case(log.clone());
     let plans = [
-        StreamPlan { root: nested::tumbled(&case, tumble), replay_order: ReplayOrder::Arrival },
+        StreamPlan::new(nested::tumbled(&case, tumble), ReplayOrder::Arrival),
         sessions::plan(&case, session, ReplayOrder::Arrival, 0),
     ];
     for plan in plans {
@@ -77,7 +77,7 @@ fn a_shard_that_falls_silent_holds_nothing_back() {
     log.push(row(1, 1, 20_000, 3_000));
     let tumble = spec(WindowKind::Tumble { size: Span::Fixed(S) });
     let case = case(log.clone());
-    let plan = StreamPlan { root: nested::tumbled(&case, tumble), replay_order: ReplayOrder::Arrival };
+    let plan = StreamPlan::new(nested::tumbled(&case, tumble), ReplayOrder::Arrival);
     let mut runner = Runner::new(plan, 1, false);
     feed(&mut runner, &log[..1]);
     feed(&mut runner, &log[1..5]);
@@ -105,7 +105,7 @@ fn windows_of_the_least_length_over_a_year_hold_one_at_a_time() {
     for kind in kinds {
         let plan = match kind {
             WindowKind::Session(spec) => sessions::plan(&case, spec, ReplayOrder::Arrival, 0),
-            _ => StreamPlan { root: nested::tumbled(&case, spec(kind)), replay_order: ReplayOrder::Arrival },
+            _ => StreamPlan::new(nested::tumbled(&case, spec(kind)), ReplayOrder::Arrival),
         };
         let mut runner = Runner::new(plan, 1, false);
         for rows in log.chunks(1_000) {

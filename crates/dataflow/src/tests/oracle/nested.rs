@@ -95,7 +95,7 @@ fn plan(case: &Case, shape: &Shape) -> StreamPlan {
         schema: Arc::new(Schema::new(out)),
         input: Box::new(window),
     };
-    StreamPlan { root, replay_order: ReplayOrder::Arrival }
+    StreamPlan::new(root, ReplayOrder::Arrival)
 }
 
 /// Counts by k of tumble or hop windows.

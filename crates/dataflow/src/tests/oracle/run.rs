@@ -207,7 +207,7 @@ fn plan(case: &Case, replay_order: ReplayOrder) -> StreamPlan {
         schema: Arc::new(Schema::new(out)),
         input: Box::new(input),
     };
-    StreamPlan { root, replay_order }
+    StreamPlan::new(root, replay_order)
 }
 
 pub(super) struct Runner {
@@ -219,6 +219,8 @@ pub(super) struct Runner {
     pub out: Vec<Rows>,
     pub late: Vec<LateRows>,
     epoch: u64,
+    /// Rows of shards from this one on are a second source's, there from 0.
+    split: Option<i32>,
 }
 
 impl Runner {
@@ -237,7 +239,17 @@ impl Runner {
             resources.spill_bytes_min = 1;
         }
         let graph = Self::build(&plan, &clock, &memory, &resources, None);
-        Runner { plan, clock, memory, resources, graph, out: Vec::new(), late: Vec::new(), epoch: 0 }
+        Runner {
+            plan,
+            clock,
+            memory,
+            resources,
+            graph,
+            out: Vec::new(),
+            late: Vec::new(),
+            epoch: 0,
+            split: None,
+        }
     }
 
     fn build(
@@ -256,12 +268,32 @@ impl Runner {
         graph
     }
 
+    /// What every source says.
     pub fn feed(&mut self, element: Element) {
         self.try_feed(element).unwrap();
     }
 
     pub fn try_feed(&mut self, element: Element) -> Result<(), weir_plan::StreamError> {
-        self.graph.feed(0, element)?;
+        (0..self.graph.leaves.len()).try_for_each(|leaf| self.feed_to(leaf, element.clone()))
+    }
+
+    /// Over two sources, with the first shard that is the second one's.
+    pub fn split_at(mut self, shard: i32) -> Self {
+        self.split = Some(shard);
+        self
+    }
+
+    fn rows(&mut self, rows: &[LogRow]) {
+        let (leaf, first) = match self.split.filter(|split| rows[0].shard >= *split) {
+            Some(split) => (1, split),
+            None => (0, 0),
+        };
+        let own: Vec<LogRow> = rows.iter().map(|r| LogRow { shard: r.shard - first, ..r.clone() }).collect();
+        self.feed_to(leaf, Element::Rows(Rows::append(batch(&own)))).unwrap();
+    }
+
+    fn feed_to(&mut self, leaf: usize, element: Element) -> Result<(), weir_plan::StreamError> {
+        self.graph.feed(leaf, element)?;
         self.take();
         while self.graph.resume()? {
             self.take();
@@ -318,11 +350,11 @@ impl Runner {
         let mut fed = 0;
         for (part, rows) in [&log[..seam], &log[seam..]].into_iter().enumerate() {
             for rows in batches(rows, mode.batch_rows) {
-                self.feed(Element::Rows(Rows::append(batch(rows))));
+                self.rows(rows);
                 fed += 1;
                 // Knowing that time has passed changes nothing but how soon windows close.
                 if fed % 3 == 0 {
-                    self.feed(Element::Frontier(rows[rows.len() - 1].append_us - 1));
+                    self.feed_to(0, Element::Frontier(rows[rows.len() - 1].append_us - 1)).unwrap();
                 }
                 if fed % 5 == 0 {
                     self.tick();
@@ -357,6 +389,14 @@ fn batches(log: &[LogRow], rows_max: usize) -> Vec<&[LogRow]> {
 
 pub fn run(case: &Case, mode: &Mode, log: &[LogRow]) -> Got {
     let mut runner = Runner::new(plan(case, ReplayOrder::Arrival), mode.threads, mode.spill);
+    runner.play(mode, log);
+    finish(case, runner)
+}
+
+/// The same over the UNION of two streams, which have the shards from 0 and from `split` on.
+pub fn run_united(case: &Case, mode: &Mode, log: &[LogRow], split: i32) -> Got {
+    let plan = super::united::plan(plan(case, ReplayOrder::Arrival));
+    let mut runner = Runner::new(plan, mode.threads, mode.spill).split_at(split);
     runner.play(mode, log);
     finish(case, runner)
 }

@@ -116,7 +116,7 @@ pub fn plan(case: &Case, spec: SessionSpec, replay_order: ReplayOrder, id: u32) 
         schema: Arc::new(Schema::new(out)),
         input: Box::new(session),
     };
-    StreamPlan { root, replay_order }
+    StreamPlan::new(root, replay_order)
 }
 
 /// Sessions of one key's rows, which are in order: bounds and rows.

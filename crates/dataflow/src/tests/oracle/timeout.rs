@@ -23,7 +23,7 @@ fn with_timeout(node: &mut StreamNode, timeout: Timeout) {
 fn plan(case: &Case, window: WindowSpec, after_us: i64) -> StreamPlan {
     let mut plan = match window.kind {
         WindowKind::Session(spec) => sessions::plan(case, spec, ReplayOrder::Arrival, 0),
-        _ => StreamPlan { root: super::nested::tumbled(case, window), replay_order: ReplayOrder::Arrival },
+        _ => StreamPlan::new(super::nested::tumbled(case, window), ReplayOrder::Arrival),
     };
     with_timeout(&mut plan.root, Timeout { after_us, window });
     plan

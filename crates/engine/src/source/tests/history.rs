@@ -24,7 +24,7 @@ async fn open(world: &World, spec: &SourceSpec, clock: Arc<dyn Clock>) -> (Strea
     let entry = entry(&registry(), "q");
     let (task, memory) = (world.session().task_ctx(), entry.memory.clone());
     let sources = StreamSources::new(lookup, ReplayOrder::Arrival, task, memory, entry.progress.clone())
-        .for_plan(1, clock);
+        .for_plan(&StreamNode::Source { id: NodeId(0), spec: spec.clone() }, clock);
     let source = sources.open(NodeId(0), spec).await.unwrap();
     (sources, source)
 }
@@ -173,8 +173,9 @@ async fn a_replay_that_can_not_be_is_refused() {
     let clock = Arc::new(ManualClock::new(NOW_MS * 1_000));
     let task = w.session().task_ctx();
     let memory = entry.memory.clone();
+    let spec = spec_of(replay("k", 1.0, None, None), &["n"], StartPosition::Latest);
     let sources = StreamSources::new(lookup, ReplayOrder::Arrival, task, memory, entry.progress.clone())
-        .for_plan(1, clock);
+        .for_plan(&StreamNode::Source { id: NodeId(0), spec }, clock);
     // (name, replay, code)
     let cases = [
         ("an unknown column", replay("nope", 1.0, None, None), Code::UnknownIdentifier),
