@@ -1,21 +1,28 @@
 //! A window's groups by key where some of them were spilled: runs on disk and what is in memory, merged
 //! group by group, so that no more than a piece of them is in memory at a time.
+//!
+//! An entry is a share of its group's state (`Spilled::partial`), and merged with older ones, or all of
+//! it, and they are passed over.
 
 use super::core::Core;
 use super::leaving::ByKey;
 use super::part::Part;
+use super::spilled::Spilled;
 use crate::operator::OpError;
 use crate::state::bytes::{Reader, Writer};
 use crate::state::keys::Key;
-use crate::state::spill::{Run, RunReader};
+use crate::state::spill::RunReader;
 use crate::state::table::compare;
 use std::cmp::Ordering;
 use std::io;
-use std::sync::Arc;
 
 /// Reads all of a window's groups by key.
 pub(super) struct Merged {
     runs: Vec<RunReader>,
+    /// Of each run, and of memory at the end.
+    partial: Vec<bool>,
+    /// Of each run: its groups with rows were all told of by the emission after history.
+    told: Vec<bool>,
     memory: ByKey,
     /// The group in memory whose turn it is, saved.
     head: Option<Writer>,
@@ -24,10 +31,15 @@ pub(super) struct Merged {
 }
 
 impl Merged {
-    pub fn new(core: &Core, runs: &[Arc<Run>], parts: &[Part]) -> Result<Self, OpError> {
-        let open = |run: &Arc<Run>| RunReader::open(run.clone());
-        let runs = runs.iter().map(open).collect::<io::Result<Vec<_>>>().map_err(|e| core.spill(e))?;
-        Ok(Merged { runs, memory: ByKey::new(&core.form, parts), head: None, started: false })
+    /// `live` = history has been read.
+    pub fn new(core: &Core, spilled: &[Spilled], parts: &[Part], live: bool) -> Result<Self, OpError> {
+        let open = |s: &Spilled| RunReader::open(s.run.clone());
+        let runs = spilled.iter().map(open).collect::<io::Result<Vec<_>>>().map_err(|e| core.spill(e))?;
+        let memory = !core.whole_groups(live);
+        let partial = spilled.iter().map(|s| s.partial).chain([memory]).collect();
+        let told = spilled.iter().map(|s| s.history && live && core.emit.changelog).chain([false]).collect();
+        let memory = ByKey::new(&core.form, parts);
+        Ok(Merged { runs, partial, told, memory, head: None, started: false })
     }
 
     fn advance_memory(&mut self, core: &Core, parts: &[Part]) {
@@ -69,15 +81,24 @@ impl Merged {
             if equal.is_empty() {
                 break;
             }
-            for at in &equal {
+            // All that is older than a whole group is passed over.
+            let whole = equal.iter().rposition(|at| !self.partial[*at]).unwrap_or(0);
+            let mut told = false;
+            for (i, at) in equal.iter().enumerate() {
                 let entry = if *at == memory {
                     self.head.as_ref().map(|w| w.0.as_slice())
                 } else {
                     self.runs[*at].entry()
                 };
                 let mut from = Reader(entry.expect("it was compared above"));
-                let key = Key::load(&mut from).map_err(|e| core.damaged(&e))?;
-                into.merge(key, key.hash(), &mut from).map_err(|e| core.damaged(&e))?;
+                if i >= whole {
+                    let key = Key::load(&mut from).map_err(|e| core.damaged(&e))?;
+                    let group = into.merge(key, key.hash(), &mut from).map_err(|e| core.damaged(&e))?;
+                    told |= self.told[*at];
+                    if told && into.lives(group) {
+                        into.told.insert(group);
+                    }
+                }
                 if *at == memory {
                     self.advance_memory(core, parts);
                 } else {
