@@ -8,6 +8,8 @@ use weir_plan::StateSpec;
 
 /// Groups of a window from which on its state is dealt over threads.
 const DIVIDE_GROUPS: usize = 1 << 16;
+/// Groups from which on those without rows are looked for.
+const TIDY_GROUPS: usize = 1 << 10;
 /// Bytes of a window's state that are worth a file.
 const SPILL_BYTES_MIN: usize = 1 << 20;
 /// Of the query's memory so many tenths are used before state spills: the rest is for what reads its
@@ -29,6 +31,8 @@ pub struct Resources {
     pub memory: Option<Arc<MemoryBudget>>,
     pub(crate) divide_groups: usize,
     pub(crate) spill_bytes_min: usize,
+    /// So many groups of a changelog are worth looking for those that are gone.
+    pub(crate) tidy_groups: usize,
     /// Even, since changes leave in pairs.
     pub(crate) piece_rows: usize,
 }
@@ -44,6 +48,7 @@ impl Resources {
             memory: None,
             spill_bytes_min: SPILL_BYTES_MIN,
             divide_groups: DIVIDE_GROUPS,
+            tidy_groups: TIDY_GROUPS,
             piece_rows: PIECE_ROWS,
         }
     }
@@ -59,9 +64,18 @@ impl Resources {
 
     /// Whether state that has become `now` bytes, of which `before` are counted, should rather lie on disk.
     pub(crate) fn is_tight(&self, before: usize, now: usize) -> bool {
+        self.is_used(before, now, MEMORY_TENTHS)
+    }
+
+    /// Whether half of that is used.
+    pub(crate) fn is_half_full(&self, before: usize, now: usize) -> bool {
+        self.is_used(before, now, MEMORY_TENTHS / 2)
+    }
+
+    fn is_used(&self, before: usize, now: usize, tenths: u64) -> bool {
         let Some(memory) = &self.memory else { return false };
         let used = memory.used_bytes().saturating_add(now as u64).saturating_sub(before as u64);
-        self.spill.is_some() && used > memory.limit_bytes() / 10 * MEMORY_TENTHS
+        self.spill.is_some() && used > memory.limit_bytes() / 10 * tenths
     }
 
     /// Bytes of a window's state that are worth a file; under a small limit less is.

@@ -11,6 +11,7 @@ pub(crate) mod bits;
 pub(crate) mod block;
 pub(crate) mod bytes;
 pub(crate) mod keys;
+pub(crate) mod paged;
 pub(crate) mod rows;
 pub(crate) mod spill;
 pub(crate) mod table;

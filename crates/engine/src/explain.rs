@@ -8,7 +8,7 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_plan::displayable;
 use std::sync::Arc;
 use weir_base::{Result, err};
-use weir_plan::{EmitPolicy, EmitSpec, StartPosition, StreamNode, StreamPlan, WindowTime};
+use weir_plan::{EmitPolicy, StartPosition, StreamNode, StreamPlan, WindowTime};
 use weir_sql::ast::{ExplainKind, InsertSource, Statement as Ast};
 use weir_sql::bind::errors::from_datafusion;
 use weir_sql::stream;
@@ -142,15 +142,9 @@ fn state(node: &StreamNode) -> &'static str {
     match node {
         StreamNode::Source { spec, .. } if spec.watermark.is_some() => "a watermark a shard",
         StreamNode::Source { .. } => "its position",
-        StreamNode::Aggregate { window: Some(_), emit, .. } => match stays_in_memory(emit) {
-            true => "keys of each window until it closes, in memory",
-            false => "keys of each window until it closes, spills",
-        },
+        StreamNode::Aggregate { window: Some(_), .. } => "keys of each window until it closes, spills",
         StreamNode::Aggregate { keys, .. } if keys.is_empty() => "one row",
         StreamNode::Aggregate { emit, .. } if emit.policy == EmitPolicy::Complete => "none between batches",
-        StreamNode::Aggregate { emit, .. } if stays_in_memory(emit) => {
-            "keys over the whole stream, in memory"
-        }
         StreamNode::Aggregate { .. } => "keys over the whole stream, spills",
         StreamNode::Substreams { .. } => "keys of each window until it closes",
         StreamNode::Over { .. } => "earlier values of each partition",
@@ -169,11 +163,6 @@ fn state(node: &StreamNode) -> &'static str {
         | StreamNode::Sort { .. }
         | StreamNode::Delta { .. } => "none",
     }
-}
-
-/// Who tells changes must have all of a key at hand.
-fn stays_in_memory(emit: &EmitSpec) -> bool {
-    emit.changelog || matches!(emit.policy, EmitPolicy::OnUpdate { .. } | EmitPolicy::PerEvent)
 }
 
 /// Where a source begins, in words.

@@ -22,6 +22,7 @@ mod merged;
 mod panes;
 mod part;
 mod per_event;
+mod spilled;
 mod table;
 
 use self::core::{Core, Window};
@@ -30,7 +31,6 @@ use crate::operator::{InputId, OpError, Operator, Output, Stats};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::KeyForm;
-use crate::state::spill::SpillSpace;
 use crate::state::table::Picked;
 use crate::state::{StateReader, StateWriter};
 use arrow_schema::{Schema, SchemaRef};
@@ -38,6 +38,7 @@ use datafusion_common::DataFusionError;
 use leaving::{Leaving, What};
 pub use panes::Panes;
 use part::Part;
+use spilled::Spilled;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use table::{Table, part_of};
@@ -74,7 +75,11 @@ pub struct Aggregate {
     expired: u64,
     /// Results that have not left yet.
     leaving: Option<Leaving>,
+    /// The next emission is the one after history.
+    first: bool,
     bytes: usize,
+    /// Bytes when this call began: the loop has counted so many.
+    counted: usize,
     groups: usize,
 }
 
@@ -85,6 +90,8 @@ struct Job {
     part: Part,
     /// `None` = all.
     rows: Option<Vec<u32>>,
+    /// Where groups are that are not in the part.
+    spilled: Vec<Spilled>,
 }
 
 /// A plan's aggregation, as one thing.
@@ -187,18 +194,22 @@ impl Aggregate {
             turned_us: i64::MIN,
             expired: 0,
             leaving: None,
+            first: false,
             bytes: 0,
+            counted: 0,
             groups: 0,
         })
     }
 
     /// What a window holds now is counted.
-    fn account(&mut self, bounds: Bounds) {
-        let Some(table) = self.tables.get_mut(&bounds) else { return };
-        let (bytes, groups) = (table.bytes(), table.groups());
+    fn account(&mut self, bounds: Bounds) -> Result<(), OpError> {
+        let Some(table) = self.tables.get_mut(&bounds) else { return Ok(()) };
+        table.tidy(&self.core, &self.resources)?;
+        let (bytes, groups) = (table.bytes(), table.keys(&self.core, !self.muted));
         self.expired += std::mem::take(&mut table.expired);
         self.bytes = self.bytes + bytes - std::mem::replace(&mut table.held_bytes, bytes);
         self.groups = self.groups + groups - std::mem::replace(&mut table.held_groups, groups);
+        Ok(())
     }
 
     fn retire(&mut self, bounds: Bounds) {
@@ -208,9 +219,23 @@ impl Aggregate {
         }
     }
 
-    /// Spills until there is room again for what this call has added (`before` = bytes at its begin).
-    fn make_room(&mut self, before: usize) -> Result<(), OpError> {
-        while self.resources.is_tight(before, self.bytes) {
+    /// Whether what this call has added has no room.
+    fn is_tight(&self) -> bool {
+        self.resources.is_tight(self.counted, self.bytes)
+    }
+
+    /// Whether groups that changed, which do not spill, take half of what there is before others do.
+    fn many_changed(&self) -> bool {
+        if !self.resources.is_half_full(self.counted, self.bytes) {
+            return false;
+        }
+        let bytes = self.tables.values().map(Table::changed_bytes).sum();
+        bytes >= self.resources.spill_bytes_min() && self.resources.is_half_full(self.counted, bytes)
+    }
+
+    /// Spills until there is room again for what this call has added.
+    fn make_room(&mut self) -> Result<(), OpError> {
+        while self.is_tight() {
             if !self.spill_one()? {
                 return Ok(());
             }
@@ -218,24 +243,34 @@ impl Aggregate {
         Ok(())
     }
 
-    /// Where state may go: what tells changes or takes rows back needs all of it at hand.
-    fn spill_space(&self) -> Option<Arc<SpillSpace>> {
-        self.resources.spill.clone().filter(|_| !self.tells_changes() && !self.core.changelog)
-    }
-
     /// Spills one window's state: the last to close of those that hold much. `false` = none can.
     fn spill_one(&mut self) -> Result<bool, OpError> {
-        let Some(space) = self.spill_space() else { return Ok(false) };
-        let most = self.tables.values().map(|t| t.held_bytes).max().unwrap_or(0);
+        let Some(space) = self.resources.spill.clone() else { return Ok(false) };
+        let most = self.tables.values().map(Table::group_bytes).max().unwrap_or(0);
         let least = (most / 4).max(self.resources.spill_bytes_min());
-        let much = |(_, table): &(&Bounds, &Table)| table.held_bytes >= least && table.groups() > 0;
+        let much =
+            |(_, table): &(&Bounds, &Table)| table.group_bytes() >= least && table.can_spill(&self.core);
         let Some(bounds) = self.tables.iter().filter(much).map(|(b, _)| *b).next_back() else {
             return Ok(false);
         };
         let table = self.tables.get_mut(&bounds).expect("found above");
-        table.spill(&self.core, &space, &self.resources)?;
-        self.account(bounds);
+        table.spill(&self.core, &space, &self.resources, !self.muted)?;
+        self.account(bounds)?;
         Ok(true)
+    }
+
+    /// Before history ends: from then on what is in memory of a group is all of it.
+    fn spill_shares(&mut self) -> Result<(), OpError> {
+        let Some(space) = self.resources.spill.clone().filter(|_| self.core.looks_up()) else {
+            return Ok(());
+        };
+        let some = self.tables.iter().filter(|(_, t)| !t.spilled.is_empty()).map(|(b, _)| *b);
+        for bounds in some.collect::<Vec<_>>() {
+            let table = self.tables.get_mut(&bounds).expect("found above");
+            table.spill(&self.core, &space, &self.resources, !self.muted)?;
+            self.account(bounds)?;
+        }
+        Ok(())
     }
 
     /// Takes the parts of a window out of its table, each with its rows.
@@ -252,9 +287,14 @@ impl Aggregate {
         }
         let table = self.tables.get_mut(&bounds).expect("put there above");
         table.divide(&self.core, &self.resources)?;
+        let looked_up = !table.spilled.is_empty() && self.core.whole_groups(!self.muted);
+        let spilled = if looked_up { table.spilled.clone() } else { Vec::new() };
         let parts = std::mem::take(&mut table.parts);
         let (Some(hashes), true) = (hashes, parts.len() > 1) else {
-            jobs.extend(parts.into_iter().map(|part| Job { bounds, at: 0, part, rows: rows.clone() }));
+            jobs.extend(parts.into_iter().map(|part| {
+                let (rows, spilled) = (rows.clone(), spilled.clone());
+                Job { bounds, at: 0, part, rows, spilled }
+            }));
             return Ok(());
         };
         let mut dealt = vec![Vec::with_capacity(n / parts.len() + n / 8); parts.len()];
@@ -265,7 +305,10 @@ impl Aggregate {
             }
         }
         let with_rows = parts.into_iter().zip(dealt).enumerate();
-        jobs.extend(with_rows.map(|(at, (part, rows))| Job { bounds, at, part, rows: Some(rows) }));
+        jobs.extend(with_rows.map(|(at, (part, rows))| {
+            let (rows, spilled) = (Some(rows), spilled.clone());
+            Job { bounds, at, part, rows, spilled }
+        }));
         Ok(())
     }
 }
@@ -293,21 +336,28 @@ impl Operator for Aggregate {
         }
         let batch = rows.batch;
         let n = batch.num_rows();
-        let before = self.bytes;
+        self.counted = self.bytes;
         let work = self.core.work(&batch, rows.weights, self.came, self.marks(), self.now_us)?;
         let mut jobs = Vec::new();
         for (bounds, rows) in self.core.split(&batch)? {
             self.deal(bounds, rows, n, work.keys.hashes(), &mut jobs)?;
         }
         let core = self.core.clone();
-        let each_row = self.core.emit.policy == EmitPolicy::PerEvent && !self.muted;
+        let live = !self.muted;
+        let each_row = self.core.emit.policy == EmitPolicy::PerEvent && live;
         let run = move |mut job: Job| {
             let picked = job.rows.as_deref().map_or(Picked::all(n), Picked::Listed);
-            let told = if each_row {
-                core.per_event(job.bounds, &mut job.part, &work, picked).map(Some)
-            } else {
-                core.update(job.bounds, &mut job.part, &work, picked).map(|()| None)
+            let loaded = match job.spilled.as_slice() {
+                [] => Ok(()),
+                spilled => core.load(&mut job.part, spilled, live, &work, picked),
             };
+            let told = loaded.and_then(|()| {
+                if each_row {
+                    core.per_event(job.bounds, &mut job.part, &work, picked).map(Some)
+                } else {
+                    core.update(job.bounds, &mut job.part, &work, picked).map(|()| None)
+                }
+            });
             (job, told)
         };
         let shared = n >= ROWS_TO_SHARE && jobs.iter().any(|j| j.at > 0);
@@ -317,8 +367,8 @@ impl Operator for Aggregate {
         let mut told = Vec::new();
         for (job, updated) in done {
             // Parts of a window lie one behind the other, in their order.
-            if last.is_some_and(|bounds| bounds != job.bounds) {
-                self.account(last.expect("there was one"));
+            if let Some(last) = last.filter(|bounds| *bounds != job.bounds) {
+                self.account(last)?;
             }
             last = Some(job.bounds);
             self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts.push(job.part);
@@ -328,12 +378,12 @@ impl Operator for Aggregate {
             }
         }
         if let Some(bounds) = last {
-            self.account(bounds);
+            self.account(bounds)?;
         }
         all?;
         self.came += n as i64;
         self.changed = !each_row;
-        self.make_room(before)?;
+        self.make_room()?;
         if each_row {
             return self.core.told(n, told, out);
         }
@@ -341,7 +391,10 @@ impl Operator for Aggregate {
             self.changed = false;
             return self.emit(What::Closed(i64::MAX), None, out);
         }
-        if !self.muted && self.core.emit.policy == (EmitPolicy::OnUpdate { every_us: None }) {
+        // Changes that wait for their time leave before it where there is no room for them.
+        let at_once = self.core.emit.policy == (EmitPolicy::OnUpdate { every_us: None })
+            || self.marks() && self.many_changed();
+        if !self.muted && at_once {
             self.changed = false;
             self.emit(What::Changed, None, out)?;
         }
@@ -351,6 +404,7 @@ impl Operator for Aggregate {
     /// Closes windows. Above, time has come as far as no row of an open window can be earlier; where
     /// nobody goes by it the watermark ends here.
     fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes;
         let Some(window) = &self.core.window else { return Ok(()) };
         let keys = window.keys;
         let passed =
@@ -360,6 +414,7 @@ impl Operator for Aggregate {
     }
 
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes;
         let then = Element::Tick(now_us);
         self.age(now_us)?;
         if self.emission_due().is_none_or(|due| due > now_us) {
@@ -379,13 +434,15 @@ impl Operator for Aggregate {
     }
 
     fn end_of_backfill(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes;
+        self.spill_shares()?;
         self.muted = false;
         if self.core.changelog && self.core.keys.is_empty() && self.tables.is_empty() {
             // No rows have one result, too, however they came and went.
             let mut table = Table::new(&self.core)?;
             table.parts[0].groups.add_unit();
             self.tables.insert(GLOBAL, table);
-            self.account(GLOBAL);
+            self.account(GLOBAL)?;
             self.changed = true;
         }
         if self.changed {
@@ -396,6 +453,7 @@ impl Operator for Aggregate {
     }
 
     fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes;
         if self.core.window.is_some() {
             return self.emit(What::Closed(i64::MAX), None, out);
         }
@@ -412,6 +470,7 @@ impl Operator for Aggregate {
     }
 
     fn go_on(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes;
         self.emit_more(out)
     }
 
@@ -439,7 +498,7 @@ impl Operator for Aggregate {
         for ((end, start), table) in &self.tables {
             out.i64(*end);
             out.i64(*start);
-            table.save(&self.core, &mut out)?;
+            table.save(&self.core, !self.muted, &mut out)?;
         }
         into.put("tables", out.0);
         Ok(())
@@ -457,9 +516,9 @@ impl Operator for Aggregate {
         for _ in 0..from.count(16).map_err(damaged)? {
             let bounds = (from.i64().map_err(damaged)?, from.i64().map_err(damaged)?);
             let mut table = Table::new(&core)?;
-            table.load(&core, &self.resources, self.spill_space().as_ref(), &mut from)?;
+            table.load(&core, &self.resources, self.resources.spill.as_ref(), !self.muted, &mut from)?;
             self.tables.insert(bounds, table);
-            self.account(bounds);
+            self.account(bounds)?;
         }
         self.restore_ages()
     }

@@ -139,6 +139,18 @@ impl BatchKeys {
             | BatchKeys::Rows { hashes, .. } => Some(hashes),
         }
     }
+
+    /// The key of a row, and its hash.
+    pub fn key(&self, row: usize) -> (u32, Key<'_>) {
+        match self {
+            BatchKeys::Unit => (NULL_HASH, Key::Unit),
+            BatchKeys::Int { nulls: Some(nulls), .. } if nulls.is_null(row) => (NULL_HASH, Key::Null),
+            BatchKeys::Int { values, hashes, .. } => (hashes[row], Key::Int(values[row])),
+            BatchKeys::Text { values, .. } if values.is_null(row) => (NULL_HASH, Key::Null),
+            BatchKeys::Text { values, hashes } => (hashes[row], Key::Bytes(values.value(row).as_bytes())),
+            BatchKeys::Rows { values, hashes } => (hashes[row], Key::Bytes(values.row(row).data())),
+        }
+    }
 }
 
 impl KeyForm {

@@ -17,11 +17,24 @@ fn check(seed: u64) {
     let case = Case::generate(&rng);
     let expected = model::expected(&case);
     let modes = [
-        Mode { backfill: 0, batch_rows: 8_192, restore_every: None, threads: 2 },
-        Mode { backfill: usize::MAX, batch_rows: 7, restore_every: None, threads: 1 },
-        Mode { backfill: case.log.len() / 2, batch_rows: 1, restore_every: None, threads: 5 },
-        Mode { backfill: case.log.len() / 3, batch_rows: 7, restore_every: Some(1), threads: 2 },
-        Mode { backfill: 0, batch_rows: 1, restore_every: Some(1 + rng.below(20) as usize), threads: 5 },
+        Mode { backfill: 0, batch_rows: 8_192, restore_every: None, threads: 2, spill: false },
+        Mode { backfill: usize::MAX, batch_rows: 7, restore_every: None, threads: 1, spill: true },
+        Mode { backfill: case.log.len() / 2, batch_rows: 1, restore_every: None, threads: 5, spill: false },
+        Mode { backfill: case.log.len() / 2, batch_rows: 3, restore_every: None, threads: 2, spill: true },
+        Mode {
+            backfill: case.log.len() / 3,
+            batch_rows: 7,
+            restore_every: Some(1),
+            threads: 2,
+            spill: false,
+        },
+        Mode {
+            backfill: case.log.len() / 3,
+            batch_rows: 1,
+            restore_every: Some(1 + rng.below(20) as usize),
+            threads: 5,
+            spill: true,
+        },
     ];
     for mode in &modes {
         let got = run(&case, mode).unwrap_or_else(|e| panic!("seed {seed}, {mode:?}: {e}, {case:#?}"));
@@ -65,7 +78,7 @@ fn taking_back_what_is_not_there_is_an_error() {
         wrong.weight = -1;
         wrong.v = Some(123_456);
         case.log.push(wrong);
-        let mode = Mode { backfill: 0, batch_rows: 7, restore_every: None, threads: 1 };
+        let mode = Mode { backfill: 0, batch_rows: 7, restore_every: None, threads: 1, spill: false };
         let e = run(&case, &mode).expect_err("it was never inserted");
         assert_eq!(e.code, weir_base::Code::BadArguments, "{e}");
         assert!(e.message.contains("takes back a row that is not there"), "{e}");

@@ -1,6 +1,8 @@
 //! Many keys under little memory against a plain map: over 1, 2 and 5 threads, spilled again and again,
 //! written down and restored into another number of threads on the way.
 
+mod live;
+
 use crate::op::aggregate::{Aggregate, Spec};
 use crate::operator::{InputId, Operator, Output};
 use crate::resources::Resources;
@@ -27,7 +29,7 @@ fn input(text: bool) -> Schema {
     Schema::new(vec![Field::new("k", key, true), Field::new("v", DataType::Int64, false)])
 }
 
-fn operator(text: bool, resources: &Resources) -> Aggregate {
+fn operator(text: bool, emit: EmitSpec, changelog: bool, resources: &Resources) -> Aggregate {
     use AggregateKind as K;
     let input = input(text);
     let column = |name| col(name, &input).unwrap();
@@ -51,10 +53,10 @@ fn operator(text: bool, resources: &Resources) -> Aggregate {
         aggregates: &aggregates,
         order: None,
         window: None,
-        emit: EmitSpec::GLOBAL,
+        emit,
         whole: false,
         panes: None,
-        changelog: false,
+        changelog,
         schema: Arc::new(Schema::new(fields)),
     };
     Aggregate::new(spec, &input, resources.clone()).unwrap()
@@ -71,7 +73,8 @@ fn batch(text: bool, rows: &[(Option<u64>, i64)]) -> RecordBatch {
 }
 
 /// Key to count, least, sum and distinct values.
-type Results = BTreeMap<Option<String>, (i64, i64, i64, Vec<i64>)>;
+type Results = BTreeMap<Option<String>, Result>;
+type Result = (i64, i64, i64, Vec<i64>);
 
 fn model(text: bool, all: &[(Option<u64>, i64)]) -> Results {
     let mut values: BTreeMap<Option<String>, Vec<i64>> = BTreeMap::new();
@@ -88,6 +91,22 @@ fn model(text: bool, all: &[(Option<u64>, i64)]) -> Results {
     values.into_iter().map(|(k, all)| (k, result(all))).collect()
 }
 
+/// Keys and results of a batch that left.
+fn told(batch: &RecordBatch) -> Vec<(Option<String>, Result)> {
+    let number = |at: usize| batch.column(at).as_primitive::<Int64Type>().clone();
+    let lists = batch.column(4).as_list::<i32>().clone();
+    (0..batch.num_rows())
+        .map(|row| {
+            let key = batch.column(0);
+            let key = key.is_valid(row).then(|| {
+                arrow::util::display::array_value_to_string(key, row).expect("a number or a string")
+            });
+            let list = lists.value(row).as_primitive::<Int64Type>().values().to_vec();
+            (key, (number(1).value(row), number(2).value(row), number(3).value(row), list))
+        })
+        .collect()
+}
+
 fn results(op: &mut Aggregate) -> Results {
     let mut all = Results::new();
     let mut out = Output::default();
@@ -95,15 +114,7 @@ fn results(op: &mut Aggregate) -> Results {
     loop {
         for element in out.elements.drain(..) {
             let Element::Rows(rows) = element else { continue };
-            let number = |at: usize| rows.batch.column(at).as_primitive::<Int64Type>().clone();
-            let lists = rows.batch.column(4).as_list::<i32>().clone();
-            for row in 0..rows.batch.num_rows() {
-                let key = rows.batch.column(0);
-                let key = key.is_valid(row).then(|| {
-                    arrow::util::display::array_value_to_string(key, row).expect("a number or a string")
-                });
-                let list = lists.value(row).as_primitive::<Int64Type>().values().to_vec();
-                let result = (number(1).value(row), number(2).value(row), number(3).value(row), list);
+            for (key, result) in told(&rows.batch) {
                 assert!(all.insert(key.clone(), result).is_none(), "{key:?} left twice");
             }
         }
@@ -123,7 +134,7 @@ fn check(text: bool, threads: usize) {
     resources.spill = Some(SpillSpace::new(disk.clone(), "spill"));
     resources.memory = Some(memory.clone());
     let mut held = memory.reserve(0).unwrap();
-    let mut op = operator(text, &resources);
+    let mut op = operator(text, EmitSpec::GLOBAL, false, &resources);
     let mut all = Vec::new();
     let mut runs = 0;
     for at in 0..BATCHES {
@@ -141,7 +152,7 @@ fn check(text: bool, threads: usize) {
             let mut saved = StateWriter::default();
             op.snapshot(&mut saved).unwrap();
             resources.threads = resources.threads % 5 + 1;
-            op = operator(text, &resources);
+            op = operator(text, EmitSpec::GLOBAL, false, &resources);
             held.shrink(u64::MAX);
             op.restore(&saved.finish()).unwrap();
             held.grow(op.stats().state_bytes).expect("spills while it is restored");

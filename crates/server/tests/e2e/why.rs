@@ -158,7 +158,7 @@ fn explain_shows_what_each_node_does_with_time_and_state() {
         "SELECT k, emit_version(), sum(x) FROM s GROUP BY k EMIT ON UPDATE",
         &[
             ("EmitVersion: unbounded", "state: a count"),
-            ("Aggregate: unbounded", "watermark: none, state: keys over the whole stream, in memory"),
+            ("Aggregate: unbounded", "watermark: none, state: keys over the whole stream, spills"),
             ("Source: unbounded", "watermark: none, state: its position"),
         ],
     );

@@ -3,6 +3,7 @@
 //! Not here: what a result set is made of (`leaving`).
 
 use super::Aggregate;
+use super::core::Core;
 use super::leaving::What;
 use crate::operator::{OpError, Output};
 use weir_plan::{Element, EmitPolicy};
@@ -48,10 +49,11 @@ impl Aggregate {
             return Ok(());
         }
         self.changed = false;
+        self.first = true;
         if !self.core.emit.changelog {
             return self.emit(What::All, Some(then), out);
         }
-        for table in self.tables.values_mut() {
+        for table in self.tables.values_mut().filter(|t| t.spilled.is_empty()) {
             let mut at = 0;
             while let Some(part) = table.piece_mut(at) {
                 let all: Vec<u32> = (0..part.groups.len() as u32).filter(|g| part.is_kept(*g)).collect();
@@ -59,17 +61,19 @@ impl Aggregate {
                 at += 1;
             }
         }
-        self.emit(What::Changed, Some(then), out)
-    }
-
-    /// Whether results are of groups that changed: all of a group's state must be at hand for them.
-    pub(super) fn tells_changes(&self) -> bool {
-        let policy = self.core.emit.policy;
-        self.core.emit.changelog || matches!(policy, EmitPolicy::OnUpdate { .. } | EmitPolicy::PerEvent)
+        self.emit(What::First, Some(then), out)
     }
 
     /// Whether a later emission must know which groups changed.
     pub(super) fn marks(&self) -> bool {
-        self.tells_changes() && !self.muted && self.core.emit.policy != EmitPolicy::PerEvent
+        self.core.tells_changes() && !self.muted && self.core.emit.policy != EmitPolicy::PerEvent
+    }
+}
+
+impl Core {
+    /// Whether results are of groups that changed.
+    pub fn tells_changes(&self) -> bool {
+        let policy = self.emit.policy;
+        self.emit.changelog || matches!(policy, EmitPolicy::OnUpdate { .. } | EmitPolicy::PerEvent)
     }
 }

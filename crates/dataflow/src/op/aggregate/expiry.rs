@@ -14,9 +14,8 @@
 //! Time is processing time, told by ticks. Not here: who asks for them (`build`, `task`).
 
 use super::core::Core;
-use super::merged::Merged;
 use super::part::Part;
-use super::table::{MERGE_ROWS, Table, part_of};
+use super::table::{Table, part_of};
 use super::{Aggregate, GLOBAL};
 use crate::operator::OpError;
 use crate::state::bits::Bits;
@@ -100,12 +99,16 @@ impl Part {
         self.aging.as_ref()?.before.as_ref()
     }
 
-    /// What follows when everything was spilled: `empty`, at the same time.
-    pub fn next(self, mut empty: Part) -> Part {
-        if let Some(aging) = self.aging {
-            empty.at(aging.now_us, aging.horizon_us);
+    /// Takes the turn before away: it is spilled by itself.
+    pub fn take_before(&mut self) -> Option<Part> {
+        self.aging.as_mut()?.before.take()
+    }
+
+    /// Sets another part's time.
+    pub fn same_time(&self, other: &mut Part) {
+        if let Some(aging) = &self.aging {
+            other.at(aging.now_us, aging.horizon_us);
         }
-        empty
     }
 
     /// Groups that are held and too old.
@@ -245,28 +248,6 @@ impl Table {
         Ok(())
     }
 
-    /// Writes each key down once: who reads it would take lives that are over for the present one.
-    pub fn save_merged(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
-        let pieces = self.pieces();
-        let now_us = self.parts.first().map_or(i64::MIN, Part::now_us);
-        let mut merged = Merged::new(core, &self.runs, &pieces, now_us)?;
-        let (at, mut n) = (out.0.len(), 0u64);
-        out.u64(n);
-        loop {
-            let part = merged.next(core, &pieces, MERGE_ROWS)?;
-            let groups = part.groups.len();
-            (0..groups as u32).for_each(|g| part.save(g, out));
-            n += groups as u64;
-            if groups < MERGE_ROWS {
-                break;
-            }
-        }
-        out.0[at..at + 8].copy_from_slice(&n.to_le_bytes());
-        // Old rows, which only states that stay in memory have.
-        out.words(&[]);
-        Ok(())
-    }
-
     /// Everything in memory: parts of this turn, then of the one before.
     pub fn pieces(&self) -> Vec<&Part> {
         let before = self.parts.iter().filter_map(|p| p.aging.as_ref()?.before.as_ref());
@@ -303,10 +284,7 @@ impl Aggregate {
                 self.expired += part.turn(core.new_part()?) as u64;
             }
         }
-        if turns > 0 {
-            self.account(GLOBAL);
-        }
-        Ok(())
+        if turns > 0 { self.account(GLOBAL) } else { Ok(()) }
     }
 
     /// When the next turn begins, where there is something to forget.

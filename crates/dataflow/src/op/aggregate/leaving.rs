@@ -23,12 +23,16 @@ pub(super) enum What {
     Closed(i64),
     /// Every group.
     All,
+    /// Every group of a changelog, for the first time.
+    First,
     /// Groups that changed since they last left; of a changelog with what they were before.
     Changed,
 }
 
 pub(super) struct Leaving {
     what: What,
+    /// The one after history.
+    first: bool,
     /// Leaves after the last row.
     then: Option<Element>,
     window: Option<Cursor>,
@@ -45,6 +49,8 @@ struct Cursor {
     merged: Option<Merged>,
     part: usize,
     row: usize,
+    /// Groups that have left.
+    groups: usize,
 }
 
 impl Aggregate {
@@ -56,7 +62,8 @@ impl Aggregate {
         out: &mut Output,
     ) -> Result<(), OpError> {
         debug_assert!(self.leaving.is_none(), "asked for something before the last piece had left");
-        self.leaving = Some(Leaving { what, then, window: None, last: None });
+        let first = std::mem::take(&mut self.first);
+        self.leaving = Some(Leaving { what, first, then, window: None, last: None });
         self.emit_more(out)
     }
 
@@ -76,7 +83,8 @@ impl Aggregate {
         if let Some(then) = leaving.then {
             out.push(then);
         }
-        Ok(())
+        // What has been told of may go to disk.
+        if matches!(leaving.what, What::First | What::Changed) { self.make_room() } else { Ok(()) }
     }
 
     /// The next rows, of one window; `None` after the last.
@@ -92,16 +100,20 @@ impl Aggregate {
             let table = self.tables.get_mut(&cursor.bounds).expect("windows leave before they go");
             let rows_max = self.resources.piece_rows;
             let rows = match leaving.what {
-                _ if cursor.merged.is_some() => cursor.merged(&self.core, table, rows_max)?,
+                what if cursor.merged.is_some() => cursor.merged(&self.core, table, what, rows_max)?,
                 What::Closed(_) => cursor.closed(&self.core, table, rows_max)?,
                 What::All => cursor.all(&self.core, table, rows_max)?,
-                What::Changed => cursor.changed(&self.core, table, rows_max)?,
+                What::First | What::Changed => cursor.changed(&self.core, table, rows_max)?,
             };
             if rows.is_some() {
                 return Ok(rows);
             }
-            leaving.last = Some(cursor.bounds);
             let bounds = cursor.bounds;
+            leaving.last = Some(bounds);
+            if leaving.first && cursor.merged.is_some() && self.core.looks_up() {
+                // They lay on disk, all of them.
+                table.spilled_keys = cursor.groups as i64;
+            }
             leaving.window = None;
             match leaving.what {
                 What::Closed(_) => {
@@ -110,8 +122,9 @@ impl Aggregate {
                         self.closed_of_panes(panes, bounds.0);
                     }
                 }
+                What::All if leaving.first => self.account(bounds)?,
                 What::All => {}
-                What::Changed => self.account(bounds),
+                What::First | What::Changed => self.account(bounds)?,
             }
         }
     }
@@ -123,14 +136,16 @@ impl Aggregate {
             (What::Closed(up_to), None) => {
                 self.tables.keys().next().copied().filter(|(end, _)| *end <= up_to)
             }
-            (What::All | What::Changed, _) => {
+            (What::All | What::First | What::Changed, _) => {
                 self.tables.range((after, Bound::Unbounded)).next().map(|(bounds, _)| *bounds)
             }
         };
         let Some((bounds, table)) = next.and_then(|b| self.tables.get_key_value(&b)) else { return Ok(None) };
-        let mut cursor = Cursor { bounds: *bounds, by_key: None, merged: None, part: 0, row: 0 };
-        if !table.runs.is_empty() {
-            cursor.merged = Some(Merged::new(&self.core, &table.runs, &table.pieces(), self.now_us)?);
+        let mut cursor = Cursor { bounds: *bounds, by_key: None, merged: None, part: 0, row: 0, groups: 0 };
+        // What changed is in memory.
+        if !table.spilled.is_empty() && leaving.what != What::Changed {
+            let (live, pieces) = (!self.muted, table.pieces());
+            cursor.merged = Some(Merged::new(&self.core, &table.spilled, &pieces, live, self.now_us)?);
         } else if matches!(leaving.what, What::Closed(_)) {
             cursor.by_key = Some(ByKey::new(&self.core.form, &table.pieces()));
         }
@@ -139,14 +154,23 @@ impl Aggregate {
 }
 
 impl Cursor {
-    fn merged(&mut self, core: &Core, table: &Table, rows_max: usize) -> Result<Option<Rows>, OpError> {
+    fn merged(
+        &mut self,
+        core: &Core,
+        table: &Table,
+        what: What,
+        rows_max: usize,
+    ) -> Result<Option<Rows>, OpError> {
         let merged = self.merged.as_mut().expect("asked where there is one");
         let part = merged.next(core, &table.pieces(), rows_max)?;
         let groups: Vec<u32> = (0..part.groups.len() as u32).collect();
         if groups.is_empty() {
             return Ok(None);
         }
-        Ok(Some(Rows::append(core.result(self.bounds, &part, &groups)?)))
+        let batch = core.result(self.bounds, &part, &part.living(&groups))?;
+        self.groups += batch.num_rows();
+        let weights = (what == What::First).then(|| Int64Array::from_value(1, batch.num_rows()));
+        Ok(Some(Rows { batch, weights }))
     }
 
     fn closed(&mut self, core: &Core, table: &Table, rows_max: usize) -> Result<Option<Rows>, OpError> {

@@ -89,7 +89,7 @@ impl Aggregate {
             table.merge(&self.core, pane)?;
         }
         self.tables.insert(bounds, table);
-        self.account(bounds);
+        self.account(bounds)?;
         Ok(Some(bounds))
     }
 
@@ -112,7 +112,8 @@ impl Aggregate {
 impl Table {
     /// Takes in all groups of another.
     fn merge(&mut self, core: &Arc<Core>, other: &Table) -> Result<(), OpError> {
-        self.runs.extend(other.runs.iter().cloned());
+        self.spilled.extend(other.spilled.iter().cloned());
+        self.shares.merge(&other.shares);
         let mut one = Writer::default();
         for part in &other.parts {
             for group in 0..part.groups.len() as u32 {

@@ -21,12 +21,19 @@ pub(super) struct Part {
     /// The old rows of groups that changed since: batch and row.
     pub old: BTreeMap<u32, (usize, usize)>,
     pub old_batches: Vec<RecordBatch>,
+    /// Groups that came back from disk, where what they were still lies.
+    pub loaded: Bits,
+    loaded_groups: usize,
+    /// So many groups are worth looking for those that no row is left of.
+    pub tidy_at: usize,
     /// Where keys are forgotten.
     pub aging: Option<Box<Aging>>,
 }
 
 const TOLD: u8 = 1;
 const CHANGED: u8 = 2;
+/// No row is left of it; nothing follows.
+const GONE: u8 = 4;
 
 impl Part {
     pub fn new(
@@ -42,8 +49,26 @@ impl Part {
             told: Bits::default(),
             old: BTreeMap::new(),
             old_batches: Vec::new(),
+            loaded: Bits::default(),
+            loaded_groups: 0,
+            tidy_at: 0,
             aging: ages.map(|ages| Box::new(Aging::new(ages))),
         }
+    }
+
+    /// Groups of which nothing lies on disk.
+    pub fn new_groups(&self) -> usize {
+        self.groups.len() - self.loaded_groups
+    }
+
+    /// Groups that may go to disk: those that changed are told of first.
+    pub fn at_rest(&self) -> usize {
+        self.groups.len() - self.groups.changed().len()
+    }
+
+    /// Whether anybody needs to know of a group: it has rows, or is yet to be told of.
+    pub fn counts(&self, group: u32) -> bool {
+        self.lives(group) || self.groups.is_changed(group)
     }
 
     /// Whether a group has rows. Without keys there is one result, of no rows too.
@@ -67,6 +92,7 @@ impl Part {
         self.groups.bytes()
             + self.states.iter().map(|s| s.bytes()).sum::<usize>()
             + self.told.bytes()
+            + self.loaded.bytes()
             + self.old.len() * 32
             + self.old_batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
             + self.aging.as_ref().map_or(0, |a| a.bytes())
@@ -86,10 +112,27 @@ impl Part {
         self.states.iter().for_each(|s| s.save(&self.groups.rows, group, out));
     }
 
-    /// Takes in what followed a key in what [`Self::save`] wrote.
+    /// As it lies on disk: of a group without rows no more than that it is gone.
+    pub fn write(&self, group: u32, out: &mut Writer) {
+        if self.lives(group) {
+            return self.save(group, out);
+        }
+        self.groups.key(group).save(out);
+        out.u8(GONE);
+    }
+
+    /// Whether what follows a key says that it is gone.
+    pub fn is_gone(from: &Reader<'_>) -> bool {
+        from.0.first().is_some_and(|flags| flags & GONE != 0)
+    }
+
+    /// Takes in what followed a key in what [`Self::save`] or [`Self::write`] wrote.
     pub fn merge(&mut self, key: Key<'_>, hash: u32, from: &mut Reader<'_>) -> Result<u32, Damaged> {
         let group = self.groups.intern_one(key, hash).map_err(|_| Damaged("too many keys"))?;
         let flags = from.u8()?;
+        if flags & GONE != 0 {
+            return Ok(group);
+        }
         if flags & TOLD != 0 {
             self.told.insert(group);
         }
@@ -107,5 +150,30 @@ impl Part {
             state.merge(&mut self.groups.rows, group, from)?;
         }
         Ok(group)
+    }
+
+    /// Notes that something of a group lies on disk.
+    pub fn came_back(&mut self, group: u32) {
+        self.loaded_groups += usize::from(self.loaded.insert(group));
+    }
+
+    /// Moves some groups into a new part, in this order; the others are dropped.
+    pub fn keep(self, groups: &[u32], into: &mut Part) -> Result<(), Damaged> {
+        let mut one = Writer::default();
+        for group in groups {
+            one.0.clear();
+            self.save(*group, &mut one);
+            let mut from = Reader(&one.0);
+            let key = Key::load(&mut from)?;
+            let new = into.merge(key, key.hash(), &mut from)?;
+            if self.loaded.contains(*group) {
+                into.came_back(new);
+            }
+            if let Some(place) = self.old.get(group) {
+                into.old.insert(new, *place);
+            }
+        }
+        into.old_batches = self.old_batches;
+        Ok(())
     }
 }

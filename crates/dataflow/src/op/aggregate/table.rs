@@ -1,24 +1,33 @@
 //! One window's groups: in one part as long as they are few, then in as many as there are threads,
 //! dealt by hash of the key. How they are dealt changes no result.
+//!
+//! Not here: what of them lies on disk (`spilled`).
 
 use super::core::Core;
 use super::merged::Merged;
 use super::part::Part;
+use super::spilled::Spilled;
 use crate::operator::OpError;
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::{Key, KeyForm};
-use crate::state::spill::{Run, RunReader, SpillSpace};
-use arrow_array::RecordBatch;
+use crate::state::spill::{RunReader, SpillSpace};
+use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::ArrowError;
 use arrow_select::interleave::interleave_record_batch;
+use arrow_select::take::take_record_batch;
 use std::sync::Arc;
+use weir_sketch::Hll;
 
 pub(super) struct Table {
     pub parts: Vec<Part>,
-    /// What was spilled, each by key. A key may be in several and in memory.
-    pub runs: Vec<Arc<Run>>,
-    /// Keys that were forgotten when runs became one, and are not counted yet.
+    /// A key may be in several and in memory.
+    pub spilled: Vec<Spilled>,
+    /// Keys of whole groups on disk.
+    pub spilled_keys: i64,
+    /// Keys of shares on disk.
+    pub shares: Hll,
+    /// Keys that were forgotten on disk, and are not counted yet.
     pub expired: u64,
     /// What was last reported as held.
     pub held_bytes: usize,
@@ -31,87 +40,48 @@ pub(super) fn part_of(hash: u32, parts: usize) -> usize {
     ((u64::from(hash) * parts as u64) >> 32) as usize
 }
 
-/// Runs of a window from which on they become one.
-const RUNS_MAX: usize = 64;
-/// Groups in memory while they do.
+/// Groups in memory while runs become one.
 pub(super) const MERGE_ROWS: usize = 4_096;
 /// Groups that are restored before memory is looked at.
 const RESTORE_ROWS: usize = 1_024;
-
-/// A part's groups by key.
-fn write(core: &Core, space: &SpillSpace, part: &Part) -> Result<Run, OpError> {
-    let failed = |e| core.spill(e);
-    let mut writer = space.begin().map_err(failed)?;
-    for group in part.groups.sorted(&core.form).into_iter().filter(|g| part.is_kept(*g)) {
-        writer.add(|out| part.save(group, out)).map_err(failed)?;
-    }
-    writer.finish().map_err(failed)
-}
 
 impl Table {
     pub fn new(core: &Core) -> Result<Self, OpError> {
         Ok(Table {
             parts: vec![core.new_part()?],
-            runs: Vec::new(),
+            spilled: Vec::new(),
+            spilled_keys: 0,
+            shares: Hll::default(),
             expired: 0,
             held_bytes: 0,
             held_groups: 0,
         })
     }
 
-    pub fn groups(&self) -> usize {
-        self.parts.iter().map(Part::held).sum()
+    /// Keys in memory and on disk; of shares on disk about so many, and none where they are forgotten.
+    pub fn keys(&self, core: &Core, live: bool) -> usize {
+        if core.whole_groups(live) {
+            let new: usize = self.parts.iter().map(Part::new_groups).sum();
+            return (self.spilled_keys + new as i64).max(0) as usize;
+        }
+        let groups: usize = self.parts.iter().map(Part::held).sum();
+        let counted = !self.spilled.is_empty() && core.ttl_us.is_none();
+        if counted { groups.max(self.shares.count() as usize) } else { groups }
+    }
+
+    /// Bytes of groups in memory.
+    pub fn group_bytes(&self) -> usize {
+        self.parts.iter().map(Part::bytes).sum()
+    }
+
+    /// Bytes of groups that are yet to be told of, about.
+    pub fn changed_bytes(&self) -> usize {
+        let of_part = |p: &Part| p.bytes() / p.groups.len().max(1) * p.groups.changed().len();
+        self.parts.iter().map(of_part).sum()
     }
 
     pub fn bytes(&self) -> usize {
-        let runs = self.runs.iter().map(|r| r.memory_bytes()).sum::<usize>();
-        self.parts.iter().map(Part::bytes).sum::<usize>() + runs
-    }
-
-    /// Writes what is in memory down, each part as a run, and begins anew.
-    pub fn spill(
-        &mut self,
-        core: &Arc<Core>,
-        space: &Arc<SpillSpace>,
-        resources: &Resources,
-    ) -> Result<(), OpError> {
-        let parts = std::mem::take(&mut self.parts);
-        let (work, place) = (core.clone(), space.clone());
-        let done = resources.workers.run(parts, move |part| -> Result<_, OpError> {
-            let before = part.before().map(|before| write(&work, &place, before)).transpose()?;
-            let run = write(&work, &place, &part)?;
-            let expired = part.forgotten() as u64;
-            Ok(([before, Some(run)], part.next(work.new_part()?), expired))
-        });
-        for done in done {
-            let (runs, part, expired) = done?;
-            self.expired += expired;
-            self.runs.extend(runs.into_iter().flatten().filter(|r| r.entries > 0).map(Arc::new));
-            self.parts.push(part);
-        }
-        if self.runs.len() > RUNS_MAX {
-            let (run, expired) = self.merge_runs(core, space)?;
-            self.runs = vec![Arc::new(run)];
-            self.expired += expired;
-        }
-        Ok(())
-    }
-
-    /// All runs as one, and the number of keys that were forgotten on the way.
-    fn merge_runs(&self, core: &Core, space: &SpillSpace) -> Result<(Run, u64), OpError> {
-        let now_us = self.parts.first().map_or(i64::MIN, Part::now_us);
-        let mut merged = Merged::new(core, &self.runs, &[], now_us)?;
-        let mut writer = space.begin().map_err(|e| core.spill(e))?;
-        loop {
-            let part = merged.next(core, &[], MERGE_ROWS)?;
-            for group in 0..part.groups.len() as u32 {
-                writer.add(|out| part.save(group, out)).map_err(|e| core.spill(e))?;
-            }
-            if part.groups.len() < MERGE_ROWS {
-                let run = writer.finish().map_err(|e| core.spill(e))?;
-                return Ok((run, merged.expired));
-            }
-        }
+        self.group_bytes() + self.spilled.iter().map(|s| s.run.memory_bytes()).sum::<usize>()
     }
 
     /// Deals the groups over threads once there are many.
@@ -128,7 +98,10 @@ impl Table {
         for group in 0..whole.groups.len() as u32 {
             one.0.clear();
             whole.save(group, &mut one);
-            self.take(&mut Reader(&one.0)).map_err(|e| core.damaged(&e))?;
+            let (part, new) = self.take(&mut Reader(&one.0)).map_err(|e| core.damaged(&e))?;
+            if whole.loaded.contains(group) {
+                self.parts[part].came_back(new);
+            }
         }
         self.divide_aging(core, &whole)
     }
@@ -141,47 +114,73 @@ impl Table {
         Ok((part, self.parts[part].merge(key, hash, from)?))
     }
 
-    pub fn save(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
+    pub fn save(&self, core: &Core, live: bool, out: &mut Writer) -> Result<(), OpError> {
         out.u64(u64::from(self.parts.len() > 1));
-        if core.ttl_us.is_some() && !self.runs.is_empty() {
-            return self.save_merged(core, out);
-        }
+        // How many there are is known in the end.
+        let (at, mut n) = (out.0.len(), 0u64);
+        out.u64(0);
         let pieces = self.pieces();
-        let kept = pieces.iter().map(|p| (0..p.groups.len() as u32).filter(|g| p.is_kept(*g)).count() as u64);
-        let spilled: u64 = self.runs.iter().map(|r| r.entries).sum();
-        out.u64(spilled + kept.sum::<u64>());
-        for run in &self.runs {
-            let mut reader = RunReader::open(run.clone()).map_err(|e| core.spill(e))?;
-            while let Some(entry) = reader.entry() {
-                out.0.extend_from_slice(entry);
-                reader.advance().map_err(|e| core.spill(e))?;
+        // Each key once where who reads it would take what is over for what is.
+        if (core.looks_up() || core.ttl_us.is_some()) && !self.spilled.is_empty() {
+            let now_us = self.parts.first().map_or(i64::MIN, Part::now_us);
+            let mut merged = Merged::new(core, &self.spilled, &pieces, live, now_us)?;
+            loop {
+                let part = merged.next(core, &pieces, MERGE_ROWS)?;
+                let groups = part.groups.len();
+                for group in (0..groups as u32).filter(|g| part.counts(*g)) {
+                    part.save(group, out);
+                    n += 1;
+                }
+                if groups < MERGE_ROWS {
+                    break;
+                }
+            }
+        } else {
+            for spilled in &self.spilled {
+                let mut reader = RunReader::open(spilled.run.clone()).map_err(|e| core.spill(e))?;
+                while let Some(entry) = reader.entry() {
+                    out.0.extend_from_slice(entry);
+                    reader.advance().map_err(|e| core.spill(e))?;
+                }
+                n += spilled.run.entries;
+            }
+            for part in pieces {
+                let groups = 0..part.groups.len() as u32;
+                for group in groups.filter(|g| part.is_kept(*g) && part.counts(*g)) {
+                    part.save(group, out);
+                    n += 1;
+                }
             }
         }
-        // Old rows of all parts as one batch, by the number of their group among all.
+        out.0[at..at + 8].copy_from_slice(&n.to_le_bytes());
+        self.save_old(core, out)
+    }
+
+    /// Old rows of all parts: their keys, then they as one batch.
+    fn save_old(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
         let mut batches: Vec<&RecordBatch> = Vec::new();
-        let (mut numbers, mut places) = (Vec::new(), Vec::new());
-        let mut number = 0;
-        for part in pieces {
-            for group in (0..part.groups.len() as u32).filter(|g| part.is_kept(*g)) {
-                part.save(group, out);
-                if let Some((batch, row)) = part.old.get(&group) {
-                    numbers.push(number);
-                    places.push((batches.len() + batch, *row));
-                }
-                number += 1;
+        let mut places = Vec::new();
+        let (at, mut n) = (out.0.len(), 0u64);
+        out.u64(0);
+        for part in self.pieces() {
+            for (group, (batch, row)) in part.old.iter().filter(|(g, _)| part.is_kept(**g)) {
+                part.groups.key(*group).save(out);
+                places.push((batches.len() + batch, *row));
+                n += 1;
             }
             batches.extend(&part.old_batches);
         }
-        out.words(&numbers);
-        if !numbers.is_empty() {
-            let ipc = || -> Result<Vec<u8>, ArrowError> {
-                let old = interleave_record_batch(&batches, &places)?;
-                let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &old.schema())?;
-                writer.write(&old)?;
-                writer.into_inner()
-            };
-            out.bytes(&ipc().map_err(|e| core.arrow(e))?);
+        out.0[at..at + 8].copy_from_slice(&n.to_le_bytes());
+        if places.is_empty() {
+            return Ok(());
         }
+        let ipc = || -> Result<Vec<u8>, ArrowError> {
+            let old = interleave_record_batch(&batches, &places)?;
+            let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &old.schema())?;
+            writer.write(&old)?;
+            writer.into_inner()
+        };
+        out.bytes(&ipc().map_err(|e| core.arrow(e))?);
         Ok(())
     }
 
@@ -191,6 +190,7 @@ impl Table {
         core: &Arc<Core>,
         resources: &Resources,
         space: Option<&Arc<SpillSpace>>,
+        live: bool,
         from: &mut Reader<'_>,
     ) -> Result<(), OpError> {
         let damaged = |e: Damaged| core.damaged(&e);
@@ -198,18 +198,25 @@ impl Table {
             self.parts = (0..resources.threads).map(|_| core.new_part()).collect::<Result<_, _>>()?;
         }
         let n = from.count(2).map_err(damaged)?;
-        let mut places = Vec::with_capacity(n);
         for i in 1..=n {
-            places.push(self.take(from).map_err(damaged)?);
+            self.take(from).map_err(damaged)?;
             if i % RESTORE_ROWS == 0
                 && let Some(space) = space
+                && self.can_spill(core)
                 && resources.is_tight(0, self.bytes())
             {
-                self.spill(core, space, resources)?;
+                self.spill(core, space, resources, live)?;
             }
         }
-        let numbers = from.words().map_err(damaged)?;
-        if numbers.is_empty() {
+        let mut groups = Vec::new();
+        for _ in 0..from.count(1).map_err(damaged)? {
+            let key = Key::load(from).map_err(damaged)?;
+            let part = part_of(key.hash(), self.parts.len());
+            // What is yet to be told of is in memory.
+            let group = self.parts[part].groups.find_one(key, key.hash());
+            groups.push((part, group.ok_or_else(|| core.damaged(&Damaged("an old row of no group")))?));
+        }
+        if groups.is_empty() {
             return Ok(());
         }
         let unread = |_| core.damaged(&Damaged("old rows do not read"));
@@ -217,14 +224,19 @@ impl Table {
         let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes, None).map_err(unread)?;
         let old = reader.next().ok_or_else(|| core.damaged(&Damaged("old rows are missing")))?;
         let old = old.map_err(unread)?;
-        if old.num_rows() != numbers.len() {
+        if old.num_rows() != groups.len() {
             return Err(core.damaged(&Damaged("old rows of another number")));
         }
-        self.parts.iter_mut().for_each(|p| p.old_batches.push(old.clone()));
-        for (row, number) in numbers.into_iter().enumerate() {
-            let place = places.get(number as usize);
-            let (part, group) = place.ok_or_else(|| core.damaged(&Damaged("an old row of no group")))?;
-            self.parts[*part].old.insert(*group, (0, row));
+        for (at, part) in self.parts.iter_mut().enumerate() {
+            let own = groups.iter().enumerate().filter(|(_, (of, _))| *of == at);
+            let (rows, own): (Vec<u32>, Vec<u32>) = own.map(|(row, (_, g))| (row as u32, *g)).unzip();
+            if rows.is_empty() {
+                continue;
+            }
+            // Copied: what was read lies in one piece, which every array would count as its own.
+            part.old_batches
+                .push(take_record_batch(&old, &UInt32Array::from(rows)).map_err(|e| core.arrow(e))?);
+            part.old.extend(own.into_iter().enumerate().map(|(row, group)| (group, (0, row))));
         }
         Ok(())
     }
