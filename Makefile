@@ -1,7 +1,7 @@
 # make demo      build and watch a live query in the terminal (Ctrl-C ends it)
 # make test      build and run all tests
 # make nightly   long-running checks; NIGHTLY_MINUTES=60 is shared between them
-# make bench     release build and all tables of bench/ (an hour; needs 20 GB of disk)
+# make bench     release build and all tables of bench/ (an hour and a half; needs 30 GB of disk)
 
 SHELL := /bin/bash
 NIGHTLY_MINUTES ?= 60
@@ -34,14 +34,17 @@ lint:
 nightly: tools test-servers
 	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) .ci/nightly
 
-# Or one table: bench/setup.sh once, then bench/ingest.py, latency.py, history.py, footprint.py, restart.py,
-# streaming.py.
+# Or one table: bench/setup.sh once, then one of the scripts in bench/README.md.
 bench: tools
 	cargo build --locked --release -p weir-server
 	bench/setup.sh
 	bench/footprint.py
 	bench/restart.py
 	bench/latency.py
+	bench/latency_keyed.py
 	bench/ingest.py
 	bench/history.py
 	bench/streaming.py
+	bench/nexmark.py
+	bench/growth.py
+	bench/adversary.py

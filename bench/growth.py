@@ -14,6 +14,7 @@ from common import HERE, WORK, Weir, directory_bytes, log, medians, python_of, r
 
 STORE = os.path.join(WORK, "growth")
 SLICE = 10_000_000
+# In one thread: in the order of the numbers.
 FILL = ("INSERT INTO growth (_tp_time, h, value) SELECT from_unix_timestamp64_milli(to_int64(1760000000000 + int_div(number, 100))), "
         "xx_hash64(number), (xx_hash64(number, 1) % 1000003) / 1000 FROM numbers({}, {}) SETTINGS max_threads = 1")
 FEED = "SELECT count() FROM growth WHERE h * value < 0 EMIT PERIODIC 1h"

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 """(f) State over a stream fed from history: rows a second, CPU seconds and peak memory of the whole process, beside chdb's and
-DataFusion's bounded query over Parquet and, where it is set up (FLINK=1 bench/setup.sh), Flink. 35 minutes, 10 without Flink.
+DataFusion's bounded query over Parquet and, where it is set up (FLINK=1 bench/setup.sh), Flink. 40 minutes, 17 without Flink.
 
   w1        GROUP BY key, 10 M keys: count, min, max; w1+p99: and a quantile; w1+p99+spill: that in 200 MB (max_memory_usage)
   w1+update changed keys every second (PERIODIC 1s ON UPDATE): history, then 10 M rows live by four writers

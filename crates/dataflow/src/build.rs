@@ -22,10 +22,14 @@ use crate::operator::{InputId, OpError, Operator};
 use crate::resources::Resources;
 use crate::state::StateReader;
 use crate::watermark::Judge;
+use datafusion_physical_expr::PhysicalExpr;
+use datafusion_physical_expr::expressions::Column;
 use std::collections::HashMap;
 use std::sync::Arc;
 use weir_base::{Clock, MemoryBudget};
-use weir_plan::{NodeId, QueryCounters, ReplayOrder, Source, SourceSpec, StreamNode, StreamPlan, WindowTime};
+use weir_plan::{
+    NodeId, QueryCounters, ReplayOrder, Source, SourceSpec, StreamNode, StreamPlan, WindowSpec, WindowTime,
+};
 
 /// The operator of a node; `None` for a source.
 /// `panes` = what the aggregation above is made of, where its windows are.
@@ -112,15 +116,44 @@ fn aggregate(node: &StreamNode, panes: Option<Panes>, resources: &Resources) -> 
     Aggregate::new(spec, &input.schema(), resources.clone())
 }
 
-/// The panes of an aggregation right above hop windows.
+/// The panes of an aggregation above hop windows, where only its window keys look at their bounds: rows
+/// between them come once, with those of their pane.
 fn panes_of(node: &StreamNode) -> Option<Panes> {
+    let StreamNode::Aggregate { keys, aggregates, emit, window: Some(window), input, .. } = node else {
+        return None;
+    };
+    let (spec, bounds) = windows_below(input)?;
+    let others = keys.iter().enumerate().filter(|(i, _)| ![window.start, window.end].contains(i));
+    let mut read = others
+        .map(|(_, key)| &key.expr)
+        .chain(aggregates.iter().flat_map(|a| a.args.iter().chain(&a.filter)));
+    let looks = read.any(|e| reads(e, &bounds));
+    if looks { None } else { Panes::of(spec, *emit) }
+}
+
+/// The windows that rows come from and which of their columns are bounds, if nothing between computes with these.
+fn windows_below(node: &StreamNode) -> Option<(&WindowSpec, Vec<usize>)> {
     match node {
-        StreamNode::Aggregate { emit, window: Some(_), input, .. } => match &**input {
-            StreamNode::Window { spec, .. } => Panes::of(spec, *emit),
-            _ => None,
-        },
+        StreamNode::Window { spec, at, .. } => Some((spec, vec![*at, *at + 1])),
+        StreamNode::Filter { predicate, input, .. } => {
+            windows_below(input).filter(|(_, bounds)| !reads(predicate, bounds))
+        }
+        StreamNode::Project { exprs, input, .. } => {
+            let (spec, below) = windows_below(input)?;
+            let mut bounds = Vec::new();
+            for (i, e) in exprs.iter().enumerate().filter(|(_, e)| reads(&e.expr, &below)) {
+                e.expr.downcast_ref::<Column>()?;
+                bounds.push(i);
+            }
+            Some((spec, bounds))
+        }
         _ => None,
     }
+}
+
+fn reads(expr: &Arc<dyn PhysicalExpr>, columns: &[usize]) -> bool {
+    let of_its_own = expr.downcast_ref::<Column>().is_some_and(|c| columns.contains(&c.index()));
+    of_its_own || expr.children().into_iter().any(|e| reads(e, columns))
 }
 
 /// Builds what one task runs. `sources` has an opened source for every source node; `saved` is
@@ -178,7 +211,7 @@ fn judge(
 /// What a node must know of those above it.
 struct Above {
     target: Target,
-    /// Of the aggregation right above.
+    /// Of the aggregation above.
     panes: Option<Panes>,
     /// Somebody counts by the clock.
     timed: bool,
@@ -210,7 +243,8 @@ fn add(
             graph.leaves.push(leaf);
         }
         Some(op) => {
-            let (inputs, panes) = (node.inputs(), panes_of(node));
+            let between = matches!(node, StreamNode::Filter { .. } | StreamNode::Project { .. });
+            let (inputs, panes) = (node.inputs(), if between { panes } else { panes_of(node) });
             let index = graph.nodes.len();
             graph.nodes.push(Node::new(node.id(), node.name(), op, inputs.len(), target, counters));
             for (i, input) in inputs.into_iter().enumerate() {

@@ -237,6 +237,11 @@ fn the_least_windows_over_a_year_and_a_thousand_a_row_hold_little() {
             "SELECT keys <= {open_max}, peak_memory_usage < 16000000, late_rows FROM system.queries WHERE query_id = '{id}'"
         ));
         assert_eq!(held, "true\ttrue\t0\n", "{marker}");
+        // A row is worked into one pane, not into each of its windows.
+        let window = format!(
+            "SELECT rows_in, rows_out FROM system.query_operators WHERE query_id = '{id}' AND name = 'Window'"
+        );
+        assert_eq!(server.query(&window), format!("{ROWS}\t{ROWS}\n"), "{marker}");
         server.query(&format!("SYSTEM DRAIN QUERY '{id}'"));
         assert_eq!(reader.join().unwrap(), (windows_all, counted_all), "{marker}");
     }
