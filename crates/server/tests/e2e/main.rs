@@ -8,6 +8,7 @@
 mod aggregates;
 mod client;
 mod data;
+mod expiry;
 mod http;
 mod kill;
 mod lasting;
