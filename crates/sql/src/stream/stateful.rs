@@ -364,11 +364,12 @@ impl Lowering<'_> {
                         "PARTITION BY {key} is not among the keys of the GROUP BY; group by it too"
                     )
                 })?;
-                let e = &a.group_expr[group];
-                Ok(Projection {
-                    expr: self.physical(unaliased(e), a.input.schema())?,
-                    name: a.schema.field(group).name().clone(),
-                })
+                // Of sessions the rows come before they are cut.
+                let expr = match node.sessions() {
+                    Some(_) => self.physical(key, window.input.schema())?,
+                    None => self.physical(unaliased(&a.group_expr[group]), a.input.schema())?,
+                };
+                Ok(Projection { expr, name: a.schema.field(group).name().clone() })
             })
             .collect::<Result<Vec<_>, Error>>()?;
         Ok(StreamNode::Substreams { id: self.id(), partition, of: Box::new(node) })
