@@ -132,7 +132,8 @@ impl Lowering<'_> {
                 "is over all rows so far; leave the frame out, or write ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
             ));
         }
-        if p.distinct || p.null_treatment == Some(NullTreatment::IgnoreNulls) {
+        let skips_nulls = p.null_treatment == Some(NullTreatment::IgnoreNulls);
+        if p.distinct || skips_nulls && !matches!(name, "first_value" | "last_value") {
             return Err(refuse("has neither DISTINCT nor IGNORE NULLS yet"));
         }
         let typed = || -> Result<DataType, Error> {
@@ -189,12 +190,14 @@ impl Lowering<'_> {
             },
             "min" => OverKind::Min,
             "max" => OverKind::Max,
+            "first_value" if skips_nulls => OverKind::Earliest,
+            "last_value" if skips_nulls => OverKind::Latest,
             "first_value" => OverKind::First,
             "last_value" if p.filter.is_none() => OverKind::Last,
             _ => {
                 return Err(refuse(
                     "is not supported yet; there are lag, lags, neighbor, row_number, count, sum, avg, min, max, \
-                     first_value and last_value",
+                     first_value, last_value, earliest and latest, with _if",
                 ));
             }
         };
