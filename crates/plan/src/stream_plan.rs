@@ -514,7 +514,9 @@ impl StreamNode {
                 return;
             }
             StreamNode::Window { .. } | StreamNode::Over { .. } | StreamNode::Dedup { .. } => (true, of),
-            StreamNode::Aggregate { .. } | StreamNode::Substreams { .. } => (false, None),
+            // The window that cuts sessions is one with it.
+            StreamNode::Substreams { of, .. } => (of.sessions().is_some(), None),
+            StreamNode::Aggregate { .. } => (false, None),
             StreamNode::Union { .. } if wanted && of.is_none() => {
                 groups.push(Vec::new());
                 (true, Some(groups.len() - 1))

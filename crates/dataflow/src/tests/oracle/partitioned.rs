@@ -16,7 +16,7 @@ use weir_plan::{
 const LAG_MAX_NS: i64 = 1 << 59;
 
 fn plan(case: &Case, spec: SessionSpec) -> StreamPlan {
-    let mut plan = one_watermark(case, spec, ReplayOrder::Arrival, 0);
+    let mut plan = one_watermark(case, spec, ReplayOrder::Arrival, 40);
     let mut partition = Vec::new();
     by_key(&mut plan.root, &mut partition);
     let root = StreamNode::Substreams { id: NodeId(9), partition, of: Box::new(plan.root) };
@@ -64,8 +64,15 @@ fn check(seed: u64) -> u64 {
             spill: false,
         },
     ];
-    for mode in &modes {
-        let mut runner = Runner::new(plan(&case, spec), mode.threads, mode.spill);
+    // Over one stream, and over the UNION of two.
+    for (mode, split) in modes.iter().flat_map(|m| [(m, None), (m, Some((seed % 3) as i32))]) {
+        let mut runner = match split {
+            None => Runner::new(plan(&case, spec), mode.threads, mode.spill),
+            Some(shard) => {
+                let plan = super::united::plan(plan(&case, spec));
+                Runner::new(plan, mode.threads, mode.spill).split_at(shard)
+            }
+        };
         runner.play(mode, &case.log);
         runner.tick();
         runner.feed(Element::Watermark(WatermarkTime::INFINITY));
