@@ -384,7 +384,7 @@ fn is_count(e: &Expr) -> bool {
 }
 
 fn has_default(t: &Type) -> bool {
-    *t != Type::Nothing && ScalarValue::new_default(&t.storage()).is_ok()
+    *t != Type::Nothing && super::cast::default_value(&t.storage()).is_ok()
 }
 
 fn column(relation: Option<&TableReference>, name: &str) -> Expr {
@@ -461,7 +461,7 @@ fn running_defaults(plan: LogicalPlan) -> DfResult<LogicalPlan> {
         let plain = column(relation, field.name());
         let fill = match i.checked_sub(own).and_then(|i| w.window_expr.get(i)) {
             Some(e) => {
-                field.is_nullable() && fills(e)? && ScalarValue::new_default(field.data_type()).is_ok()
+                field.is_nullable() && fills(e)? && super::cast::default_value(field.data_type()).is_ok()
             }
             None => false,
         };
@@ -496,7 +496,7 @@ fn unmatched_defaults(plan: LogicalPlan) -> DfResult<LogicalPlan> {
             (right_optional, j.right.schema().field(i - left).is_nullable())
         };
         let plain = column(relation, field.name());
-        if optional && !was_nullable && ScalarValue::new_default(field.data_type()).is_ok() {
+        if optional && !was_nullable && super::cast::default_value(field.data_type()).is_ok() {
             changed = true;
             items.push(cast::not_null(plain).alias_qualified(relation.cloned(), field.name()));
         } else {

@@ -105,7 +105,9 @@ fn aggregates(select: &Select, functions: &Functions<'_>) -> bool {
         fn pre_visit_expr(&mut self, e: &Ast) -> ControlFlow<()> {
             let Ast::Function(f) = e else { return ControlFlow::Continue(()) };
             let name = snake(&f.name.to_string());
-            let bases = [Some(name.as_str()), name.strip_suffix("_if"), name.strip_suffix("_distinct")];
+            let suffixes = ["_if", "_distinct", "_or_null", "_or_default", "_array"];
+            let bases = suffixes.map(|suffix| name.strip_suffix(suffix));
+            let bases = bases.into_iter().chain([Some(name.as_str())]);
             let found = bases.into_iter().flatten().filter_map(|n| self.0.resolve(n));
             if f.over.is_none() && found.into_iter().any(|n| self.0.is_aggregate(&n)) {
                 ControlFlow::Break(())
