@@ -17,6 +17,7 @@
 mod fixed;
 mod foreign;
 mod hll;
+mod moving;
 mod multiset;
 mod quantile;
 mod ranked;
@@ -240,11 +241,14 @@ fn accumulator(shape: &Shape, layout: &mut Layout) -> Result<Box<dyn Accumulate>
         K::First { .. } | K::Last { .. } | K::ArgMin | K::ArgMax => Box::new(values::Pick::new(shape)?),
         K::Quantile { level } => Box::new(quantile::Quantile::new(*level, layout)),
         K::Uniq => Box::new(hll::Uniq::new(shape)),
-        K::UniqExact | K::GroupUniqArray => Box::new(values::Distinct::new(shape)?),
+        K::UniqExact | K::GroupUniqArray | K::GroupUniqArrayLeast { .. } => {
+            Box::new(values::Distinct::new(shape)?)
+        }
         K::VarPop | K::VarSamp | K::StddevPop | K::StddevSamp => {
             Box::new(fixed::Variance::new(shape.kind.clone(), layout))
         }
-        K::GroupArray { .. } => Box::new(values::Collect::new(shape)?),
+        K::GroupArray { .. } | K::GroupArrayFirst { .. } => Box::new(values::Collect::new(shape)?),
+        K::MovingSum { .. } | K::MovingAvg { .. } => Box::new(moving::Moving::new(shape)?),
         K::BitAnd | K::BitOr | K::BitXor => fixed::bits(shape, layout)?,
         K::TopK { k, with_count } => Box::new(ranked::TopK::new(*k, *with_count, shape)?),
         K::MinK { k } | K::MaxK { k } => Box::new(ranked::Least::new(*k, shape)?),

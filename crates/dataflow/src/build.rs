@@ -2,6 +2,7 @@
 
 use crate::graph::{Graph, Leaf, Node, Target};
 use crate::op::aggregate::{Aggregate, Panes, Spec};
+use crate::op::chain::Chain;
 use crate::op::changelog::Changelog;
 use crate::op::dedup::Dedup;
 use crate::op::delta::Delta;
@@ -70,10 +71,14 @@ fn operator(
             let keys = partition.iter().map(|p| p.expr.clone()).collect();
             // Each key has few windows: they are kept by themselves, not made of panes.
             let (made, resources, policy) = (of.clone(), resources.clone(), emit.policy);
-            let make = move || -> Result<Box<dyn Operator>, OpError> {
-                Ok(Box::new(aggregate(&made, None, &resources)?))
+            let below = match of.sessions().map(StreamNode::inputs).as_deref() {
+                Some([input]) => input.schema(),
+                _ => input.schema(),
             };
-            Box::new(Substreams::new(Box::new(make), keys, schema.clone(), policy, *whole, &input.schema())?)
+            let make = move || -> Result<Box<dyn Operator>, OpError> {
+                if made.sessions().is_some() { chain(&made, &resources) } else { one(&made, &resources) }
+            };
+            Box::new(Substreams::new(Box::new(make), keys, schema.clone(), policy, *whole, &below)?)
         }
         StreamNode::Dedup { spec, input, .. } => Box::new(Dedup::new(spec, &input.schema())?),
         StreamNode::Rank { spec, at, schema, input, .. } => {
@@ -94,6 +99,27 @@ fn operator(
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),
     }))
+}
+
+/// A key's aggregation.
+fn one(node: &StreamNode, resources: &Resources) -> Result<Box<dyn Operator>, OpError> {
+    Ok(Box::new(aggregate(node, None, resources)?))
+}
+
+/// A key's aggregation and what is below it up to the window that cuts sessions.
+fn chain(node: &StreamNode, resources: &Resources) -> Result<Box<dyn Operator>, OpError> {
+    let mut all = Vec::new();
+    let mut at = node;
+    loop {
+        all.extend(operator(at, None, resources)?);
+        match (at, at.inputs().as_slice()) {
+            (StreamNode::Window { .. }, _) => break,
+            (_, [input]) => at = input,
+            _ => return Err(OpError::Plan { operator: "Chain", reason: format!("over {}", at.name()) }),
+        }
+    }
+    all.reverse();
+    Ok(Box::new(Chain::new(all)))
 }
 
 fn aggregate(node: &StreamNode, panes: Option<Panes>, resources: &Resources) -> Result<Aggregate, OpError> {

@@ -289,7 +289,11 @@ impl Graph {
         l.counters.set_shards(judge.shards(side));
         let target = l.target;
         let (keys, at) = (judge.tell_keys(), judge.tell());
-        if let Some(held) = judge.keys_held() {
+        let keys_held = judge.keys_held();
+        // What sources hold together is counted with the first of them.
+        let of = l.judge.map(|(judge, _)| judge);
+        let first = self.leaves.iter_mut().find(|l| l.judge.map(|(judge, _)| judge) == of);
+        if let (Some(held), Some(l)) = (keys_held, first) {
             l.counters.keys.store(held.0, Relaxed);
             let before = l.counters.state_bytes.swap(held.1, Relaxed);
             match held.1.checked_sub(before) {

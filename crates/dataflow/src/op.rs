@@ -1,6 +1,7 @@
 //! The operators, one a file.
 
 pub mod aggregate;
+pub mod chain;
 pub mod changelog;
 pub mod dedup;
 pub mod delta;

@@ -137,12 +137,14 @@ impl Judge {
     /// Judges the rows of another source as well, with the same delays and timeouts; gives its side.
     ///
     /// # Errors
-    /// [`OpError::Plan`] where each key has a watermark of its own.
+    /// [`OpError::Plan`] where it has other keys.
     pub fn join(&mut self, source: &SourceSpec) -> Result<usize, OpError> {
         let plan = |reason: &str| OpError::Plan { operator: NAME, reason: reason.into() };
         let spec = source.watermark.clone().ok_or_else(|| plan("a source that is not judged"))?;
-        if spec.partition.is_some() || self.keys.is_some() {
-            return Err(plan("watermarks of keys over several sources"));
+        match (&mut self.keys, spec.partition.clone()) {
+            (None, None) => {}
+            (Some(keys), Some(partition)) => keys.join(partition, &source.schema)?,
+            _ => return Err(plan("watermarks of keys in one source only")),
         }
         let (schema, unordered) = (source.output_schema(), self.unordered);
         self.sides.push(Side { spec, schema, unordered, future_rows: 0 });
@@ -195,7 +197,7 @@ impl Judge {
         if let Some(keys) = &mut self.keys {
             let spec = &self.sides[side].spec;
             let moves = |i: usize| spec.moves_to(times[i], appends[i]);
-            keys.rows(batch, &mut judged, &moves, self.watermark)?;
+            keys.rows(side, batch, &mut judged, &moves, self.watermark)?;
             if self.unordered {
                 judged.fill(NEVER);
             }

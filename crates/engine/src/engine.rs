@@ -392,6 +392,7 @@ impl Statement {
             lateness: self.settings.lateness,
             sessions: self.settings.sessions,
             state: self.settings.state,
+            windows_max: Some(self.settings.windows_max),
         }
     }
 

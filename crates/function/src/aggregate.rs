@@ -9,7 +9,9 @@
 
 mod collected;
 mod counted;
+mod events;
 mod least;
+mod maps;
 mod moments;
 mod own;
 mod rewrite;
@@ -124,6 +126,13 @@ fn statistic(name: &str, inner: Arc<AggregateUDF>, arguments: usize) -> Arc<Aggr
 }
 
 pub(crate) fn functions() -> Vec<Line> {
+    let min_k = least::min_k();
+    let group_array_sorted = {
+        let min_k = min_k.clone();
+        Rewrite::of("group_array_sorted", &min_k.clone(), move |p| call(&min_k, p)).arguments(2, 2).udaf()
+    };
+    let [max_intersections, position, covered] = events::intervals();
+    let [sum_map, min_map, max_map] = maps::maps();
     let [skew_pop, skew_samp, kurt_pop, kurt_samp] = moments::shapes();
     let uniq_exact = Rewrite::of("uniq_exact", &count::count_udaf(), |mut p| {
         p.distinct = true;
@@ -173,7 +182,7 @@ pub(crate) fn functions() -> Vec<Line> {
         ),
         (arg_extreme("arg_min", true), "arg_min(x, y)", "x of the row with the least y"),
         (arg_extreme("arg_max", false), "arg_max(x, y)", "x of the row with the greatest y"),
-        (least::min_k(), "min_k(x, k[, context, …])", "the k least values, with what else their rows say"),
+        (min_k, "min_k(x, k[, context, …])", "the k least values, with what else their rows say"),
         (least::max_k(), "max_k(x, k[, context, …])", "the k greatest values, with what else their rows say"),
         (counted::top_k(), "top_k(x[, k[, with_count]])", "the k most frequent values"),
         (
@@ -186,11 +195,59 @@ pub(crate) fn functions() -> Vec<Line> {
             "group_array(x[, most])",
             "all values as an array, in the order of the rows",
         ),
+        (group_array_sorted, "group_array_sorted(x, most)", "the least values as an array, ascending"),
         (
             counted::group_uniq_array(),
             "group_uniq_array(x[, most])",
             "distinct values as an array, ascending",
         ),
+        (collected::group_array_last(), "group_array_last(x, most)", "the last values as an array"),
+        (
+            collected::delta_sum_of_rows(),
+            "delta_sum(x)",
+            "sum of what values rose by, in the order of the rows",
+        ),
+        (
+            events::delta_sum_timestamp(),
+            "delta_sum_timestamp(x, time)",
+            "sum of what values rose by, in the order of a time",
+        ),
+        (
+            events::window_funnel(),
+            "window_funnel(window)(time, condition, …)",
+            "how many of the conditions held one behind the other within a window from the first",
+        ),
+        (
+            events::retention(),
+            "retention(condition, …)",
+            "whether the first condition held, and each other with it, as an array",
+        ),
+        (
+            events::exponential_moving_average(),
+            "exponential_moving_average(half_life)(x, time)",
+            "sum of values that fade with time, by the sum of a 1 in every unit of it",
+        ),
+        (
+            events::avg_time_weighted(),
+            "avg_time_weighted(x, time)",
+            "mean over time of values that hold until the next",
+        ),
+        (counted::top_k_weighted(), "top_k_weighted(k)(x, weight)", "the k values with the greatest weight"),
+        (
+            events::xirr_of(),
+            "xirr(payment, date[, guess])",
+            "yearly rate at which payments are worth nothing; nan without one",
+        ),
+        (max_intersections, "max_intersections(start, end)", "the most intervals that meet at a time"),
+        (
+            position,
+            "max_intersections_position(start, end)",
+            "the first place at which the most intervals meet",
+        ),
+        (covered, "interval_length_sum(start, end)", "length of what intervals cover, counted once"),
+        (sum_map, "sum_map(m)", "sums of the values of maps, by key"),
+        (min_map, "min_map(m)", "least values of maps, by key"),
+        (max_map, "max_map(m)", "greatest values of maps, by key"),
         (collected::group_concat(), "group_concat(x[, separator])", "all values as one text"),
         (
             collected::moving_sum(),
@@ -230,6 +287,11 @@ pub(crate) fn functions() -> Vec<Line> {
         (kurt_pop, "kurt_pop(x)", "kurtosis of the population"),
         (kurt_samp, "kurt_samp(x)", "kurtosis of a sample"),
         (counted::entropy(), "entropy(x)", "Shannon entropy of the values, in bits"),
+        (
+            counted::histogram(),
+            "histogram(bins)(x)",
+            "bins as an array of (lower bound, upper bound, height), closest values fused",
+        ),
         (moments::sum_count(), "sum_count(x)", "a tuple of the sum and the number of values"),
         (moments::avg_weighted(), "avg_weighted(x, weight)", "weighted mean"),
         (

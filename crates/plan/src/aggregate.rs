@@ -46,6 +46,23 @@ pub enum AggregateKind {
     },
     /// Distinct values, ascending.
     GroupUniqArray,
+    /// The first so many values that are not NULL, in the order of the rows.
+    GroupArrayFirst {
+        most: usize,
+    },
+    /// The least so many distinct values, ascending.
+    GroupUniqArrayLeast {
+        most: usize,
+    },
+    /// Sums of the values up to each, or of the last `window` of them, in the order of the rows; where there
+    /// are three further arguments, in theirs.
+    MovingSum {
+        window: Option<usize>,
+    },
+    /// The same, over the number of values in a window, without one over that of all.
+    MovingAvg {
+        window: Option<usize>,
+    },
     BitAnd,
     BitOr,
     BitXor,

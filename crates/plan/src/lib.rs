@@ -30,4 +30,4 @@ pub use stream_plan::{
     ScanColumns, SessionKeys, SortKey, SourceSpec, StartPosition, StateSpec, StreamNode, StreamPlan, Timeout,
     WATERMARK_COLUMN, WEIGHT_COLUMN, WatermarkSpec, WindowTime,
 };
-pub use window::{CalendarUnit, Span, WindowBound, WindowKind, WindowSpec};
+pub use window::{CalendarUnit, Span, WINDOWS_PER_ROW_MAX, WindowBound, WindowKind, WindowSpec};

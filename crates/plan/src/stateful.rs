@@ -50,6 +50,9 @@ pub enum OverKind {
     Max,
     First,
     Last,
+    /// The first and the last one that is not NULL.
+    Earliest,
+    Latest,
 }
 
 impl fmt::Display for OverFunction {
@@ -67,6 +70,8 @@ impl fmt::Display for OverFunction {
             OverKind::Max => "max",
             OverKind::First => "first_value",
             OverKind::Last => "last_value",
+            OverKind::Earliest => "earliest",
+            OverKind::Latest => "latest",
         };
         match &self.arg {
             Some(arg) => write!(f, "{name}({arg})"),

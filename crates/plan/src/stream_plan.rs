@@ -326,10 +326,11 @@ pub enum StreamNode {
         schema: SchemaRef,
         input: Box<StreamNode>,
     },
-    /// One operator `of` for each key, with the key's own watermark. Has the inputs of `of`.
+    /// One operator `of` for each key, with the key's own watermark. Has the inputs of `of`; of an
+    /// aggregation over sessions those of the window that cuts them ([`StreamNode::sessions`]).
     Substreams {
         id: NodeId,
-        /// Over the input of `of`.
+        /// Over the input.
         partition: Vec<Projection>,
         of: Box<StreamNode>,
     },
@@ -425,7 +426,27 @@ impl StreamNode {
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
             StreamNode::Union { inputs, .. } => inputs.iter().collect(),
-            StreamNode::Substreams { of, .. } => of.inputs(),
+            StreamNode::Substreams { of, .. } => of.sessions().unwrap_or(of).inputs(),
+        }
+    }
+
+    /// Of an aggregation over sessions the window that cuts them, through what keeps their rows.
+    pub fn sessions(&self) -> Option<&StreamNode> {
+        let StreamNode::Aggregate { input, .. } = self else { return None };
+        let mut at = &**input;
+        loop {
+            at = match at {
+                StreamNode::Window { session: Some(_), .. } => return Some(at),
+                StreamNode::Filter { input, .. } | StreamNode::Project { input, .. } => input,
+                _ => return None,
+            };
+        }
+    }
+
+    fn below_sessions_mut(&mut self) -> Vec<&mut StreamNode> {
+        match self {
+            StreamNode::Window { session: Some(_), input, .. } => vec![input],
+            other => other.inputs_mut().into_iter().flat_map(StreamNode::below_sessions_mut).collect(),
         }
     }
 
@@ -456,7 +477,13 @@ impl StreamNode {
             | StreamNode::Delta { input, .. }
             | StreamNode::Limit { input, .. } => vec![input],
             StreamNode::Union { inputs, .. } => inputs.iter_mut().collect(),
-            StreamNode::Substreams { of, .. } => of.inputs_mut(),
+            StreamNode::Substreams { of, .. } => {
+                if of.sessions().is_some() {
+                    of.below_sessions_mut()
+                } else {
+                    of.inputs_mut()
+                }
+            }
         }
     }
 
@@ -487,7 +514,9 @@ impl StreamNode {
                 return;
             }
             StreamNode::Window { .. } | StreamNode::Over { .. } | StreamNode::Dedup { .. } => (true, of),
-            StreamNode::Aggregate { .. } | StreamNode::Substreams { .. } => (false, None),
+            // The window that cuts sessions is one with it.
+            StreamNode::Substreams { of, .. } => (of.sessions().is_some(), None),
+            StreamNode::Aggregate { .. } => (false, None),
             StreamNode::Union { .. } if wanted && of.is_none() => {
                 groups.push(Vec::new());
                 (true, Some(groups.len() - 1))

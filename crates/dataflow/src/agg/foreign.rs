@@ -113,8 +113,15 @@ impl Accumulate for Foreign {
             Some(held) => held.lock().evaluate(),
             None => self.f.create_accumulator()?.evaluate(),
         };
-        let values = groups.iter().map(value).collect::<Result<Vec<_>, _>>();
-        to_output(values.and_then(ScalarValue::iter_to_array).map_err(arrow)?, &self.output)
+        let values = groups.iter().map(value).collect::<Result<Vec<_>, _>>().map_err(arrow)?;
+        if let DataType::Map(..) = self.output {
+            // Of maps the library makes no array.
+            let each =
+                values.iter().map(ScalarValue::to_array).collect::<Result<Vec<_>, _>>().map_err(arrow)?;
+            let each: Vec<&dyn Array> = each.iter().map(AsRef::as_ref).collect();
+            return to_output(arrow_select::concat::concat(&each)?, &self.output);
+        }
+        to_output(ScalarValue::iter_to_array(values).map_err(arrow)?, &self.output)
     }
 
     fn bytes(&self) -> usize {

@@ -174,9 +174,10 @@ fn load_place(from: &mut Reader<'_>) -> Result<Place, Damaged> {
     Ok((from.i64()?, from.i64()? as i32, from.i64()?))
 }
 
-/// All values of a group with their places.
+/// All values of a group with their places, or the first of them.
 pub(super) struct Collect {
     skip_nulls: bool,
+    most: usize,
     converter: RowConverter,
     all: Column<Vec<(Place, Value)>>,
     bytes: usize,
@@ -186,12 +187,35 @@ pub(super) struct Collect {
 impl Collect {
     pub fn new(shape: &Shape) -> Result<Self, ArrowError> {
         Ok(Collect {
-            skip_nulls: matches!(shape.kind, AggregateKind::GroupArray { skip_nulls: true }),
+            skip_nulls: !matches!(shape.kind, AggregateKind::GroupArray { skip_nulls: false }),
+            most: match shape.kind {
+                AggregateKind::GroupArrayFirst { most } => most,
+                _ => usize::MAX,
+            },
             converter: converter(&shape.args[0])?,
             all: Column::default(),
             bytes: 0,
             output: shape.output.data_type().clone(),
         })
+    }
+}
+
+impl Collect {
+    /// Takes a value in, unless there are as many before it as are wanted.
+    fn offer(&mut self, group: u32, place: Place, value: &[u8]) {
+        let all = self.all.get_mut(group);
+        if all.len() >= self.most {
+            let last = (0..all.len()).max_by_key(|i| all[*i].0);
+            match last {
+                Some(last) if place < all[last].0 => {
+                    self.bytes -= all[last].1.len() + size_of::<(Place, Value)>();
+                    all.swap_remove(last);
+                }
+                _ => return,
+            }
+        }
+        self.bytes += value.len() + size_of::<(Place, Value)>();
+        all.push((place, value.into()));
     }
 }
 
@@ -201,9 +225,7 @@ impl Accumulate for Collect {
         let values = self.converter.convert_columns(&input.args[..1])?;
         let nulls = if self.skip_nulls { input.args[0].logical_nulls() } else { None };
         each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
-            let value: Value = values.row(row).as_ref().into();
-            self.bytes += value.len() + size_of::<(Place, Value)>();
-            self.all.get_mut(g).push((batch.order.at(row), value));
+            self.offer(g, batch.order.at(row), values.row(row).as_ref());
         });
         Ok(())
     }
@@ -234,9 +256,7 @@ impl Accumulate for Collect {
         self.all.extend_to(rows.len());
         for _ in 0..from.count(32)? {
             let place = load_place(from)?;
-            let value: Value = from.bytes()?.into();
-            self.bytes += value.len() + size_of::<(Place, Value)>();
-            self.all.get_mut(group).push((place, value));
+            self.offer(group, place, from.bytes()?);
         }
         Ok(())
     }
@@ -260,6 +280,8 @@ pub(super) fn list(
 /// The distinct values of a group, or their number. NULL is no value.
 pub(super) struct Distinct {
     count: bool,
+    /// Only the least so many.
+    most: usize,
     converter: RowConverter,
     sets: Column<BTreeSet<Value>>,
     bytes: usize,
@@ -273,11 +295,35 @@ impl Distinct {
     pub fn new(shape: &Shape) -> Result<Self, ArrowError> {
         Ok(Distinct {
             count: shape.kind == AggregateKind::UniqExact,
+            most: match shape.kind {
+                AggregateKind::GroupUniqArrayLeast { most } => most,
+                _ => usize::MAX,
+            },
             converter: converter(&shape.args[0])?,
             sets: Column::default(),
             bytes: 0,
             output: shape.output.data_type().clone(),
         })
+    }
+}
+
+impl Distinct {
+    fn offer(&mut self, group: u32, value: &[u8]) {
+        let set = self.sets.get_mut(group);
+        if set.contains(value) {
+            return;
+        }
+        if set.len() >= self.most {
+            match set.last() {
+                Some(last) if value < &**last => {
+                    self.bytes -= last.len() + ENTRY_BYTES;
+                    set.pop_last();
+                }
+                _ => return,
+            }
+        }
+        self.bytes += value.len() + ENTRY_BYTES;
+        set.insert(value.into());
     }
 }
 
@@ -287,12 +333,7 @@ impl Accumulate for Distinct {
         let values = self.converter.convert_columns(&input.args[..1])?;
         let nulls = input.args[0].logical_nulls();
         each(batch, input.filter.as_ref(), nulls.as_ref(), |g, row| {
-            let row = values.row(row);
-            let (set, value) = (self.sets.get_mut(g), row.as_ref());
-            if !set.contains(value) {
-                set.insert(value.into());
-                self.bytes += value.len() + ENTRY_BYTES;
-            }
+            self.offer(g, values.row(row).as_ref());
         });
         Ok(())
     }
@@ -324,13 +365,8 @@ impl Accumulate for Distinct {
 
     fn merge(&mut self, rows: &mut RowStore, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
         self.sets.extend_to(rows.len());
-        let set = self.sets.get_mut(group);
         for _ in 0..from.count(8)? {
-            let value: Value = from.bytes()?.into();
-            let len = value.len();
-            if set.insert(value) {
-                self.bytes += len + ENTRY_BYTES;
-            }
+            self.offer(group, from.bytes()?);
         }
         Ok(())
     }

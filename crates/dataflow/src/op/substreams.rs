@@ -11,6 +11,8 @@
 //! one that holds nothing knows nothing. Memory is that of open windows, and a fixed part for each key
 //! that has one.
 //!
+//! Over session windows a key's operator cuts the sessions as well.
+//!
 //! Not here: what is done with rows and windows (the operator), by what rows are judged (`watermark`).
 
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
@@ -27,7 +29,7 @@ use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
-use weir_plan::{Element, EmitPolicy, Rows, WatermarkTime};
+use weir_plan::{Element, EmitPolicy, LateRows, Rows, WatermarkTime};
 
 const NAME: &str = "Substreams";
 /// Of a key with an open window, besides its bytes and what its operator says it holds.
@@ -54,6 +56,8 @@ pub struct Substreams {
     keys: u64,
     bytes: u64,
     late_rows: u64,
+    /// Late rows that are to be told of.
+    late: Vec<LateRows>,
 }
 
 struct Sub {
@@ -106,6 +110,7 @@ impl Substreams {
             keys: 0,
             bytes: 0,
             late_rows: 0,
+            late: Vec::new(),
         })
     }
 
@@ -141,6 +146,7 @@ impl Substreams {
         let late_before = sub.stats.late_rows;
         sub.stats = sub.op.stats();
         self.late_rows += sub.stats.late_rows.saturating_sub(late_before);
+        self.late.extend(out.late);
         rows.extend(out.elements.into_iter().filter_map(|e| match e {
             Element::Rows(rows) => Some(rows),
             _ => None,
@@ -171,7 +177,8 @@ impl Substreams {
     }
 
     /// Hands rows on: few small batches as one, and as one where they will be sorted.
-    fn leave(&self, rows: Vec<Rows>, out: &mut Output) -> Result<(), OpError> {
+    fn leave(&mut self, rows: Vec<Rows>, out: &mut Output) -> Result<(), OpError> {
+        self.late.drain(..).for_each(|late| out.late(late));
         let few = rows.iter().map(|r| r.batch.num_rows()).sum::<usize>() <= crate::task::SLICE_ROWS_MAX;
         if rows.len() < 2 || !(self.whole || few) {
             rows.into_iter().for_each(|r| out.rows(r));

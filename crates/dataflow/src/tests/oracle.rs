@@ -8,6 +8,7 @@ mod adversary;
 mod case;
 mod model;
 mod nested;
+mod partitioned;
 mod run;
 mod sessions;
 mod timeout;

@@ -158,8 +158,12 @@ pub fn functions() -> Vec<(OverKind, Option<&'static str>, bool, DataType)> {
         (OverKind::Min, Some("s"), false, text.clone()),
         (OverKind::Max, Some("s"), true, text.clone()),
         (OverKind::First, Some("v"), false, int.clone()),
-        (OverKind::First, Some("s"), true, text),
-        (OverKind::Last, Some("v"), false, int),
+        (OverKind::First, Some("s"), true, text.clone()),
+        (OverKind::Last, Some("v"), false, int.clone()),
+        (OverKind::Earliest, Some("v"), false, int.clone()),
+        (OverKind::Earliest, Some("s"), true, text.clone()),
+        (OverKind::Latest, Some("v"), true, int),
+        (OverKind::Latest, Some("s"), false, text),
     ]
 }
 

@@ -15,6 +15,7 @@ use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use arrow_select::take::take;
 use datafusion_common::DataFusionError;
+use datafusion_physical_expr::PhysicalExpr;
 use std::collections::HashMap;
 use std::sync::Arc;
 use weir_plan::{KEY_WATERMARK_COLUMN, PartitionSpec};
@@ -27,7 +28,9 @@ const SWEEP_MIN: usize = 1_024;
 
 #[derive(Debug)]
 pub(super) struct Keys {
-    spec: PartitionSpec,
+    /// Of each side of the judge.
+    keys: Vec<Vec<Arc<dyn PhysicalExpr>>>,
+    lag_max_ns: i64,
     converter: RowConverter,
     told_schema: SchemaRef,
     known: HashMap<Box<[u8]>, i64>,
@@ -57,7 +60,8 @@ impl Keys {
         fields.push(Field::new(KEY_WATERMARK_COLUMN, DataType::Int64, false));
         let converter = RowConverter::new(types.into_iter().map(SortField::new).collect()).map_err(plan)?;
         Ok(Keys {
-            spec,
+            keys: vec![spec.keys],
+            lag_max_ns: spec.lag_max_ns,
             converter,
             told_schema: Arc::new(Schema::new(fields)),
             known: HashMap::new(),
@@ -67,24 +71,35 @@ impl Keys {
         })
     }
 
+    /// Another side with the same keys.
+    pub fn join(&mut self, spec: PartitionSpec, input: &Schema) -> Result<(), OpError> {
+        let types =
+            spec.keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>().map_err(eval)?;
+        let told = self.told_schema.fields().iter().map(|f| f.data_type());
+        if !types.iter().eq(told.take(types.len())) || types.len() + 1 != self.told_schema.fields().len() {
+            return Err(plan("keys of other types in another source"));
+        }
+        self.keys.push(spec.keys);
+        Ok(())
+    }
+
     /// By how much keys may be behind, nanoseconds.
     pub fn lag_ns(&self) -> i64 {
-        self.spec.lag_max_ns
+        self.lag_max_ns
     }
 
     /// Judges rows by their keys. `judged` holds what their shards judge them by; `moves` what a row's time
     /// makes of its key's watermark; `watermark` is the query's after these rows.
     pub fn rows(
         &mut self,
+        side: usize,
         batch: &RecordBatch,
         judged: &mut [i64],
         moves: Times<'_>,
         watermark: i64,
     ) -> Result<(), OpError> {
         let n = batch.num_rows();
-        let columns: Vec<ArrayRef> = self
-            .spec
-            .keys
+        let columns: Vec<ArrayRef> = self.keys[side]
             .iter()
             .map(|k| k.evaluate(batch).and_then(|v| v.into_array(n)).map_err(eval))
             .collect::<Result<_, _>>()?;
@@ -102,7 +117,7 @@ impl Keys {
                 }
             };
             if judged[i] != NEVER {
-                judged[i] = judged[i].saturating_sub(self.spec.lag_max_ns);
+                judged[i] = judged[i].saturating_sub(self.lag_max_ns);
             }
             judged[i] = judged[i].max(*own);
             if let Some(at) = moves(i) {
@@ -127,7 +142,7 @@ impl Keys {
         if self.known.len() < self.sweep_at || watermark == NEVER {
             return;
         }
-        let floor = watermark.saturating_sub(self.spec.lag_max_ns);
+        let floor = watermark.saturating_sub(self.lag_max_ns);
         self.known.retain(|_, own| *own > floor);
         self.bytes = self.known.keys().map(|k| k.len() + ENTRY_BYTES).sum();
         self.sweep_at = (2 * self.known.len()).max(SWEEP_MIN);

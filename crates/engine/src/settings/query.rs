@@ -26,6 +26,8 @@ pub struct QuerySettings {
     pub late_rows_stream: Option<String>,
     pub sessions: weir_sql::bind::SessionRules,
     pub state: StateSpec,
+    /// Windows that EMIT LAST may put a row into.
+    pub windows_max: i64,
     /// At least 1.
     pub threads_max: usize,
     /// 0 = the server's limit.
@@ -127,6 +129,7 @@ impl QuerySettings {
                 threads: at.number("max_threads").min(THREADS_MAX) as usize,
                 ttl_us: at.number("aggregate_state_ttl_sec").min(1 << 40) as i64 * 1_000_000,
             },
+            windows_max: at.number("max_windows").clamp(1, weir_plan::WINDOWS_PER_ROW_MAX as u64) as i64,
             threads_max: match at.number("max_threads") {
                 0 => cores.max(1),
                 n => n.min(THREADS_MAX) as usize,

@@ -142,6 +142,7 @@ pub const SETTINGS: &[Setting] = &[
         "0",
         "threads a bounded query may use, and parts of the keyed state of a streaming one; 0 = all cores",
     ),
+    q("max_windows", UInt, "1000", "windows that EMIT LAST may put a row into, at most 10000"),
     q(
         "merge_open_sessions",
         Bool,
@@ -341,7 +342,6 @@ compatible! {
     "record_consume_batch_count" = "1000",
     "record_consume_timeout_ms" = "100",
     "fetch_buffer_size" = "67108864",
-    "max_windows" = "1000",
     "keep_windows" = "0",
     "backfill_max_threads" = "0",
     "join_max_buffered_bytes" = "524288000",

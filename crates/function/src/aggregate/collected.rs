@@ -4,6 +4,7 @@
 //! Rows of all groups lie in one set of columns and are sorted by (group, order) when a result is
 //! wanted: an entry costs what its values do.
 
+use super::events::delta_sum;
 use super::own::{Own, constant, number};
 use arrow::array::{
     Array, ArrayRef, ArrowPrimitiveType, AsArray, BooleanArray, Float64Array, ListArray, PrimitiveArray,
@@ -38,6 +39,12 @@ enum Finish {
     Concat {
         separator: String,
     },
+    /// The last so many.
+    Last {
+        most: usize,
+    },
+    /// What values rose by.
+    DeltaSum,
 }
 
 #[derive(Debug)]
@@ -211,6 +218,28 @@ impl Collected {
                 }
                 let lengths: Vec<usize> = lengths.iter().map(|n| *n.min(most)).collect();
                 lists(take(values, &UInt32Array::from(kept), None)?, &lengths)
+            }
+            Finish::Last { most } => {
+                let mut kept = Vec::new();
+                let mut start = 0;
+                for n in &lengths {
+                    kept.extend((start + n.saturating_sub(*most)) as u32..(start + n) as u32);
+                    start += n;
+                }
+                let lengths: Vec<usize> = lengths.iter().map(|n| *n.min(most)).collect();
+                lists(take(values, &UInt32Array::from(kept), None)?, &lengths)
+            }
+            Finish::DeltaSum => {
+                let mut start = 0;
+                let of_group = |n: &usize| {
+                    start += n;
+                    delta_sum(&values.slice(start - n, *n), &self.value_type)
+                };
+                let sums = lengths.iter().map(of_group).collect::<Result<Vec<_>>>()?;
+                if sums.is_empty() {
+                    return Ok(arrow::array::new_empty_array(&self.value_type));
+                }
+                ScalarValue::iter_to_array(sums)
             }
             Finish::MovingSum { window } => lists(
                 match values.data_type() {
@@ -475,6 +504,43 @@ pub(super) fn moving_avg() -> Arc<AggregateUDF> {
     )
     .aliases(&["group_array_moving_avg"])
     .coerce(floats)
+    .udaf()
+}
+
+/// `group_array_last(x, most)`.
+pub(super) fn group_array_last() -> Arc<AggregateUDF> {
+    fn of(args: &AccumulatorArgs<'_>) -> Result<Collected> {
+        match number(args, 1, "the size of group_array_last", u64::from(u32::MAX))? {
+            Some(most) => Collected::of(args, Finish::Last { most }),
+            None => plan_err!("group_array_last takes a value and a size, group_array_last(2)(x)"),
+        }
+    }
+    own(
+        "group_array_last",
+        list_of_first,
+        |args| Ok(Box::new(of(args)?)),
+        |args| Ok(Box::new(Groups { held: of(args)?, groups: 0 })),
+    )
+    .udaf()
+}
+
+/// `delta_sum(x)`.
+pub(super) fn delta_sum_of_rows() -> Arc<AggregateUDF> {
+    fn of(args: &AccumulatorArgs<'_>) -> Result<Collected> {
+        Collected::of(args, Finish::DeltaSum)
+    }
+    let mut own = own(
+        "delta_sum",
+        |given| Ok(given[0].clone()),
+        |args| Ok(Box::new(of(args)?)),
+        |args| Ok(Box::new(Groups { held: of(args)?, groups: 0 })),
+    );
+    own.arguments = (1, 1);
+    own.coerce(|given| match &given[0] {
+        t if t.is_integer() || t.is_floating() => Ok(given.to_vec()),
+        t if t.is_numeric() || *t == DataType::Null => Ok(vec![DataType::Float64]),
+        other => plan_err!("illegal type {other} of argument 1 of delta_sum; it takes a number"),
+    })
     .udaf()
 }
 

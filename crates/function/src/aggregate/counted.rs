@@ -1,21 +1,23 @@
-//! Aggregates over how often each value occurs: `top_k`, `group_uniq_array`, `any_heavy`, `entropy`.
+//! Aggregates over how often each value occurs: `top_k`, `group_uniq_array`, `any_heavy`, `entropy`, `histogram`.
 //!
 //! Counts are exact, so that order and batches change nothing; memory goes with distinct values and
 //! is accounted for. Of values that occur equally often the lesser comes first.
 
 use super::own::{Own, number};
-use arrow::array::{Array, ArrayRef, AsArray, ListArray, StructArray, UInt64Array};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, ListArray, StructArray, UInt64Array};
 use arrow::buffer::OffsetBuffer;
-use arrow::datatypes::{DataType, Field, FieldRef, Fields, UInt64Type};
+use arrow::datatypes::{DataType, Field, FieldRef, Fields, Float64Type, UInt64Type};
 use arrow::row::{RowConverter, Rows, SortField};
-use datafusion::common::{Result, ScalarValue};
+use datafusion::common::{Result, ScalarValue, exec_err, plan_err};
 use datafusion::logical_expr::function::{AccumulatorArgs, StateFieldsArgs};
 use datafusion::logical_expr::{Accumulator, AggregateUDF};
-use std::collections::HashMap;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
 const K_MAX: u64 = 65_536;
 const K_DEFAULT: usize = 10;
+const BINS_MAX: u64 = 250;
 /// What an entry costs beside its bytes.
 const ENTRY_BYTES: usize = 48;
 
@@ -29,11 +31,15 @@ enum Finish {
     Heavy,
     /// Shannon's, in bits.
     Entropy,
+    /// At most so many bins.
+    Histogram { bins: usize },
 }
 
 #[derive(Debug)]
 struct Counts {
     finish: Finish,
+    /// The second argument says how often a row counts.
+    weighted: bool,
     value_type: DataType,
     converter: RowConverter,
     counts: HashMap<Box<[u8]>, u64>,
@@ -48,7 +54,7 @@ fn pair(value: &DataType) -> Fields {
 impl Counts {
     fn new(finish: Finish, value_type: DataType) -> Result<Self> {
         let converter = RowConverter::new(vec![SortField::new(value_type.clone())])?;
-        Ok(Counts { finish, value_type, converter, counts: HashMap::new(), bytes: 0 })
+        Ok(Counts { finish, weighted: false, value_type, converter, counts: HashMap::new(), bytes: 0 })
     }
 
     fn take(&mut self, rows: &Rows, values: &ArrayRef, n: impl Fn(usize) -> u64) {
@@ -103,7 +109,12 @@ fn counts_of(all: &[(&[u8], u64)]) -> ArrayRef {
 impl Accumulator for Counts {
     fn update_batch(&mut self, arrays: &[ArrayRef]) -> Result<()> {
         let rows = self.converter.convert_columns(&arrays[..1])?;
-        self.take(&rows, &arrays[0], |_| 1);
+        if self.weighted {
+            let weights = arrays[1].as_primitive::<UInt64Type>();
+            self.take(&rows, &arrays[0], |i| if weights.is_valid(i) { weights.value(i) } else { 0 });
+        } else {
+            self.take(&rows, &arrays[0], |_| 1);
+        }
         Ok(())
     }
     fn evaluate(&mut self) -> Result<ScalarValue> {
@@ -133,6 +144,16 @@ impl Accumulator for Counts {
                 let share = |n: u64| n as f64 / total;
                 let bits: f64 = self.sorted().iter().map(|(_, n)| -share(*n) * share(*n).log2()).sum();
                 ScalarValue::Float64((!self.counts.is_empty()).then_some(bits + 0.0))
+            }
+            Finish::Histogram { bins } => {
+                let all = self.sorted();
+                let values = self.values(&all)?;
+                let points = values.as_primitive::<Float64Type>().values().iter().zip(&all);
+                let points: Vec<(f64, f64)> = points.map(|(v, (_, n))| (*v, *n as f64)).collect();
+                if let Some((v, _)) = points.iter().find(|(v, _)| !v.is_finite()) {
+                    return exec_err!("histogram takes finite numbers, not {v}");
+                }
+                one_list(Arc::new(bars(&points, bins)))
             }
         })
     }
@@ -200,9 +221,108 @@ pub(super) fn top_k_with_count() -> Arc<AggregateUDF> {
     .udaf()
 }
 
+/// `top_k_weighted(x, weight[, k])`, written `top_k_weighted(k)(x, weight)`.
+pub(super) fn top_k_weighted() -> Arc<AggregateUDF> {
+    Own::new("top_k_weighted", (2, 3), list_of_first, state, |args| {
+        let k = number(args, 2, "the k of top_k_weighted", K_MAX)?.unwrap_or(K_DEFAULT);
+        let finish = Finish::Top { k, with_count: false };
+        let counts = Counts::new(finish, args.exprs[0].data_type(args.schema)?)?;
+        Ok(Box::new(Counts { weighted: true, ..counts }))
+    })
+    .coerce(|given| {
+        if !given[1].is_integer() && given[1] != DataType::Null {
+            return plan_err!(
+                "illegal type {} of argument 2 of top_k_weighted; it takes an integer",
+                given[1]
+            );
+        }
+        let mut taken = vec![given[0].clone(), DataType::UInt64];
+        taken.extend(given.get(2).cloned());
+        Ok(taken)
+    })
+    .udaf()
+}
+
 /// `any_heavy(x)`.
 pub(super) fn any_heavy() -> Arc<AggregateUDF> {
     Own::new("any_heavy", (1, 1), |given| Ok(given[0].clone()), state, |args| of(args, Finish::Heavy)).udaf()
+}
+
+/// Neighbours that lie closest become one, at their mean, until so many are left: means and weights, ascending
+/// (Ben-Haim and Tom-Tov, JMLR 11, 2010).
+fn fused(points: &[(f64, f64)], bins: usize) -> Vec<(f64, f64)> {
+    let mut points: Vec<Option<(f64, f64)>> = points.iter().copied().map(Some).collect();
+    let n = points.len();
+    let mut left: Vec<usize> = (0..n).map(|i| i.wrapping_sub(1)).collect();
+    let mut right: Vec<usize> = (1..=n).collect();
+    // Distances are not negative: their bits order as they do.
+    let distance = |points: &[Option<(f64, f64)>], a: usize, b: usize| match (points.get(a), points.get(b)) {
+        (Some(Some((a, _))), Some(Some((b, _)))) => Some((b - a).to_bits()),
+        _ => None,
+    };
+    let mut closest: BinaryHeap<Reverse<(u64, usize, usize)>> =
+        (1..n).filter_map(|b| Some(Reverse((distance(&points, b - 1, b)?, b - 1, b)))).collect();
+    let mut there = n;
+    while there > bins
+        && let Some(Reverse((apart, a, b))) = closest.pop()
+    {
+        // Of what has moved or gone meanwhile there is a newer entry, or none.
+        let (true, true, Some((a_mean, a_weight)), Some((b_mean, b_weight))) =
+            (right[a] == b, distance(&points, a, b) == Some(apart), points[a], points[b])
+        else {
+            continue;
+        };
+        let weight = a_weight + b_weight;
+        points[a] = Some((a_mean + b_weight * (b_mean - a_mean) / weight, weight));
+        points[b] = None;
+        right[a] = right[b];
+        if let Some(next) = left.get_mut(right[b]) {
+            *next = a;
+        }
+        there -= 1;
+        for (a, b) in [(left[a], a), (a, right[a])] {
+            closest.extend(distance(&points, a, b).map(|apart| Reverse((apart, a, b))));
+        }
+    }
+    points.into_iter().flatten().collect()
+}
+
+/// Lower bound, upper bound and height of each bin; between the middles of two bins density changes evenly.
+fn bars(points: &[(f64, f64)], bins: usize) -> StructArray {
+    let (first, last) = (points.first().map_or(0.0, |p| p.0), points.last().map_or(0.0, |p| p.0));
+    let fused = fused(points, bins);
+    let (mut lower, mut upper, mut height) = (Vec::new(), Vec::new(), Vec::new());
+    for (i, (mean, weight)) in fused.iter().enumerate() {
+        let before = i.checked_sub(1).and_then(|i| fused.get(i));
+        let after = fused.get(i + 1);
+        lower.push(before.map_or(first, |b| f64::midpoint(b.0, *mean)));
+        upper.push(after.map_or(last, |a| f64::midpoint(*mean, a.0)));
+        let half = |other: Option<&(f64, f64)>| other.map_or(*weight, |o| (o.1 + 3.0 * weight) / 4.0);
+        height.push(f64::midpoint(half(before), half(after)));
+    }
+    let column = |values: Vec<f64>| Arc::new(Float64Array::from(values)) as ArrayRef;
+    StructArray::new(bar(), vec![column(lower), column(upper), column(height)], None)
+}
+
+/// The fields of `(lower, upper, height)`.
+fn bar() -> Fields {
+    ["1", "2", "3"].map(|name| Field::new(name, DataType::Float64, false)).to_vec().into()
+}
+
+/// `histogram(x, bins)`, written `histogram(bins)(x)`.
+pub(super) fn histogram() -> Arc<AggregateUDF> {
+    let result = |_: &[DataType]| Ok(DataType::new_list(DataType::Struct(bar()), true));
+    Own::new("histogram", (2, 2), result, state, |args| {
+        match number(args, 1, "the number of bins", BINS_MAX)? {
+            Some(bins) => of(args, Finish::Histogram { bins }),
+            None => plan_err!("histogram takes a value and a number of bins, histogram(5)(x)"),
+        }
+    })
+    .coerce(|given| match &given[0] {
+        t if t.is_numeric() || *t == DataType::Null => Ok(vec![DataType::Float64, given[1].clone()]),
+        other => plan_err!("illegal type {other} of argument 1 of histogram; it takes a number"),
+    })
+    .udaf()
 }
 
 /// `entropy(x)`.
@@ -217,4 +337,29 @@ pub(super) fn group_uniq_array() -> Arc<AggregateUDF> {
         of(args, Finish::Distinct(most))
     })
     .udaf()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::fused;
+
+    #[test]
+    fn the_closest_neighbours_become_one() {
+        // (name, points, bins, expected)
+        let cases = [
+            ("few enough", vec![(1.0, 2.0), (5.0, 1.0)], 3, vec![(1.0, 2.0), (5.0, 1.0)]),
+            ("one pair", vec![(1.0, 2.0), (2.0, 2.0), (9.0, 1.0)], 2, vec![(1.5, 4.0), (9.0, 1.0)]),
+            ("weights pull", vec![(0.0, 3.0), (4.0, 1.0), (20.0, 1.0)], 2, vec![(1.0, 4.0), (20.0, 1.0)]),
+            (
+                "again and again",
+                vec![(1.0, 1.0), (2.0, 1.0), (4.0, 1.0), (9.0, 1.0), (11.0, 1.0)],
+                2,
+                vec![(7.0 / 3.0, 3.0), (10.0, 2.0)],
+            ),
+            ("all", vec![(1.0, 1.0), (2.0, 1.0), (6.0, 2.0)], 1, vec![(3.75, 4.0)]),
+        ];
+        for (name, points, bins, expected) in cases {
+            assert_eq!(fused(&points, bins), expected, "{name}");
+        }
+    }
 }

@@ -9,6 +9,7 @@ mod adversary;
 mod aggregates;
 mod client;
 mod data;
+mod expiry;
 mod files;
 mod http;
 mod kill;

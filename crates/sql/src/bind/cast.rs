@@ -9,9 +9,10 @@
 use super::errors::external;
 use chrono::{NaiveDate, NaiveDateTime, Offset, TimeZone};
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, Date32Array, FixedSizeListArray, ListArray, PrimitiveArray, StringArray,
-    StringBuilder, StructArray, UInt64Array,
+    Array, ArrayRef, AsArray, Date32Array, FixedSizeListArray, ListArray, MapArray, PrimitiveArray,
+    StringArray, StringBuilder, StructArray, UInt64Array, new_empty_array,
 };
+use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{
     ArrowPrimitiveType, DataType, Field, FieldRef, Int8Type, Int16Type, Int32Type, Int64Type, TimeUnit,
@@ -399,14 +400,25 @@ impl ScalarUDFImpl for NotNull {
     fn invoke_with_args(&self, args: ScalarFunctionArgs) -> DfResult<ColumnarValue> {
         match &args.args[0] {
             ColumnarValue::Scalar(s) if s.is_null() => {
-                Ok(ColumnarValue::Scalar(ScalarValue::new_default(&s.data_type())?))
+                Ok(ColumnarValue::Scalar(default_value(&s.data_type())?))
             }
             ColumnarValue::Array(a) if a.null_count() > 0 => {
-                let default = ScalarValue::new_default(a.data_type())?.to_scalar()?;
+                let default = default_value(a.data_type())?.to_scalar()?;
                 let given = datafusion::arrow::compute::is_not_null(a)?;
                 Ok(ColumnarValue::Array(datafusion::arrow::compute::kernels::zip::zip(&given, a, &default)?))
             }
             other => Ok(other.clone()),
         }
     }
+}
+
+/// What a type's columns have where there is no value.
+pub(crate) fn default_value(t: &DataType) -> DfResult<ScalarValue> {
+    let DataType::Map(entries, sorted) = t else { return ScalarValue::new_default(t) };
+    // The library's own default of a map is none of that type.
+    let DataType::Struct(fields) = entries.data_type() else { return ScalarValue::new_default(t) };
+    let columns = fields.iter().map(|f| new_empty_array(f.data_type())).collect();
+    let none = StructArray::try_new(fields.clone(), columns, None)?;
+    let map = MapArray::try_new(entries.clone(), OffsetBuffer::from_lengths([0]), none, None, *sorted)?;
+    Ok(ScalarValue::Map(Arc::new(map)))
 }

@@ -93,6 +93,7 @@ fn node(plan: LogicalPlan, rules: &Rules) -> DfResult<Transformed<LogicalPlan>> 
         .recompute_schema()?;
     Ok(Transformed::yes(match plan {
         LogicalPlan::Aggregate(_) => empty_defaults(plan)?,
+        LogicalPlan::Window(_) => running_defaults(plan)?,
         LogicalPlan::Join(_) if !rules.join_use_nulls => unmatched_defaults(plan)?,
         other => other,
     }))
@@ -383,7 +384,7 @@ fn is_count(e: &Expr) -> bool {
 }
 
 fn has_default(t: &Type) -> bool {
-    *t != Type::Nothing && ScalarValue::new_default(&t.storage()).is_ok()
+    *t != Type::Nothing && super::cast::default_value(&t.storage()).is_ok()
 }
 
 fn column(relation: Option<&TableReference>, name: &str) -> Expr {
@@ -434,6 +435,48 @@ fn empty_defaults(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     Ok(LogicalPlan::Projection(Projection::try_new(items, Arc::new(plan))?))
 }
 
+/// Conditional functions over the rows so far, before a row has met the condition: the type's default, unless the
+/// argument is nullable.
+fn running_defaults(plan: LogicalPlan) -> DfResult<LogicalPlan> {
+    let LogicalPlan::Window(w) = &plan else { return Ok(plan) };
+    let own = w.input.schema().fields().len();
+    let fills = |e: &Expr| -> DfResult<bool> {
+        let mut e = e;
+        while let Expr::Alias(a) = e {
+            e = &a.expr;
+        }
+        let Expr::WindowFunction(f) = e else { return Ok(false) };
+        let of = match f.params.args.first() {
+            Some(Expr::Case(case)) if case.else_expr.is_none() && case.expr.is_none() => {
+                case.when_then_expr.first().map(|(_, then)| &**then)
+            }
+            Some(x) if f.params.filter.is_some() => Some(x),
+            _ => None,
+        };
+        of.map_or(Ok(false), |x| Ok(!x.nullable(w.input.schema())?))
+    };
+    let mut changed = false;
+    let mut items = Vec::with_capacity(w.schema.fields().len());
+    for (i, (relation, field)) in w.schema.iter().enumerate() {
+        let plain = column(relation, field.name());
+        let fill = match i.checked_sub(own).and_then(|i| w.window_expr.get(i)) {
+            Some(e) => {
+                field.is_nullable() && fills(e)? && super::cast::default_value(field.data_type()).is_ok()
+            }
+            None => false,
+        };
+        changed |= fill;
+        items.push(match fill {
+            true => cast::not_null(plain).alias_qualified(relation.cloned(), field.name()),
+            false => plain,
+        });
+    }
+    if !changed {
+        return Ok(plan);
+    }
+    Ok(LogicalPlan::Projection(Projection::try_new(items, Arc::new(plan))?))
+}
+
 /// Rows of an outer join without a match have the types' defaults, not nulls.
 fn unmatched_defaults(plan: LogicalPlan) -> DfResult<LogicalPlan> {
     let LogicalPlan::Join(j) = &plan else { return Ok(plan) };
@@ -453,7 +496,7 @@ fn unmatched_defaults(plan: LogicalPlan) -> DfResult<LogicalPlan> {
             (right_optional, j.right.schema().field(i - left).is_nullable())
         };
         let plain = column(relation, field.name());
-        if optional && !was_nullable && ScalarValue::new_default(field.data_type()).is_ok() {
+        if optional && !was_nullable && super::cast::default_value(field.data_type()).is_ok() {
             changed = true;
             items.push(cast::not_null(plain).alias_qualified(relation.cloned(), field.name()));
         } else {

@@ -394,7 +394,8 @@ fn scan(
 impl select::Relations for Binder<'_> {
     fn is_aggregate(&self, name: &str) -> bool {
         let snake = snake(name);
-        let base = snake.strip_suffix("_if").or_else(|| snake.strip_suffix("_distinct"));
+        let suffixes = ["_if", "_distinct", "_or_null", "_or_default", "_array"];
+        let base = suffixes.iter().find_map(|suffix| snake.strip_suffix(suffix));
         std::iter::once(name)
             .chain(base)
             .any(|name| self.functions.resolve(name).is_some_and(|name| self.functions.is_aggregate(&name)))

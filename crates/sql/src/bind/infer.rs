@@ -142,6 +142,9 @@ const KEEP_TYPE: &[&str] = &[
     "lag",
     "lead",
     "mode",
+    "delta_sum",
+    "delta_sum_timestamp",
+    "max_intersections_position",
     "coalesce",
     "if_null",
     "nullif",
@@ -154,7 +157,8 @@ const KEEP_TYPE: &[&str] = &[
 ];
 
 /// Aggregates whose result is an array of their first argument's values.
-const LISTS: &[&str] = &["group_array", "group_uniq_array", "top_k"];
+const LISTS: &[&str] =
+    &["group_array", "group_array_last", "group_array_sorted", "group_uniq_array", "top_k", "top_k_weighted"];
 
 /// `None` where DataFusion cannot type the expression or Weir has no such type.
 pub(crate) fn type_of(e: &Expr, schema: &DFSchema) -> Option<Type> {

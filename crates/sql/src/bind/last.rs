@@ -26,7 +26,7 @@ const SECOND_NS: i64 = 1_000_000_000;
 /// How often the last i are given unless told, seconds: the first of these that makes few enough
 /// windows.
 const EVERY_S: [i64; 9] = [2, 5, 10, 30, 60, 300, 600, 1_800, 3_600];
-/// Windows a row may lie in.
+/// Windows a row may lie in, unless told otherwise.
 const WINDOWS_MAX: i64 = 1_000;
 
 const UTC_MS: &str = "datetime64(3, 'UTC')";
@@ -42,7 +42,9 @@ pub(super) fn rewrite(
     emit: &mut Emit,
     functions: &Functions<'_>,
     now_us: i64,
+    windows_max: Option<i64>,
 ) -> Result<(), Error> {
+    let windows_max = windows_max.unwrap_or(WINDOWS_MAX);
     let Some(last) = emit.last.take() else { return Ok(()) };
     let SetExpr::Select(select) = &mut *query.body else {
         return Err(err!(NotImplemented, "EMIT LAST after UNION is not supported yet; use it in one SELECT"));
@@ -58,16 +60,16 @@ pub(super) fn rewrite(
     let every_ns = match emit.policy {
         Some(Policy::Periodic { every_ns, .. }) => every_ns,
         _ => {
-            let few = |every: &i64| last.ns / (every * SECOND_NS) <= WINDOWS_MAX;
+            let few = |every: &i64| last.ns / (every * SECOND_NS) <= windows_max;
             EVERY_S.into_iter().find(few).unwrap_or(86_400) * SECOND_NS
         }
     };
     let factor = &mut select.from[0].relation;
     match window_function(factor) {
-        Some(function) => widen(factor, &function, last)?,
+        Some(function) => widen(factor, &function, last, windows_max)?,
         None => {
             emit.policy = None;
-            windows(last.ns, every_ns)?;
+            windows(last.ns, every_ns, windows_max)?;
             let (of, alias) = relation(factor)?;
             let mut args = vec![of];
             args.extend(last.by_processing_time.then(now));
@@ -103,7 +105,9 @@ fn aggregates(select: &Select, functions: &Functions<'_>) -> bool {
         fn pre_visit_expr(&mut self, e: &Ast) -> ControlFlow<()> {
             let Ast::Function(f) = e else { return ControlFlow::Continue(()) };
             let name = snake(&f.name.to_string());
-            let bases = [Some(name.as_str()), name.strip_suffix("_if"), name.strip_suffix("_distinct")];
+            let suffixes = ["_if", "_distinct", "_or_null", "_or_default", "_array"];
+            let bases = suffixes.map(|suffix| name.strip_suffix(suffix));
+            let bases = bases.into_iter().chain([Some(name.as_str())]);
             let found = bases.into_iter().flatten().filter_map(|n| self.0.resolve(n));
             if f.over.is_none() && found.into_iter().any(|n| self.0.is_aggregate(&n)) {
                 ControlFlow::Break(())
@@ -158,12 +162,12 @@ fn column(name: &str) -> Ast {
     Ast::Identifier(Ident::new(name))
 }
 
-fn windows(last_ns: i64, every_ns: i64) -> Result<(), Error> {
+fn windows(last_ns: i64, every_ns: i64, windows_max: i64) -> Result<(), Error> {
     let windows = last_ns / every_ns;
-    if windows > WINDOWS_MAX {
+    if windows > windows_max {
         return Err(err!(
             BadArguments,
-            "EMIT LAST would put each row into {windows} windows, the limit is {WINDOWS_MAX}; use a longer PERIODIC or slide"
+            "EMIT LAST would put each row into {windows} windows, the limit is {windows_max}; use a longer PERIODIC or slide, or raise max_windows"
         ));
     }
     if windows == 0 {
@@ -182,7 +186,7 @@ fn window_function(factor: &TableFactor) -> Option<String> {
 }
 
 /// `tumble(s, size)` and `hop(s, slide, size)` to a hop of the last so long.
-fn widen(factor: &mut TableFactor, function: &str, last: Last) -> Result<(), Error> {
+fn widen(factor: &mut TableFactor, function: &str, last: Last, windows_max: i64) -> Result<(), Error> {
     let TableFactor::Table { name, args: Some(args), .. } = factor else { return Ok(()) };
     let is_interval =
         |a: &FunctionArg| matches!(a, FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::Interval(_))));
@@ -206,7 +210,7 @@ fn widen(factor: &mut TableFactor, function: &str, last: Last) -> Result<(), Err
     if let Some(FunctionArg::Unnamed(FunctionArgExpr::Expr(Ast::Interval(slide)))) = args.args.get(spans[0])
         && let Some(slide_ns) = nanos(slide)
     {
-        windows(last.ns, slide_ns)?;
+        windows(last.ns, slide_ns, windows_max)?;
     }
     if last.by_processing_time {
         // The time, where one is given, stands between the relation and the first interval.

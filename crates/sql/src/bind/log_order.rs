@@ -334,7 +334,7 @@ struct Shift {
 
 /// What there is where there is no row.
 pub(crate) fn default_of(t: &DataType, nullable: bool) -> ScalarValue {
-    if nullable { ScalarValue::try_new_null(t) } else { ScalarValue::new_default(t) }
+    if nullable { ScalarValue::try_new_null(t) } else { super::cast::default_value(t) }
         .unwrap_or(ScalarValue::Null)
 }
 
@@ -370,7 +370,7 @@ impl WindowUDFImpl for Shift {
         let fields = args.input_fields();
         let null = fields[0].is_nullable()
             || fields.get(2).is_some_and(|f| f.is_nullable())
-            || ScalarValue::new_default(fields[0].data_type()).is_err();
+            || super::cast::default_value(fields[0].data_type()).is_err();
         let name = args.name().to_owned();
         Ok(Arc::new(fields[0].as_ref().clone().with_name(name).with_nullable(null)))
     }

@@ -104,6 +104,8 @@ pub struct BindOptions {
     pub lateness: Lateness,
     pub sessions: SessionRules,
     pub state: StateSpec,
+    /// Windows that EMIT LAST may put a row into; `None` = 1000.
+    pub windows_max: Option<i64>,
 }
 
 /// Settings of the watermark.
@@ -171,7 +173,7 @@ pub fn bind_query(
     if let Some(e) = &mut emit
         && e.last.is_some()
     {
-        last::rewrite(&mut query, e, &binder.functions, options.now_us)?;
+        last::rewrite(&mut query, e, &binder.functions, options.now_us, options.windows_max)?;
         // It has become part of the query; what is left may say nothing more.
         emit = emit.filter(|e| *e != Emit::default());
     }

@@ -153,7 +153,7 @@ impl ExprPlanner for WeirPlanner {
         let nullable =
             item.as_ref().is_none_or(|i| i.is_nullable()) && !matches!(expr, Expr::ScalarFunction(_));
         Ok(PlannerResult::Planned(match item {
-            Some(i) if !nullable && ScalarValue::new_default(i.data_type()).is_ok() => {
+            Some(i) if !nullable && super::cast::default_value(i.data_type()).is_ok() => {
                 super::cast::not_null(found)
             }
             _ => found,

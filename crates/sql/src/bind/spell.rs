@@ -320,33 +320,46 @@ impl Pass<'_> {
             rename(f, &name);
             return top_k(f).map_err(|e| at(e, whole.span()));
         }
-        if self.combined(f, &super::functions::snake(&asked)) {
-            return top_k(f).map_err(|e| at(e, whole.span()));
+        if let Some(combined) = self.combined(f, &super::functions::snake(&asked)) {
+            top_k(f).map_err(|e| at(e, whole.span()))?;
+            if let Some(made) = finished(f, combined) {
+                *e = made;
+            }
+            return Ok(());
         }
         let hint = self.functions.suggest(&asked);
         Err(at(err!(UnknownFunction, "unknown function {asked}{hint}"), ident.span))
     }
 
-    /// `sum_if(x, c)` is `sum(x) FILTER (WHERE c)`, `sum_distinct(x)` is `sum(DISTINCT x)`, and both
-    /// together.
-    fn combined(&self, f: &mut Function, asked: &str) -> bool {
+    /// `sum_if(x, c)` is `sum(x) FILTER (WHERE c)`, `sum_distinct(x)` is `sum(DISTINCT x)`; more follows in
+    /// [`finished`]. In any order, each once.
+    fn combined(&self, f: &mut Function, asked: &str) -> Option<Combined> {
         let (mut base, mut condition, mut distinct) = (asked, false, false);
+        let mut combined = Combined::default();
         let name = loop {
             if let Some(rest) = base.strip_suffix("_if").filter(|_| !condition) {
                 (base, condition) = (rest, true);
             } else if let Some(rest) = base.strip_suffix("_distinct").filter(|_| !distinct) {
                 (base, distinct) = (rest, true);
+            } else if let Some(rest) = base.strip_suffix("_or_null").filter(|_| !combined.or_null) {
+                (base, combined.or_null) = (rest, true);
+            } else if let Some(rest) = base.strip_suffix("_or_default") {
+                // What an aggregate over no rows gives in any case.
+                base = rest;
+            } else if let Some(rest) = base.strip_suffix("_array").filter(|_| !combined.array) {
+                (base, combined.array) = (rest, true);
             } else {
-                return false;
+                return None;
             }
             if let Some(name) = self.functions.resolve(base).filter(|n| self.functions.is_aggregate(n)) {
                 break name;
             }
         };
+        if combined.array && (distinct || !matches!(name.as_str(), "sum" | "count" | "avg")) {
+            return None;
+        }
         if condition {
-            let Some(mut list) = plain_args(f).filter(|list| !list.is_empty() && f.filter.is_none()) else {
-                return false;
-            };
+            let mut list = plain_args(f).filter(|list| !list.is_empty() && f.filter.is_none())?;
             f.filter = list.pop().map(Box::new);
             // Of no argument there is only the number of rows.
             if list.is_empty() && name == "count" {
@@ -358,7 +371,7 @@ impl Pass<'_> {
             list.duplicate_treatment = Some(DuplicateTreatment::Distinct);
         }
         rename(f, &name);
-        true
+        Some(combined)
     }
 
     fn parameter(&self, args: &[Expr], whole: &Expr) -> Result<Expr, Error> {
@@ -378,6 +391,48 @@ impl Pass<'_> {
         }
         Ok(cast(string(&value), &type_name))
     }
+}
+
+/// What is left of a name's combinators once the function is the plain one.
+#[derive(Default)]
+struct Combined {
+    /// NULL where no row counts.
+    or_null: bool,
+    /// Over the elements of arrays.
+    array: bool,
+}
+
+/// The call as an expression over others where a combinator makes one of it.
+fn finished(f: &mut Function, combined: Combined) -> Option<Expr> {
+    let like = |name: &str, args: Vec<Expr>| {
+        let mut other = f.clone();
+        rename(&mut other, name);
+        set_args(&mut other, args);
+        Expr::Function(other)
+    };
+    let first = plain_args(f).and_then(|args| args.into_iter().next());
+    let mut made = None;
+    if let (true, Some(array)) = (combined.array, &first) {
+        let name = f.name.0.last().and_then(|p| p.as_ident()).map(|i| i.value.clone()).unwrap_or_default();
+        let sum = || like("sum", vec![call("array_sum", vec![array.clone()])]);
+        let count = || like("sum", vec![call("length", vec![array.clone()])]);
+        made = Some(match name.as_str() {
+            "sum" => sum(),
+            "count" => count(),
+            _ => binary(sum(), BinaryOperator::Divide, count()),
+        });
+    }
+    if combined.or_null {
+        let counted = like("count", vec![first.unwrap_or_else(|| number("1"))]);
+        let some = binary(counted, BinaryOperator::Gt, number("0"));
+        let plain = made.unwrap_or_else(|| Expr::Function(f.clone()));
+        made = Some(case(vec![(some, plain)], None));
+    }
+    made
+}
+
+fn binary(left: Expr, op: BinaryOperator, right: Expr) -> Expr {
+    Expr::BinaryOp { left: Box::new(left), op, right: Box::new(right) }
 }
 
 /// `quantile(0.9)(x)` becomes `quantile(x, 0.9)`, `quantile_if(0.9)(x, c)` `quantile_if(x, 0.9, c)`.

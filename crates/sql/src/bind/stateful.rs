@@ -14,10 +14,11 @@ use super::log_order::LOG_ORDER;
 use super::select::at;
 use super::spell::{call, number};
 use super::window_table::{WINDOW_END, WINDOW_START};
+use sqlparser::ast::helpers::attached_token::AttachedToken;
 use sqlparser::ast::{
-    Array, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, NamedWindowExpr,
-    OrderByExpr, OrderByOptions, Query, Select, SelectItem, Spanned, TableFactor, UnaryOperator, Value,
-    VisitMut, VisitorMut, WindowSpec, WindowType,
+    Array, CaseWhen, Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr,
+    NamedWindowExpr, NullTreatment, OrderByExpr, OrderByOptions, Query, Select, SelectItem, Spanned,
+    TableFactor, UnaryOperator, Value, VisitMut, VisitorMut, WindowSpec, WindowType,
 };
 use std::ops::ControlFlow;
 use weir_base::{Error, err};
@@ -145,6 +146,7 @@ impl Pass<'_> {
             "lag" | "rownumber" if f.over.is_none() => self.over(f),
             "lags" => *e = self.lags(f)?,
             "neighbor" => *e = self.neighbor(f)?,
+            name if f.over.is_some() && valid(name).is_some() => valid_value(f),
             _ => match &mut f.over {
                 Some(WindowType::WindowSpec(spec)) => in_log_order(spec),
                 Some(WindowType::NamedWindow(_)) => {}
@@ -237,6 +239,41 @@ impl Pass<'_> {
         args.extend(default.map(|d| (*d).clone()));
         Ok(self.like(if n > 0 { "lead" } else { "lag" }, args, f))
     }
+}
+
+/// The function that gives the first or last value that is not NULL, for names in no spelling of their own.
+fn valid(squashed: &str) -> Option<&'static str> {
+    match squashed {
+        "earliest" | "any" | "anyvalue" | "earliestif" | "anyif" | "firstvalueif" => Some("first_value"),
+        "latest" | "anylast" | "latestif" | "anylastif" | "lastvalueif" => Some("last_value"),
+        _ => None,
+    }
+}
+
+/// `latest(x) OVER` is `last_value(x) IGNORE NULLS`, `latest_if(x, c)` that of the x for which c holds.
+fn valid_value(f: &mut Function) {
+    let name = squash(&f.name.to_string());
+    let Some(of) = valid(&name) else { return };
+    let Some(mut args) = arguments(f).map(|a| a.into_iter().cloned().collect::<Vec<_>>()) else { return };
+    let condition = match f.filter.take() {
+        Some(c) => Some(*c),
+        None if name.ends_with("if") && args.len() > 1 => args.pop(),
+        None => None,
+    };
+    if let (Some(condition), [x]) = (condition, args.as_mut_slice()) {
+        let when = CaseWhen { condition, result: x.clone() };
+        let token = || AttachedToken::empty();
+        *x = Expr::Case {
+            case_token: token(),
+            end_token: token(),
+            operand: None,
+            conditions: vec![when],
+            else_result: None,
+        };
+    }
+    let Expr::Function(made) = call(of, args) else { unreachable!("call makes a function") };
+    (f.name, f.args) = (made.name, made.args);
+    f.null_treatment = Some(NullTreatment::IgnoreNulls);
 }
 
 fn arguments(f: &Function) -> Option<Vec<&Expr>> {

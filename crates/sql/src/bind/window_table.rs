@@ -284,12 +284,6 @@ impl WindowTable {
         }
         let spec = WindowSpec { kind, zone };
         spec.check().map_err(|reason| err!(BadArguments, "{}: {reason}", call.function))?;
-        if !partition.is_empty() && matches!(spec.kind, WindowKind::Session(_)) {
-            return Err(err!(
-                NotImplemented,
-                "PARTITION BY over session windows is not supported yet: sessions are cut by the keys of the GROUP BY already; leave it out"
-            ));
-        }
         Self::new(input, time, spec, conditions, None, partition)
             .map(WindowTable::into_plan)
             .map_err(super::errors::from_datafusion)

@@ -9,9 +9,9 @@ use datafusion::arrow::datatypes::{DataType, Field, FieldRef, Schema};
 use datafusion::common::{DFSchema, ScalarValue};
 use datafusion::logical_expr::expr::{AggregateFunction, NullTreatment};
 use datafusion::logical_expr::{Aggregate, Expr, ExprSchemable, LogicalPlan};
-use datafusion::physical_expr::PhysicalSortExpr;
 use datafusion::physical_expr::aggregate::AggregateExprBuilder;
 use datafusion::physical_expr::expressions::Column;
+use datafusion::physical_expr::{PhysicalExpr, PhysicalSortExpr};
 use std::sync::Arc;
 use weir_base::{Error, err};
 use weir_plan::{
@@ -103,8 +103,17 @@ impl Lowering<'_> {
         use AggregateKind as K;
         let by_place = |(f, k): &(&AggregateFunction, Option<AggregateKind>)| match k {
             Some(k) => {
-                matches!(k, K::First { .. } | K::Last { .. } | K::ArgMin | K::ArgMax | K::GroupArray { .. })
-                    || matches!(k, K::MinK { .. } | K::MaxK { .. }) && f.params.args.len() > 2
+                matches!(
+                    k,
+                    K::First { .. }
+                        | K::Last { .. }
+                        | K::ArgMin
+                        | K::ArgMax
+                        | K::GroupArray { .. }
+                        | K::GroupArrayFirst { .. }
+                        | K::MovingSum { .. }
+                        | K::MovingAvg { .. }
+                ) || matches!(k, K::MinK { .. } | K::MaxK { .. }) && f.params.args.len() > 2
             }
             None => order_of(f).is_some(),
         };
@@ -148,7 +157,7 @@ impl Lowering<'_> {
             .into_iter()
             .zip(a.schema.fields()[groups..].iter().enumerate().filter(|(i, _)| Some(*i) != version))
             .map(|((f, kind), (_, field))| match kind {
-                Some(kind) => self.spec(f, kind, field, schema),
+                Some(kind) => self.spec(f, kind, field, schema, &input),
                 None => self.foreign(f, field, schema, &input),
             })
             .collect::<Result<Vec<_>, Error>>()?;
@@ -324,18 +333,27 @@ impl Lowering<'_> {
         kind: AggregateKind,
         field: &FieldRef,
         schema: &DFSchema,
+        input: &Lowered,
     ) -> Result<AggregateSpec, Error> {
         let mut args: Vec<Expr> = f.params.args.clone();
         match kind {
             AggregateKind::Count => args.retain(|a| !matches!(a, Expr::Literal(v, _) if !v.is_null())),
-            AggregateKind::Quantile { .. } | AggregateKind::TopK { .. } => args.truncate(1),
+            AggregateKind::Quantile { .. }
+            | AggregateKind::TopK { .. }
+            | AggregateKind::GroupArrayFirst { .. }
+            | AggregateKind::GroupUniqArrayLeast { .. }
+            | AggregateKind::MovingSum { .. }
+            | AggregateKind::MovingAvg { .. } => args.truncate(1),
             AggregateKind::MinK { .. } | AggregateKind::MaxK { .. } => {
                 args.remove(1);
             }
             AggregateKind::ArgMin | AggregateKind::ArgMax => args.push(f.params.order_by[0].expr.clone()),
             _ => {}
         }
-        let args = args.iter().map(|a| self.physical(a, schema)).collect::<Result<_, Error>>()?;
+        let mut args = args.iter().map(|a| self.physical(a, schema)).collect::<Result<Vec<_>, Error>>()?;
+        if matches!(kind, AggregateKind::MovingSum { .. } | AggregateKind::MovingAvg { .. }) {
+            args.extend(log_place(input));
+        }
         let filter = f.params.filter.as_ref().map(|e| self.physical(e, schema)).transpose()?;
         Ok(AggregateSpec { kind, args, filter, output: field.clone() })
     }
@@ -426,6 +444,14 @@ pub(super) fn may_forget(root: &StreamNode) -> Result<(), Error> {
     }
 }
 
+/// Where rows stand in their log, as columns; none where they are no stream's.
+fn log_place(input: &Lowered) -> Vec<Arc<dyn PhysicalExpr>> {
+    let place = [Hidden::AppendTime, Hidden::Shard, Hidden::Sn].map(|h| input.find(h));
+    let [Some(a), Some(b), Some(c)] = place else { return Vec::new() };
+    let below = input.node.schema();
+    [a, b, c].map(|at| Arc::new(Column::new(below.field(at).name(), at)) as _).to_vec()
+}
+
 /// Aggregates whose result goes by how rows come, or by an order that only a sort gives.
 const NOT_OVER_STREAMS: &[&str] =
     &["approx_percentile_cont", "approx_percentile_cont_with_weight", "nth_value", "string_agg", "grouping"];
@@ -447,6 +473,12 @@ fn takes_back(f: &AggregateFunction, kind: Option<&AggregateKind>, placed: bool)
         K::Uniq => "unique counts by hashes that can not be taken out again; use unique_exact",
         K::BitAnd => {
             "group_bit_and loses the bits it clears; use group_bit_xor, or group_array and array functions"
+        }
+        K::GroupArrayFirst { .. } | K::GroupUniqArrayLeast { .. } => {
+            "of values that were left out none can come back; leave the size out"
+        }
+        K::MovingSum { .. } | K::MovingAvg { .. } => {
+            "results over rows that are taken back have no order of the log; use sum, or sum(x) OVER () below"
         }
         K::BitOr => {
             "group_bit_or loses which row set a bit; use group_bit_xor, or group_array and array functions"
@@ -528,6 +560,22 @@ fn kind(f: &AggregateFunction, schema: &DFSchema) -> Result<Option<AggregateKind
             K::GroupArray { skip_nulls: true }
         }
         ("group_uniq_array", _) if p.args.len() == 1 => K::GroupUniqArray,
+        ("group_array", _) if p.order_by.is_empty() => match whole_number(p.args.get(1), 0) {
+            Some(most) => K::GroupArrayFirst { most },
+            None => return Ok(None),
+        },
+        ("group_uniq_array", _) => match whole_number(p.args.get(1), 0) {
+            Some(most) => K::GroupUniqArrayLeast { most },
+            None => return Ok(None),
+        },
+        ("moving_sum" | "moving_avg", _) if p.order_by.is_empty() => {
+            let window = whole_number(p.args.get(1), 0);
+            match (p.args.len(), window) {
+                (2, None) => return Ok(None),
+                _ if name == "moving_sum" => K::MovingSum { window },
+                _ => K::MovingAvg { window },
+            }
+        }
         ("uniq", _) => K::Uniq,
         ("quantile", _) => {
             let level = match p.args.get(1).map(unaliased) {

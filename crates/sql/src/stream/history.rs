@@ -83,6 +83,7 @@ fn commutes(aggregate: &AggregateSpec) -> bool {
         | K::StddevPop
         | K::StddevSamp
         | K::GroupUniqArray
+        | K::GroupUniqArrayLeast { .. }
         | K::TopK { .. }
         | K::BitAnd
         | K::BitOr
@@ -92,6 +93,9 @@ fn commutes(aggregate: &AggregateSpec) -> bool {
         | K::ArgMin
         | K::ArgMax
         | K::GroupArray { .. }
+        | K::GroupArrayFirst { .. }
+        | K::MovingSum { .. }
+        | K::MovingAvg { .. }
         | K::MinK { .. }
         | K::MaxK { .. }
         | K::Udaf(_) => false,

@@ -132,7 +132,8 @@ impl Lowering<'_> {
                 "is over all rows so far; leave the frame out, or write ROWS BETWEEN UNBOUNDED PRECEDING AND CURRENT ROW",
             ));
         }
-        if p.distinct || p.null_treatment == Some(NullTreatment::IgnoreNulls) {
+        let skips_nulls = p.null_treatment == Some(NullTreatment::IgnoreNulls);
+        if p.distinct || skips_nulls && !matches!(name, "first_value" | "last_value") {
             return Err(refuse("has neither DISTINCT nor IGNORE NULLS yet"));
         }
         let typed = || -> Result<DataType, Error> {
@@ -189,12 +190,14 @@ impl Lowering<'_> {
             },
             "min" => OverKind::Min,
             "max" => OverKind::Max,
+            "first_value" if skips_nulls => OverKind::Earliest,
+            "last_value" if skips_nulls => OverKind::Latest,
             "first_value" => OverKind::First,
             "last_value" if p.filter.is_none() => OverKind::Last,
             _ => {
                 return Err(refuse(
                     "is not supported yet; there are lag, lags, neighbor, row_number, count, sum, avg, min, max, \
-                     first_value and last_value",
+                     first_value, last_value, earliest and latest, with _if",
                 ));
             }
         };
@@ -364,11 +367,12 @@ impl Lowering<'_> {
                         "PARTITION BY {key} is not among the keys of the GROUP BY; group by it too"
                     )
                 })?;
-                let e = &a.group_expr[group];
-                Ok(Projection {
-                    expr: self.physical(unaliased(e), a.input.schema())?,
-                    name: a.schema.field(group).name().clone(),
-                })
+                // Of sessions the rows come before they are cut.
+                let expr = match node.sessions() {
+                    Some(_) => self.physical(key, window.input.schema())?,
+                    None => self.physical(unaliased(&a.group_expr[group]), a.input.schema())?,
+                };
+                Ok(Projection { expr, name: a.schema.field(group).name().clone() })
             })
             .collect::<Result<Vec<_>, Error>>()?;
         Ok(StreamNode::Substreams { id: self.id(), partition, of: Box::new(node) })

@@ -26,7 +26,7 @@ impl Lowering<'_> {
             unites.clone()?;
         }
         let placed = one_order || self.ordered && unites.is_ok();
-        let before = (self.ordered, self.by_log, self.judged_by.clone());
+        let before = (self.ordered, self.by_log, self.judged_by.clone(), self.partition.clone());
         if !placed {
             // Rows are taken as they come.
             (self.ordered, self.by_log) = (false, false);
@@ -35,12 +35,13 @@ impl Lowering<'_> {
         let mut inputs = Vec::with_capacity(u.inputs.len());
         for input in &u.inputs {
             if let Some(time) = &before.2 {
-                let own = by_position(time, &u.schema, input.schema())?;
-                self.judged_by = Some(over_scan(own, input)?);
+                let below = |e: &Expr| over_scan(by_position(e, &u.schema, input.schema())?, input);
+                self.judged_by = Some(below(time)?);
+                self.partition = before.3.iter().map(below).collect::<Result<_, _>>()?;
             }
             inputs.push(self.node(input)?);
         }
-        (self.ordered, self.by_log, self.judged_by) = before;
+        (self.ordered, self.by_log, self.judged_by, self.partition) = before;
         let schema = Arc::new(Schema::new(u.schema.fields().clone()));
         if !placed {
             let inputs = inputs.into_iter().map(|i| i.node).collect();
@@ -52,11 +53,6 @@ impl Lowering<'_> {
     /// Refuses what has no place in one order.
     fn may_unite(&self, u: &Union) -> Result<(), Error> {
         let refuse = |why: &str| Err(err!(NotImplemented, "{why}"));
-        if !self.partition.is_empty() {
-            return refuse(
-                "PARTITION BY over a window over a UNION is not supported yet; window each of the streams",
-            );
-        }
         if self.lives.is_some() {
             return refuse(
                 "keys that expire over a UNION are not supported yet; use a window, or each of the streams",

@@ -39,8 +39,14 @@ pub(super) enum Running {
     First {
         values: Values,
         any: Flag,
+        skips_nulls: bool,
     },
     Last,
+    /// The last one that is not NULL.
+    Latest {
+        values: Values,
+        any: Flag,
+    },
 }
 
 impl Running {
@@ -69,7 +75,12 @@ impl Running {
                 greatest: *kind == OverKind::Max,
                 any: layout.flag(),
             },
-            OverKind::First => Running::First {
+            OverKind::First | OverKind::Earliest => Running::First {
+                values: Values::new(&typed()?, 1, false, layout).map_err(plan)?,
+                any: layout.flag(),
+                skips_nulls: *kind == OverKind::Earliest,
+            },
+            OverKind::Latest => Running::Latest {
                 values: Values::new(&typed()?, 1, false, layout).map_err(plan)?,
                 any: layout.flag(),
             },
@@ -80,14 +91,18 @@ impl Running {
 
     pub fn values(&mut self) -> Option<&mut Values> {
         match self {
-            Running::Best { values, .. } | Running::First { values, .. } => Some(values),
+            Running::Best { values, .. } | Running::First { values, .. } | Running::Latest { values, .. } => {
+                Some(values)
+            }
             _ => None,
         }
     }
 
     pub fn bytes(&self) -> usize {
         match self {
-            Running::Best { values, .. } | Running::First { values, .. } => values.bytes(),
+            Running::Best { values, .. } | Running::First { values, .. } | Running::Latest { values, .. } => {
+                values.bytes()
+            }
             _ => 0,
         }
     }
@@ -203,7 +218,7 @@ impl Running {
                 }
                 values.column(out).map_err(arrow)?
             }
-            Running::First { values, any } => {
+            Running::First { values, any, skips_nulls } => {
                 let arg = of(arg)?;
                 let null = values.encode(&arrow_array::new_null_array(arg.data_type(), 1)).map_err(arrow)?;
                 let now = values.encode(&arg).map_err(arrow)?;
@@ -211,10 +226,28 @@ impl Running {
                 for (row, group) in rows {
                     if state.flag(group, *any) {
                         values.get(state, group, 0, &mut out);
-                    } else if passes(row) {
+                    } else if if *skips_nulls { counts(row) } else { passes(row) } {
                         values.set(state, group, 0, &now, row);
                         state.set_flag(group, *any);
                         out.push(&now, row);
+                    } else {
+                        out.push(&null, 0);
+                    }
+                }
+                values.column(out).map_err(arrow)?
+            }
+            Running::Latest { values, any } => {
+                let arg = of(arg)?;
+                let null = values.encode(&arrow_array::new_null_array(arg.data_type(), 1)).map_err(arrow)?;
+                let now = values.encode(&arg).map_err(arrow)?;
+                let mut out = values.collector(groups.len());
+                for (row, group) in rows {
+                    if counts(row) {
+                        values.set(state, group, 0, &now, row);
+                        state.set_flag(group, *any);
+                        out.push(&now, row);
+                    } else if state.flag(group, *any) {
+                        values.get(state, group, 0, &mut out);
                     } else {
                         out.push(&null, 0);
                     }

@@ -210,34 +210,36 @@ fn text(array: &dyn Array, i: usize) -> String {
     }
 }
 
+/// What has left.
+pub fn results(out: &[Rows]) -> Vec<FinalRow> {
+    let mut all = Vec::new();
+    for batch in out.iter().map(|r| &r.batch) {
+        let bound = |name: &str| {
+            let column = batch.column_by_name(name).unwrap();
+            column.as_primitive::<TimestampMillisecondType>().clone()
+        };
+        let (starts, ends) = (bound("window_start"), bound("window_end"));
+        for i in 0..batch.num_rows() {
+            let results = (3..6).map(|c| text(batch.column(c), i)).collect();
+            all.push((starts.value(i) * MS, ends.value(i) * MS, text(batch.column(1), i), results));
+        }
+    }
+    all
+}
+
 /// Drains, checks the order in which rows left, and gives them sorted.
 fn finish(mut runner: Runner) -> (Vec<FinalRow>, u64) {
     runner.tick();
     let before_drain = runner.out.len();
     runner.feed(Element::Watermark(WatermarkTime::INFINITY));
     assert_eq!(runner.memory.used_bytes(), 0, "closed sessions are freed");
-    let rows = |out: &[Rows]| -> Vec<FinalRow> {
-        let mut all = Vec::new();
-        for batch in out.iter().map(|r| &r.batch) {
-            let bound = |name: &str| {
-                let column = batch.column_by_name(name).unwrap();
-                column.as_primitive::<TimestampMillisecondType>().clone()
-            };
-            let (starts, ends) = (bound("window_start"), bound("window_end"));
-            for i in 0..batch.num_rows() {
-                let results = (3..6).map(|c| text(batch.column(c), i)).collect();
-                all.push((starts.value(i) * MS, ends.value(i) * MS, text(batch.column(1), i), results));
-            }
-        }
-        all
-    };
     for part in [&runner.out[..before_drain], &runner.out[before_drain..]] {
-        let left: Vec<_> = rows(part).iter().map(|r| (r.1, r.0)).collect();
+        let left: Vec<_> = results(part).iter().map(|r| (r.1, r.0)).collect();
         assert!(left.is_sorted(), "sessions close by end and start: {left:?}");
     }
     let told: usize = runner.late.iter().map(|l| l.sns.len()).sum();
     assert_eq!(told as u64, runner.late_rows(), "late rows are told of, each once");
-    let mut all = rows(&runner.out);
+    let mut all = results(&runner.out);
     all.sort();
     (all, runner.late_rows())
 }

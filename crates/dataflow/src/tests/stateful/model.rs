@@ -90,5 +90,9 @@ fn value(kind: &OverKind, arg: Option<&str>, even: bool, so_far: &[&LogRow]) -> 
         OverKind::Max => text(words().max()),
         OverKind::First => counted.first().map_or_else(|| "NULL".into(), |r| column(r, arg.unwrap())),
         OverKind::Last => column(so_far[last], arg.unwrap()),
+        OverKind::Earliest if is("v") => text(ints().next()),
+        OverKind::Latest if is("v") => text(ints().last()),
+        OverKind::Earliest => text(words().next()),
+        OverKind::Latest => text(words().last()),
     }
 }
