@@ -57,7 +57,7 @@ fn operator(
         }
         StreamNode::Aggregate { .. } => Box::new(aggregate(node, panes_of(node), resources)?),
         StreamNode::Over { spec, at, schema, input, .. } => {
-            Box::new(Over::new(spec, *at, schema.clone(), &input.schema())?)
+            Box::new(Over::new(spec, *at, schema.clone(), &input.schema(), resources.clone())?)
         }
         StreamNode::Substreams { partition, of, .. } => {
             let StreamNode::Aggregate { emit, whole, schema, input, .. } = &**of else {
@@ -71,7 +71,9 @@ fn operator(
             };
             Box::new(Substreams::new(Box::new(make), keys, schema.clone(), policy, *whole, &input.schema())?)
         }
-        StreamNode::Dedup { spec, input, .. } => Box::new(Dedup::new(spec, &input.schema())?),
+        StreamNode::Dedup { spec, input, .. } => {
+            Box::new(Dedup::new(spec, &input.schema(), resources.clone())?)
+        }
         StreamNode::Rank { spec, at, schema, input, .. } => {
             Box::new(Rank::new(spec, *at, schema.clone(), &input.schema())?)
         }
