@@ -84,10 +84,11 @@ fn operator(
             Box::new(Version::new(*at, *each_row, schema.clone()))
         }
         StreamNode::Weights { at, retracted, schema, input, .. } => {
-            Box::new(Weights::new(*at, retracted.as_ref(), schema.clone(), &input.schema())?)
+            let (retracted, schema) = (retracted.as_ref(), schema.clone());
+            Box::new(Weights::new(*at, retracted, schema, &input.schema(), resources.clone())?)
         }
         StreamNode::Changelog { spec, schema, input, .. } => {
-            Box::new(Changelog::new(spec.clone(), schema.clone(), &input.schema())?)
+            Box::new(Changelog::new(spec.clone(), schema.clone(), &input.schema(), resources.clone())?)
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),

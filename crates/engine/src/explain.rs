@@ -145,8 +145,8 @@ fn state(node: &StreamNode) -> &'static str {
         StreamNode::Lives { .. } => "rows of keys that live",
         StreamNode::Limit { .. } | StreamNode::EmitVersion { .. } => "a count",
         StreamNode::Window { session: Some(_), .. } => "rows of open sessions",
-        StreamNode::Weights { retracted: Some(_), .. } => "places of the rows that are there",
-        StreamNode::Changelog { .. } => "the last row of each key",
+        StreamNode::Weights { retracted: Some(_), .. } => "places of the rows that are there, spills",
+        StreamNode::Changelog { .. } => "the last row of each key, spills",
         StreamNode::Filter { .. }
         | StreamNode::Project { .. }
         | StreamNode::Union { .. }

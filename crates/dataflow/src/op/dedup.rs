@@ -127,10 +127,14 @@ impl Known {
         let saved = std::mem::take(&mut self.saved);
         let number = |g: u32| self.number.map_or(0, |at| groups.rows.word(g, at));
         self.spilled_keys += groups.len() - std::mem::take(&mut self.saved_groups);
-        let picked = |g: u32| !saved.contains(g) && number(g) >= first;
-        let write = |g: u32, out: &mut Writer| out.u64(number(g));
+        let mut all = groups.sorted(&self.form);
+        all.retain(|g| !saved.contains(*g) && number(*g) >= first);
+        let write = |g: u32, out: &mut Writer| {
+            groups.key(g).save(out);
+            out.u64(number(g));
+        };
         let counts = |from: &mut Reader<'_>| Ok(from.u64()? >= first);
-        self.spilled.spill(space, &self.form, &groups, picked, write, counts).map_err(spill)
+        self.spilled.spill(space, &self.form, all, write, counts).map_err(spill)
     }
 
     /// Forgets the keys in memory with numbers below `first`.

@@ -225,10 +225,11 @@ impl Over {
         self.spilled_keys += groups.len() - std::mem::take(&mut self.loaded);
         let all: Vec<&mut Values> = values(&mut self.pasts, &mut self.functions).collect();
         let write = |group: u32, out: &mut Writer| {
+            groups.key(group).save(out);
             groups.save_words(group, out);
             all.iter().for_each(|v| v.save(group, out));
         };
-        let done = self.spilled.spill(space, &self.form, &groups, |_| true, write, |_| Ok(true));
+        let done = self.spilled.spill(space, &self.form, groups.sorted(&self.form), write, |_| Ok(true));
         all.into_iter().for_each(|v| v.clear());
         done.map_err(spill)
     }

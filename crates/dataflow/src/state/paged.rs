@@ -15,7 +15,7 @@ use super::block::Block;
 use super::bytes::{Damaged, Reader, Writer};
 use super::keys::{Key, KeyForm};
 use super::spill::{Run, RunReader, SpillSpace, entry};
-use super::table::{GroupTable, compare};
+use super::table::compare;
 use std::cmp::Ordering;
 use std::io;
 use std::sync::Arc;
@@ -298,23 +298,19 @@ impl Paged {
         look_up(&self.runs, form, wanted, |_, key, from| found(key, from).map(|()| true))
     }
 
-    /// Writes groups as a run that is newer than all others; `write` gives what follows the key. `counts`
-    /// says of an entry whether anybody still looks for it.
-    pub fn spill(
+    /// Writes entries, which are in the order of their keys, as a run that is newer than all others. `counts`
+    /// says of what follows a key whether anybody still looks for it.
+    pub fn spill<T>(
         &mut self,
         space: &SpillSpace,
         form: &KeyForm,
-        groups: &GroupTable,
-        picked: impl Fn(u32) -> bool,
-        mut write: impl FnMut(u32, &mut Writer),
+        entries: Vec<T>,
+        mut write: impl FnMut(T, &mut Writer),
         counts: impl Fn(&mut Reader<'_>) -> Result<bool, Damaged>,
     ) -> io::Result<()> {
-        let mut writer = space.begin_paged(groups.len() as u64)?;
-        for group in groups.sorted(form).into_iter().filter(|g| picked(*g)) {
-            writer.add(|out| {
-                groups.key(group).save(out);
-                write(group, out);
-            })?;
+        let mut writer = space.begin_paged(entries.len() as u64)?;
+        for one in entries {
+            writer.add(|out| write(one, out))?;
         }
         let run = writer.finish()?;
         self.runs.extend((run.entries > 0).then(|| Arc::new(run)));
