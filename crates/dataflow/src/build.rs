@@ -78,7 +78,7 @@ fn operator(
             Box::new(Rank::new(spec, *at, schema.clone(), &input.schema())?)
         }
         StreamNode::Lives { spec, keys, schema, input, .. } => {
-            Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema())?)
+            Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema(), resources.clone())?)
         }
         StreamNode::EmitVersion { at, each_row, schema, .. } => {
             Box::new(Version::new(*at, *each_row, schema.clone()))

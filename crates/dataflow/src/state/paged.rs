@@ -268,6 +268,13 @@ impl Newest {
     }
 }
 
+impl Newest {
+    /// All entries of the key at hand, the oldest first.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        self.equal.iter().filter_map(|at| self.runs[*at].entry())
+    }
+}
+
 /// What a table has on disk: runs whose entries supersede each other, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Paged {
