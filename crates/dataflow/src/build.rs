@@ -49,7 +49,16 @@ fn operator(
         StreamNode::Limit { skip, fetch, .. } => Box::new(Limit::new(*skip, *fetch)),
         StreamNode::Window { spec, time, judged, session: Some(keys), at, schema, input, .. } => {
             let (time, judged) = (time.clone(), judged.clone());
-            Box::new(Session::new(*spec, time, judged, keys.clone(), *at, schema.clone(), &input.schema())?)
+            Box::new(Session::new(
+                *spec,
+                time,
+                judged,
+                keys.clone(),
+                *at,
+                schema.clone(),
+                &input.schema(),
+                resources.clone(),
+            )?)
         }
         StreamNode::Window { spec, time, judged, session: None, at, schema, .. } => {
             let pane = panes.map(|p| p.pane);

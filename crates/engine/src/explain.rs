@@ -142,9 +142,9 @@ fn state(node: &StreamNode) -> &'static str {
         StreamNode::Substreams { .. } => "keys of each window until it closes",
         StreamNode::Over { .. } => "earlier values of each partition, spills",
         StreamNode::Dedup { .. } => "keys that came, spills",
-        StreamNode::Lives { .. } => "rows of keys that live",
+        StreamNode::Lives { .. } => "rows of keys that live, spills",
         StreamNode::Limit { .. } | StreamNode::EmitVersion { .. } => "a count",
-        StreamNode::Window { session: Some(_), .. } => "rows of open sessions",
+        StreamNode::Window { session: Some(_), .. } => "rows of open sessions, spills",
         StreamNode::Weights { retracted: Some(_), .. } => "places of the rows that are there, spills",
         StreamNode::Changelog { .. } => "the last row of each key, spills",
         StreamNode::Filter { .. }

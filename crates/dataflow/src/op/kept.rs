@@ -186,3 +186,94 @@ pub(crate) fn pieces<T>(lives: &[T], rows: impl Fn(&T) -> usize) -> Vec<&[T]> {
     }
     all
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{Array, ArrayRef, Int64Array, StringArray, UInt32Array};
+    use arrow_schema::{Field, Schema};
+    use std::collections::BTreeMap;
+    use weir_base::disk::{Disk, SimDisk};
+    use weir_base::{Code, Rng};
+    use weir_plan::StreamError;
+
+    #[derive(Default)]
+    struct Life {
+        on_disk: usize,
+        rows: Vec<Handle>,
+        values: Vec<i64>,
+    }
+
+    fn add(held: &mut Held, schema: &SchemaRef, values: &[i64]) -> Handle {
+        let texts = values.iter().map(|v| (v % 5 != 0).then(|| format!("text {v}")));
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from(values.to_vec())), Arc::new(texts.collect::<StringArray>())];
+        let batch = RecordBatch::try_new(schema.clone(), columns).unwrap();
+        held.add(&batch, &UInt32Array::from_iter_values(0..values.len() as u32)).unwrap()
+    }
+
+    fn check(kept: &Kept, held: &Held, lives: &BTreeMap<i64, Life>) -> Result<(), OpError> {
+        let rows: Vec<RowsOf<'_>> = lives.iter().map(|(n, l)| (*n, l.on_disk, l.rows.as_slice())).collect();
+        let batch = kept.gather(held, &rows)?;
+        let expected: Vec<i64> = lives.values().flat_map(|l| l.values.iter().copied()).collect();
+        assert_eq!(batch.column(0).as_primitive::<Int64Type>().values(), expected.as_slice());
+        let texts = batch.column(1).as_string::<i32>();
+        for (row, v) in expected.iter().enumerate() {
+            let text = texts.is_valid(row).then(|| texts.value(row).to_owned());
+            assert_eq!(text, (v % 5 != 0).then(|| format!("text {v}")));
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn rows_come_back_in_their_order_and_lives_that_ended_leave_the_disk() {
+        let schema: SchemaRef = Arc::new(Schema::new(vec![
+            Field::new("v", DataType::Int64, false),
+            Field::new("s", DataType::Utf8, true),
+        ]));
+        let rng = Rng::seeded(1);
+        let disk = Arc::new(SimDisk::new(1));
+        let space = SpillSpace::new(disk.clone(), "spill");
+        let (mut kept, mut held) = (Kept::new("Lives", schema.clone()), Held::new(schema.clone()));
+        let mut lives: BTreeMap<i64, Life> = BTreeMap::new();
+        for round in 0..60 {
+            let values: Vec<i64> = (0..400).map(|i| round * 400 + i).collect();
+            let (block, first) = add(&mut held, &schema, &values);
+            for (i, v) in values.into_iter().enumerate() {
+                let life = lives.entry(rng.below(50) as i64 + round * 10).or_default();
+                life.rows.push((block, first + i as u32));
+                life.values.push(v);
+            }
+            // The oldest end.
+            while lives.len() > 120 {
+                let (_, life) = lives.pop_first().unwrap();
+                life.rows.iter().for_each(|r| held.release(*r));
+            }
+            check(&kept, &held, &lives).unwrap();
+            if round % 3 == 2 {
+                let rows = lives.iter().map(|(n, l)| (*n, l.on_disk, l.rows.as_slice()));
+                let rows: Vec<RowsOf<'_>> = rows.filter(|r| !r.2.is_empty()).collect();
+                kept.spill(&space, &held, &rows, || lives.keys().copied().collect()).unwrap();
+                for life in lives.values_mut() {
+                    life.on_disk += std::mem::take(&mut life.rows).len();
+                }
+                held = Held::new(schema.clone());
+                check(&kept, &held, &lives).unwrap();
+            }
+        }
+        let files = disk.list("spill").unwrap();
+        assert!(files.len() <= RUNS_MAX, "{} runs", files.len());
+        let live: usize = lives.values().map(|l| l.values.len() * 40).sum();
+        let bytes: u64 = files.iter().map(|f| f.len_bytes).sum();
+        assert!(bytes < 4 * live as u64, "{bytes} bytes on disk of {live}");
+        for (path, bytes) in disk.files() {
+            disk.flip_bit(&path, bytes / 2, 1).unwrap();
+        }
+        let e = StreamError::from(check(&kept, &held, &lives).expect_err("it is damaged"));
+        assert_eq!(e.code, Code::CorruptedData, "{e}");
+        kept.clear();
+        assert_eq!(disk.list("spill").unwrap(), [], "nothing stays on disk");
+    }
+}

@@ -1,6 +1,7 @@
 //! First rows of keys and functions over earlier rows of many keys under little memory.
 
 use crate::op::dedup::Dedup;
+use crate::op::lives::Lives;
 use crate::op::over::Over;
 use crate::operator::{InputId, OpError, Operator, Output};
 use crate::resources::Resources;
@@ -13,11 +14,11 @@ use arrow_array::{Array, ArrayRef, Int64Array, RecordBatch, StringArray, Timesta
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion_common::ScalarValue;
 use datafusion_physical_expr::expressions::col;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use weir_base::disk::{Disk, SimDisk};
 use weir_base::{Code, MemoryBudget, Reservation, Rng};
-use weir_plan::{DedupSpec, Element, OverFunction, OverKind, OverSpec, Rows, StreamError};
+use weir_plan::{DedupSpec, Element, LifeSpec, OverFunction, OverKind, OverSpec, Rows, StreamError};
 
 const BATCH_ROWS: usize = 700;
 const BATCHES: usize = 60;
@@ -65,6 +66,7 @@ impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
         let mut resources = Resources::new(Workers::new(1));
         resources.spill = Some(SpillSpace::new(disk.clone(), "spill"));
         resources.memory = Some(memory.clone());
+        resources.piece_rows = 512;
         let held = memory.reserve(0).unwrap();
         let op = make(&resources);
         Runner { disk, resources, held, make, op }
@@ -77,9 +79,21 @@ impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
     }
 
     fn rows(&mut self, rows: Rows) -> Result<Vec<RecordBatch>, OpError> {
+        self.call(|op, out| op.rows(InputId(0), rows, out))
+    }
+
+    /// One call, and all that leaves.
+    fn call(
+        &mut self,
+        f: impl FnOnce(&mut dyn Operator, &mut Output) -> Result<(), OpError>,
+    ) -> Result<Vec<RecordBatch>, OpError> {
         let mut out = Output::default();
-        self.op.rows(InputId(0), rows, &mut out)?;
+        f(&mut *self.op, &mut out)?;
         self.account();
+        while self.op.unfinished() {
+            self.op.go_on(&mut out)?;
+            self.account();
+        }
         let rows = out.elements.into_iter().filter_map(|e| match e {
             Element::Rows(rows) => Some(rows.batch),
             _ => None,
@@ -237,20 +251,94 @@ fn functions_over_rows_of_partitions_that_were_spilled() {
     }
 }
 
+fn lives(timeout_us: i64, resources: &Resources) -> Box<dyn Operator> {
+    let input = schema(true);
+    let spec = LifeSpec {
+        time: 2,
+        append_time: 2,
+        opens: None,
+        closes: None,
+        merge_open: false,
+        close_included: true,
+        span_max_ns: i64::MAX,
+        only: false,
+        timeout_us: Some(timeout_us),
+    };
+    let mut fields: Vec<_> = input.fields().iter().cloned().collect();
+    fields.push(Arc::new(Field::new("life", DataType::Int64, false)));
+    let (keys, schema) = (vec![col("k", &input).unwrap()], Arc::new(Schema::new(fields)));
+    Box::new(Lives::new(spec, keys, schema, &input, resources.clone()).unwrap())
+}
+
+#[test]
+fn lives_whose_rows_were_spilled_leave_whole() {
+    const TIMEOUT_US: i64 = 2_000;
+    let mut log = log(&Rng::seeded(11));
+    log.iter_mut().for_each(|r| r.k = r.k.map(|k| k % 500));
+    let mut runner = Runner::new(300_000, |r| lives(TIMEOUT_US, r));
+    let (mut got, mut runs) = (BTreeMap::<i64, (Option<String>, Vec<i64>)>::new(), 0);
+    let mut take = |out: Vec<RecordBatch>| {
+        for batch in out {
+            let (k, v) = (batch.column(0).as_string::<i32>(), batch.column(1).as_primitive::<Int64Type>());
+            let life = batch.column(3).as_primitive::<Int64Type>();
+            let mut numbers = life.values().to_vec();
+            numbers.dedup();
+            assert!(numbers.iter().all(|n| !got.contains_key(n)), "a life leaves in one batch");
+            for row in 0..batch.num_rows() {
+                let key = k.is_valid(row).then(|| k.value(row).to_owned());
+                let (of, values) = got.entry(life.value(row)).or_insert_with(|| (key.clone(), Vec::new()));
+                assert_eq!(*of, key);
+                values.push(v.value(row));
+            }
+        }
+    };
+    for (fed, rows) in log.chunks(BATCH_ROWS).enumerate() {
+        take(runner.rows(batch(true, rows)).unwrap());
+        let append_us = rows[rows.len() - 1].append_us - 1;
+        take(runner.call(|op, out| op.frontier(append_us, out)).unwrap());
+        runs = runs.max(runner.runs());
+        if fed % 17 == 16 {
+            runner.restore();
+        }
+    }
+    take(runner.call(|op, out| op.end(out)).unwrap());
+    let mut expected = Vec::new();
+    let mut open: HashMap<Option<u64>, (i64, Vec<i64>)> = HashMap::new();
+    let text = |k: Option<u64>| k.map(|k| format!("key {k}"));
+    for row in &log {
+        let (last, values) = open.entry(row.k).or_default();
+        if !values.is_empty() && *last + TIMEOUT_US < row.append_us {
+            expected.push((text(row.k), std::mem::take(values)));
+        }
+        *last = row.append_us;
+        values.push(row.v);
+    }
+    expected.extend(open.into_iter().map(|(k, (_, values))| (text(k), values)));
+    let mut got: Vec<_> = got.into_values().collect();
+    got.sort();
+    expected.sort();
+    assert_eq!(got, expected);
+    assert!(runs > 2, "{runs} runs");
+    let disk = runner.disk.clone();
+    assert_eq!(disk.list("spill").unwrap(), [], "nothing stays on disk");
+}
+
 #[test]
 fn a_full_disk_and_a_damaged_run_end_the_query() {
-    let makes: [(&str, fn(&Resources) -> Box<dyn Operator>); 3] = [
-        ("Dedup", |r| dedup(true, None, None, r)),
-        ("Dedup", |r| dedup(true, Some(30_000), None, r)),
-        ("Over", |r| over(true, r)),
+    let makes: [(&str, fn(&Resources) -> Box<dyn Operator>, u64); 4] = [
+        ("Dedup", |r| dedup(true, None, None, r), KEYS),
+        ("Dedup", |r| dedup(true, Some(30_000), None, r), KEYS),
+        ("Over", |r| over(true, r), KEYS),
+        ("Lives", |r| lives(2_000, r), 500),
     ];
-    for (name, make) in makes {
+    for (name, make, keys) in makes {
         for full in [true, false] {
-            let mut runner = Runner::new(700_000, make);
+            let mut runner = Runner::new(if keys == KEYS { 700_000 } else { 300_000 }, make);
             if full {
                 runner.disk.set_capacity_bytes(60_000);
             }
-            let log = log(&Rng::seeded(5));
+            let mut log = log(&Rng::seeded(5));
+            log.iter_mut().for_each(|r| r.k = r.k.map(|k| k % keys));
             let mut failed = None;
             for (fed, rows) in log.chunks(BATCH_ROWS).enumerate() {
                 if let Err(e) = runner.rows(batch(true, rows)) {
