@@ -54,7 +54,16 @@ fn operator(
         StreamNode::Limit { skip, fetch, .. } => Box::new(Limit::new(*skip, *fetch)),
         StreamNode::Window { spec, time, judged, session: Some(keys), at, schema, input, .. } => {
             let (time, judged) = (time.clone(), judged.clone());
-            Box::new(Session::new(*spec, time, judged, keys.clone(), *at, schema.clone(), &input.schema())?)
+            Box::new(Session::new(
+                *spec,
+                time,
+                judged,
+                keys.clone(),
+                *at,
+                schema.clone(),
+                &input.schema(),
+                resources.clone(),
+            )?)
         }
         StreamNode::Window { spec, time, judged, session: None, at, schema, .. } => {
             let pane = panes.map(|p| p.pane);
@@ -62,7 +71,7 @@ fn operator(
         }
         StreamNode::Aggregate { .. } => Box::new(aggregate(node, panes_of(node), resources)?),
         StreamNode::Over { spec, at, schema, input, .. } => {
-            Box::new(Over::new(spec, *at, schema.clone(), &input.schema())?)
+            Box::new(Over::new(spec, *at, schema.clone(), &input.schema(), resources.clone())?)
         }
         StreamNode::Substreams { partition, of, .. } => {
             let StreamNode::Aggregate { emit, whole, schema, input, .. } = &**of else {
@@ -80,21 +89,24 @@ fn operator(
             };
             Box::new(Substreams::new(Box::new(make), keys, schema.clone(), policy, *whole, &below)?)
         }
-        StreamNode::Dedup { spec, input, .. } => Box::new(Dedup::new(spec, &input.schema())?),
+        StreamNode::Dedup { spec, input, .. } => {
+            Box::new(Dedup::new(spec, &input.schema(), resources.clone())?)
+        }
         StreamNode::Rank { spec, at, schema, input, .. } => {
             Box::new(Rank::new(spec, *at, schema.clone(), &input.schema())?)
         }
         StreamNode::Lives { spec, keys, schema, input, .. } => {
-            Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema())?)
+            Box::new(Lives::new(*spec, keys.clone(), schema.clone(), &input.schema(), resources.clone())?)
         }
         StreamNode::EmitVersion { at, each_row, schema, .. } => {
             Box::new(Version::new(*at, *each_row, schema.clone()))
         }
         StreamNode::Weights { at, retracted, schema, input, .. } => {
-            Box::new(Weights::new(*at, retracted.as_ref(), schema.clone(), &input.schema())?)
+            let (retracted, schema) = (retracted.as_ref(), schema.clone());
+            Box::new(Weights::new(*at, retracted, schema, &input.schema(), resources.clone())?)
         }
         StreamNode::Changelog { spec, schema, input, .. } => {
-            Box::new(Changelog::new(spec.clone(), schema.clone(), &input.schema())?)
+            Box::new(Changelog::new(spec.clone(), schema.clone(), &input.schema(), resources.clone())?)
         }
         StreamNode::Delta { schema, .. } => Box::new(Delta::new(schema.clone())),
         StreamNode::Sort { keys, .. } => Box::new(Sort::new(keys.clone())),

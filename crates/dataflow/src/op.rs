@@ -7,6 +7,7 @@ pub mod dedup;
 pub mod delta;
 pub mod filter;
 mod held;
+mod kept;
 mod late;
 pub mod limit;
 pub mod lives;

@@ -147,13 +147,13 @@ fn state(node: &StreamNode) -> &'static str {
         StreamNode::Aggregate { emit, .. } if emit.policy == EmitPolicy::Complete => "none between batches",
         StreamNode::Aggregate { .. } => "keys over the whole stream, spills",
         StreamNode::Substreams { .. } => "keys of each window until it closes",
-        StreamNode::Over { .. } => "earlier values of each partition",
-        StreamNode::Dedup { .. } => "keys that came",
-        StreamNode::Lives { .. } => "rows of keys that live",
+        StreamNode::Over { .. } => "earlier values of each partition, spills",
+        StreamNode::Dedup { .. } => "keys that came, spills",
+        StreamNode::Lives { .. } => "rows of keys that live, spills",
         StreamNode::Limit { .. } | StreamNode::EmitVersion { .. } => "a count",
-        StreamNode::Window { session: Some(_), .. } => "rows of open sessions",
-        StreamNode::Weights { retracted: Some(_), .. } => "places of the rows that are there",
-        StreamNode::Changelog { .. } => "the last row of each key",
+        StreamNode::Window { session: Some(_), .. } => "rows of open sessions, spills",
+        StreamNode::Weights { retracted: Some(_), .. } => "places of the rows that are there, spills",
+        StreamNode::Changelog { .. } => "the last row of each key, spills",
         StreamNode::Filter { .. }
         | StreamNode::Project { .. }
         | StreamNode::Union { .. }

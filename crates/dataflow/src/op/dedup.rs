@@ -2,98 +2,298 @@
 //!
 //! With a bound on keys or time, keys are forgotten in the order in which they came: the oldest when
 //! there is one too many, and each a ttl of append time after its row. Append times never fall in
-//! log order, so the keys that are over are always the oldest. Without bounds (`DISTINCT`) all keys
-//! are kept: the state grows with distinct rows.
+//! log order, so the keys that are over are always the oldest: keys are numbered, and those below some
+//! number are forgotten wherever they lie. Without bounds (`DISTINCT`) all keys are kept: the state
+//! grows with distinct rows.
 //!
-//! Not here: log order (sources).
+//! Keys that memory has no room for go to disk, and those of a batch are looked up there.
+//!
+//! Not here: log order (sources), runs (`state::paged`).
 
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::resources::Resources;
+use crate::state::bits::Bits;
 use crate::state::bytes::{Damaged, Reader, Writer};
-use crate::state::keys::KeyForm;
+use crate::state::keys::{BatchKeys, Key, KeyForm};
+use crate::state::paged::Paged;
 use crate::state::rows::Layout;
+use crate::state::spill::SpillSpace;
 use crate::state::table::{GroupTable, Picked};
 use crate::state::{StateReader, StateWriter};
 use arrow_array::cast::AsArray;
 use arrow_array::types::TimestampMicrosecondType;
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
-use arrow_row::{RowConverter, SortField};
-use arrow_schema::{ArrowError, Schema};
+use arrow_schema::{ArrowError, DataType, Schema};
 use arrow_select::filter::filter_record_batch;
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use weir_plan::{DedupSpec, Rows};
 
 const NAME: &str = "Dedup";
-/// Of a key besides its bytes, in the set and in the queue.
-const ENTRY_BYTES: usize = 64;
+/// So many forgotten keys in memory are worth making the table anew.
+const TIDY_GROUPS: u64 = 64;
+/// Spans of a ttl by which keys are counted.
+const TTL_SPANS: i64 = 1 << 10;
+/// Keys that are restored before memory is looked at.
+const RESTORE_KEYS: usize = 1 << 10;
 
 pub struct Dedup {
     keys: Vec<Arc<dyn PhysicalExpr>>,
     append_time: Option<usize>,
-    first: First,
+    known: Known,
+    /// `None` = all are remembered.
+    newest: Option<Newest>,
+    resources: Resources,
+    /// Bytes when this call began: the loop has counted so many.
+    counted: usize,
 }
 
-enum First {
-    All { form: KeyForm, groups: GroupTable },
-    Newest { converter: RowConverter, newest: Newest },
+/// The keys that were let through, in memory and on disk.
+struct Known {
+    form: KeyForm,
+    groups: GroupTable,
+    empty: Box<dyn Fn() -> GroupTable + Send>,
+    /// Where only the newest are remembered: the word with a key's number, from 1.
+    number: Option<usize>,
+    /// Groups that are on disk as they are here.
+    saved: Bits,
+    saved_groups: usize,
+    spilled: Paged,
+    spilled_keys: usize,
 }
 
-/// The keys that came last, oldest first.
+impl Known {
+    fn new(types: &[DataType], numbered: bool) -> Result<Self, OpError> {
+        let form = KeyForm::of(types).map_err(plan)?;
+        let mut layout = Layout::default();
+        let hash = GroupTable::reserve(&form, &mut layout);
+        let number = numbered.then(|| layout.word(0));
+        let (of, of_layout) = (KeyForm::of(types).map_err(plan)?, layout);
+        let empty: Box<dyn Fn() -> GroupTable + Send> =
+            Box::new(move || GroupTable::new(&of, hash, &of_layout));
+        Ok(Known {
+            form,
+            groups: empty(),
+            empty,
+            number,
+            saved: Bits::default(),
+            saved_groups: 0,
+            spilled: Paged::default(),
+            spilled_keys: 0,
+        })
+    }
+
+    /// 0 where keys have none.
+    fn number(&self, group: u32) -> u64 {
+        self.number.map_or(0, |at| self.groups.rows.word(group, at))
+    }
+
+    fn set_number(&mut self, group: u32, number: u64) {
+        if let Some(at) = self.number {
+            *self.groups.rows.word_mut(group, at) = number;
+        }
+    }
+
+    fn add(&mut self, key: Key<'_>, number: u64) -> Result<u32, Damaged> {
+        let group = self.groups.intern_one(key, key.hash()).map_err(|_| Damaged("too many keys"))?;
+        self.set_number(group, number.max(self.number(group)));
+        Ok(group)
+    }
+
+    /// Takes those keys of a batch back into memory that are on disk with a number from `first` on.
+    fn load(&mut self, keys: &BatchKeys, rows: usize, first: u64) -> Result<(), OpError> {
+        if self.spilled.is_empty() {
+            return Ok(());
+        }
+        let wanted = self.groups.missing(keys, Picked::all(rows));
+        let mut found: Vec<(Key<'_>, u64)> = Vec::new();
+        let loaded = self.spilled.load(&self.form, wanted, |(_, key), from| {
+            found.push((key, from.u64()?));
+            Ok(())
+        });
+        loaded.map_err(spill)?;
+        for (key, number) in found.into_iter().filter(|(_, number)| *number >= first) {
+            let group = self.add(key, number).map_err(damaged)?;
+            self.saved_groups += usize::from(self.saved.insert(group));
+        }
+        Ok(())
+    }
+
+    /// Writes what is not on disk, of numbers from `first` on, and begins anew.
+    fn spill(&mut self, space: &SpillSpace, first: u64) -> Result<(), OpError> {
+        let groups = std::mem::replace(&mut self.groups, (self.empty)());
+        let saved = std::mem::take(&mut self.saved);
+        let number = |g: u32| self.number.map_or(0, |at| groups.rows.word(g, at));
+        self.spilled_keys += groups.len() - std::mem::take(&mut self.saved_groups);
+        let mut all = groups.sorted(&self.form);
+        all.retain(|g| !saved.contains(*g) && number(*g) >= first);
+        let write = |g: u32, out: &mut Writer| {
+            groups.key(g).save(out);
+            out.u64(number(g));
+        };
+        let counts = |from: &mut Reader<'_>| Ok(from.u64()? >= first);
+        self.spilled.spill(space, &self.form, all, write, counts).map_err(spill)
+    }
+
+    /// Forgets the keys in memory with numbers below `first`.
+    fn tidy(&mut self, first: u64) -> Result<(), OpError> {
+        let groups = std::mem::replace(&mut self.groups, (self.empty)());
+        let saved = std::mem::take(&mut self.saved);
+        self.saved_groups = 0;
+        let at = self.number.expect("only numbered keys are forgotten");
+        for old in (0..groups.len() as u32).filter(|g| groups.rows.word(*g, at) >= first) {
+            let group = self.add(groups.key(old), groups.rows.word(old, at)).map_err(damaged)?;
+            if saved.contains(old) {
+                self.saved_groups += usize::from(self.saved.insert(group));
+            }
+        }
+        Ok(())
+    }
+
+    fn keys(&self) -> usize {
+        self.spilled_keys + self.groups.len() - self.saved_groups
+    }
+
+    fn bytes(&self) -> usize {
+        self.groups.bytes() + self.saved.bytes() + self.spilled.memory_bytes()
+    }
+
+    /// Keys with numbers from `first` on.
+    fn save(&self, first: u64, out: &mut Writer) -> Result<(), OpError> {
+        // How many there are is known in the end.
+        let (at, mut n) = (out.0.len(), 0u64);
+        out.u64(0);
+        if !self.spilled.is_empty() {
+            let mut newest = self.spilled.newest().map_err(spill)?;
+            while let Some(entry) = newest.next(&self.form).map_err(spill)? {
+                let mut from = Reader(entry);
+                let number = Key::load(&mut from).and_then(|_| from.u64()).map_err(damaged)?;
+                if number >= first {
+                    out.0.extend_from_slice(entry);
+                    n += 1;
+                }
+            }
+        }
+        for group in 0..self.groups.len() as u32 {
+            if self.number(group) >= first && !self.saved.contains(group) {
+                self.groups.key(group).save(out);
+                out.u64(self.number(group));
+                n += 1;
+            }
+        }
+        out.0[at..at + 8].copy_from_slice(&n.to_le_bytes());
+        Ok(())
+    }
+}
+
+/// Which of the keys are remembered: those with numbers from `first` on. A number is the append time of a
+/// key's row where there is a ttl alone, else it counts such rows; a key gets another only when it has been
+/// forgotten.
 struct Newest {
-    keys_max: usize,
+    keys_max: Option<u64>,
     ttl_us: Option<i64>,
-    known: HashSet<Arc<[u8]>>,
-    /// With the append time of its row, microseconds.
-    oldest_first: VecDeque<(Arc<[u8]>, i64)>,
-    bytes: usize,
+    first: u64,
+    /// Where rows are counted.
+    next: u64,
+    /// Keys that are remembered; by append time about so many.
+    keys: u64,
+    /// With a ttl, oldest first: append times (microseconds) and up to which number they go; by append time
+    /// spans of [`Self::span_us`] and how many keys they have.
+    times: VecDeque<(i64, u64)>,
+}
+
+/// Orders as times do.
+fn by_time(at_us: i64) -> u64 {
+    (at_us as u64) ^ 1 << 63
 }
 
 impl Newest {
-    fn forget_oldest(&mut self) {
-        if let Some((key, _)) = self.oldest_first.pop_front() {
-            self.known.remove(&key);
-            self.bytes -= key.len() + ENTRY_BYTES;
+    fn span_us(&self) -> i64 {
+        (self.ttl_us.unwrap_or(0) / TTL_SPANS).max(1)
+    }
+
+    /// Forgets numbers below `up_to`.
+    fn forget(&mut self, up_to: u64) {
+        self.keys -= up_to.saturating_sub(self.first);
+        self.first = self.first.max(up_to);
+        while self.times.front().is_some_and(|(_, end)| *end <= self.first) {
+            self.times.pop_front();
         }
     }
 
-    fn remember(&mut self, key: Arc<[u8]>, at_us: i64) {
-        self.bytes += key.len() + ENTRY_BYTES;
-        self.known.insert(key.clone());
-        self.oldest_first.push_back((key, at_us));
+    /// The number of a row that is the first of its key, as far as is remembered; `before` = that of its key.
+    fn first_of_key(&mut self, before: u64, at_us: i64) -> Option<u64> {
+        match (self.ttl_us, self.keys_max) {
+            (Some(ttl_us), None) => self.first_in_ttl(before, at_us, ttl_us),
+            _ => self.first_of_newest(before, at_us),
+        }
     }
 
-    /// Whether a row is the first of its key as far as is remembered.
-    fn is_first(&mut self, key: &[u8], at_us: i64) -> bool {
+    fn first_in_ttl(&mut self, before: u64, at_us: i64, ttl_us: i64) -> Option<u64> {
+        let least_us = at_us.saturating_sub(ttl_us).saturating_add(1);
+        self.first = self.first.max(by_time(least_us));
+        let span_us = self.span_us();
+        while let Some((span, keys)) = self.times.front().copied()
+            && span < least_us.div_euclid(span_us)
+        {
+            self.keys -= keys;
+            self.times.pop_front();
+        }
+        if before >= self.first {
+            return None;
+        }
+        self.keys += 1;
+        let span = at_us.div_euclid(span_us);
+        match self.times.back_mut() {
+            Some((last, keys)) if *last == span => *keys += 1,
+            _ => self.times.push_back((span, 1)),
+        }
+        Some(by_time(at_us))
+    }
+
+    fn first_of_newest(&mut self, before: u64, at_us: i64) -> Option<u64> {
         if let Some(ttl_us) = self.ttl_us {
-            while self.oldest_first.front().is_some_and(|(_, came)| at_us.saturating_sub(*came) >= ttl_us) {
-                self.forget_oldest();
+            while let Some((came, end)) = self.times.front().copied()
+                && at_us.saturating_sub(came) >= ttl_us
+            {
+                self.forget(end);
             }
         }
-        if self.known.contains(key) {
-            return false;
+        if before >= self.first {
+            return None;
         }
-        if self.oldest_first.len() >= self.keys_max {
-            self.forget_oldest();
+        if self.keys_max.is_some_and(|max| self.keys >= max) {
+            self.forget(self.first + 1);
         }
-        self.remember(key.into(), at_us);
-        true
+        let number = self.next;
+        self.next += 1;
+        self.keys += 1;
+        if self.ttl_us.is_some() {
+            match self.times.back_mut() {
+                Some((came, end)) if *came == at_us => *end = self.next,
+                _ => self.times.push_back((at_us, self.next)),
+            }
+        }
+        Some(number)
     }
 
     fn save(&self, out: &mut Writer) {
-        out.u64(self.oldest_first.len() as u64);
-        for (key, at) in &self.oldest_first {
-            out.bytes(key);
+        out.u64(self.first);
+        out.u64(self.next);
+        out.u64(self.keys);
+        out.u64(self.times.len() as u64);
+        for (at, n) in &self.times {
             out.i64(*at);
+            out.u64(*n);
         }
     }
 
     fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        (self.first, self.next, self.keys) = (from.u64()?, from.u64()?, from.u64()?);
         for _ in 0..from.count(16)? {
-            let key = from.bytes()?.into();
-            let at = from.i64()?;
-            self.remember(key, at);
+            self.times.push_back((from.i64()?, from.u64()?));
         }
         Ok(())
     }
@@ -111,34 +311,45 @@ fn arrow(e: ArrowError) -> OpError {
     eval(DataFusionError::ArrowError(Box::new(e), None))
 }
 
+fn spill(source: std::io::Error) -> OpError {
+    OpError::Spill { operator: NAME, source }
+}
+
+fn damaged(e: Damaged) -> OpError {
+    OpError::Restore { operator: NAME, reason: e.to_string() }
+}
+
 impl Dedup {
     /// # Errors
     /// [`OpError::Plan`] when a key has a type that cannot be one.
-    pub fn new(spec: &DedupSpec, input: &Schema) -> Result<Self, OpError> {
+    pub fn new(spec: &DedupSpec, input: &Schema, resources: Resources) -> Result<Self, OpError> {
         let types =
             spec.keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>().map_err(eval)?;
-        let first = if spec.keys_max.is_none() && spec.ttl_us.is_none() {
-            let form = KeyForm::of(&types).map_err(plan)?;
-            let mut layout = Layout::default();
-            let hash = GroupTable::reserve(&form, &mut layout);
-            let groups = GroupTable::new(&form, hash, &layout);
-            First::All { form, groups }
-        } else {
-            if spec.ttl_us.is_some() && spec.append_time.is_none() {
-                return Err(plan("a ttl without append times"));
-            }
-            let fields = types.into_iter().map(SortField::new).collect();
-            let newest = Newest {
-                keys_max: spec.keys_max.map_or(usize::MAX, |n| n as usize),
-                ttl_us: spec.ttl_us,
-                known: HashSet::new(),
-                oldest_first: VecDeque::new(),
-                bytes: 0,
-            };
-            First::Newest { converter: RowConverter::new(fields).map_err(plan)?, newest }
-        };
+        if spec.ttl_us.is_some() && spec.append_time.is_none() {
+            return Err(plan("a ttl without append times"));
+        }
+        let bounded = spec.keys_max.is_some() || spec.ttl_us.is_some();
+        let newest = bounded.then(|| Newest {
+            keys_max: spec.keys_max,
+            ttl_us: spec.ttl_us,
+            first: 1,
+            next: 1,
+            keys: 0,
+            times: VecDeque::new(),
+        });
         let append_time = spec.append_time.filter(|_| spec.ttl_us.is_some());
-        Ok(Dedup { keys: spec.keys.clone(), append_time, first })
+        let known = Known::new(&types, bounded)?;
+        Ok(Dedup { keys: spec.keys.clone(), append_time, known, newest, resources, counted: 0 })
+    }
+
+    /// The least number that is remembered.
+    fn first(&self) -> u64 {
+        self.newest.as_ref().map_or(0, |n| n.first)
+    }
+
+    fn bytes(&self) -> usize {
+        let times = self.newest.as_ref().map_or(0, |n| n.times.capacity() * size_of::<(i64, u64)>());
+        self.known.bytes() + times
     }
 
     fn first_rows(&mut self, batch: &RecordBatch) -> Result<BooleanArray, OpError> {
@@ -148,41 +359,54 @@ impl Dedup {
             .iter()
             .map(|k| k.evaluate(batch).and_then(|v| v.into_array(n)).map_err(eval))
             .collect::<Result<_, _>>()?;
-        match &mut self.first {
-            First::All { form, groups } => {
-                let mut known = groups.len() as u32;
-                let mut found = Vec::with_capacity(n);
-                let keys = form.encode(&keys, n).map_err(arrow)?;
-                groups
-                    .intern(&keys, Picked::all(n), &mut found)
-                    .map_err(|e| OpError::Row { reason: format!("DISTINCT: {e}") })?;
-                // Groups are numbered in the order in which they come.
-                let first = found.into_iter().map(|group| {
-                    let first = group == known;
-                    known += u32::from(first);
-                    Some(first)
-                });
-                Ok(first.collect())
+        let keys = self.known.form.encode(&keys, n).map_err(arrow)?;
+        self.known.load(&keys, n, self.first())?;
+        let mut known = self.known.groups.len() as u32;
+        let mut found = Vec::with_capacity(n);
+        let interned = self.known.groups.intern(&keys, Picked::all(n), &mut found);
+        interned.map_err(|e| OpError::Row { reason: format!("DISTINCT: {e}") })?;
+        let Some(newest) = &mut self.newest else {
+            // Groups are numbered in the order in which they come.
+            let first = found.into_iter().map(|group| {
+                let first = group == known;
+                known += u32::from(first);
+                Some(first)
+            });
+            return Ok(first.collect());
+        };
+        let times = match self.append_time {
+            None => None,
+            Some(at) => Some(
+                batch
+                    .column(at)
+                    .as_primitive_opt::<TimestampMicrosecondType>()
+                    .ok_or_else(|| plan("append times are microseconds"))?
+                    .values(),
+            ),
+        };
+        let mut first = Vec::with_capacity(n);
+        for (row, group) in found.into_iter().enumerate() {
+            let number = newest.first_of_key(self.known.number(group), times.map_or(0, |t| t[row]));
+            if let Some(number) = number {
+                self.known.set_number(group, number);
+                self.known.saved.remove(group);
             }
-            First::Newest { converter, newest } => {
-                let rows = converter.convert_columns(&keys).map_err(arrow)?;
-                let times = match self.append_time {
-                    None => None,
-                    Some(at) => Some(
-                        batch
-                            .column(at)
-                            .as_primitive_opt::<TimestampMicrosecondType>()
-                            .ok_or_else(|| plan("append times are microseconds"))?
-                            .values(),
-                    ),
-                };
-                let first = rows
-                    .iter()
-                    .enumerate()
-                    .map(|(i, key)| newest.is_first(key.as_ref(), times.map_or(0, |t| t[i])));
-                Ok(first.map(Some).collect())
-            }
+            first.push(number.is_some());
         }
+        if self.known.groups.len() as u64 > 2 * newest.keys + TIDY_GROUPS {
+            let first = newest.first;
+            self.known.tidy(first)?;
+        }
+        Ok(first.into())
+    }
+
+    /// Spills until there is room again for what this call has added.
+    fn make_room(&mut self) -> Result<(), OpError> {
+        let much = self.known.groups.bytes() >= self.resources.spill_bytes_min();
+        if much && self.resources.is_tight(self.counted, self.bytes()) {
+            self.spill()?;
+        }
+        Ok(())
     }
 }
 
@@ -191,7 +415,9 @@ impl Operator for Dedup {
         if rows.weights.is_some() {
             return Err(plan("first rows of a changelog"));
         }
+        self.counted = self.bytes();
         let first = self.first_rows(&rows.batch)?;
+        self.make_room()?;
         if first.true_count() == rows.batch.num_rows() {
             out.rows(rows);
         } else if first.has_true() {
@@ -201,29 +427,44 @@ impl Operator for Dedup {
     }
 
     fn stats(&self) -> Stats {
-        let (keys, bytes) = match &self.first {
-            First::All { groups, .. } => (groups.len(), groups.bytes()),
-            First::Newest { newest, .. } => (newest.oldest_first.len(), newest.bytes),
+        let keys = match &self.newest {
+            None => self.known.keys() as u64,
+            Some(newest) => newest.keys,
         };
-        Stats { keys: keys as u64, state_bytes: bytes as u64, ..Stats::default() }
+        Stats { keys, state_bytes: self.bytes() as u64, ..Stats::default() }
+    }
+
+    fn spill(&mut self) -> Result<bool, OpError> {
+        let Some(space) = self.resources.spill.clone().filter(|_| self.known.groups.len() > 0) else {
+            return Ok(false);
+        };
+        self.known.spill(&space, self.first())?;
+        Ok(true)
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
         let mut out = Writer::default();
-        match &self.first {
-            First::All { groups, .. } => groups.save(&mut out),
-            First::Newest { newest, .. } => newest.save(&mut out),
+        if let Some(newest) = &self.newest {
+            newest.save(&mut out);
         }
+        self.known.save(self.first(), &mut out)?;
         into.put("keys", out.0);
         Ok(())
     }
 
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         let mut from = Reader(from.bytes(NAME, "keys")?);
-        match &mut self.first {
-            First::All { groups, .. } => groups.load(&mut from),
-            First::Newest { newest, .. } => newest.load(&mut from),
+        if let Some(newest) = &mut self.newest {
+            newest.load(&mut from).map_err(damaged)?;
         }
-        .map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })
+        for i in 1..=from.count(9).map_err(damaged)? {
+            let key = Key::load(&mut from).map_err(damaged)?;
+            let number = from.u64().map_err(damaged)?;
+            self.known.add(key, number).map_err(damaged)?;
+            if i % RESTORE_KEYS == 0 {
+                self.make_room()?;
+            }
+        }
+        Ok(())
     }
 }

@@ -8,12 +8,15 @@
 //! ```
 //!
 //! Silence is counted in append time and rows come in log order, so what leaves is a function of the
-//! log. A key is forgotten with its life. What is held is the rows of open lives, all of it accounted.
+//! log. A key is forgotten with its life. What is held is the rows of open lives, all of it accounted; rows
+//! that memory has no room for go to disk, what is known of a life stays.
 //!
-//! Not here: how rows are stored (`held`), aggregates, putting rows into log order (sources).
+//! Not here: how rows are stored (`held`, `kept`), aggregates, putting rows into log order (sources).
 
 use super::held::{Handle, Held};
+use super::kept::{Kept, RowsOf, pieces};
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::{StateReader, StateWriter};
 use crate::time::nanos;
@@ -25,7 +28,7 @@ use arrow_schema::{ArrowError, Schema, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, VecDeque};
 use std::sync::Arc;
 use weir_plan::{Element, LifeSpec, Rows, WatermarkTime};
 
@@ -41,7 +44,19 @@ struct Life {
     first_ns: i64,
     last_ns: i64,
     last_append_us: i64,
+    /// Rows that were spilled, the first ones.
+    on_disk: usize,
     rows: Vec<Handle>,
+}
+
+impl Life {
+    fn rows_of(&self) -> RowsOf<'_> {
+        (self.number, self.on_disk, &self.rows)
+    }
+
+    fn len(&self) -> usize {
+        self.on_disk + self.rows.len()
+    }
 }
 
 type Silent = (i64, i64, Box<[u8]>);
@@ -58,9 +73,16 @@ pub struct Lives {
     silent: BinaryHeap<Reverse<Silent>>,
     next_number: i64,
     skipped_rows: u64,
-    /// Bytes of keys, and rows in lives.
+    /// Bytes of keys, and rows in memory of lives.
     key_bytes: usize,
     listed: usize,
+    kept: Kept,
+    /// Lives that have ended and not yet left, and what goes on after them.
+    leaving: VecDeque<Life>,
+    then: Option<Element>,
+    resources: Resources,
+    /// Bytes when this call began: the loop has counted so many.
+    counted: usize,
 }
 
 impl Lives {
@@ -71,6 +93,7 @@ impl Lives {
         keys: Vec<Arc<dyn PhysicalExpr>>,
         schema: SchemaRef,
         input: &Schema,
+        resources: Resources,
     ) -> Result<Self, OpError> {
         let types = keys.iter().map(|k| k.data_type(input)).collect::<Result<Vec<_>, _>>();
         let types = types.map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
@@ -85,6 +108,7 @@ impl Lives {
             keys,
             converter,
             held: Held::new(input.clone()),
+            kept: Kept::new(NAME, input.clone()),
             input,
             schema,
             lives: HashMap::new(),
@@ -93,6 +117,10 @@ impl Lives {
             skipped_rows: 0,
             key_bytes: 0,
             listed: 0,
+            leaving: VecDeque::new(),
+            then: None,
+            resources,
+            counted: 0,
         })
     }
 
@@ -163,6 +191,7 @@ impl Lives {
                 first_ns: row.time_ns,
                 last_ns: row.time_ns,
                 last_append_us: row.append_us,
+                on_disk: 0,
                 rows: Vec::new(),
             };
             self.next_number += 1;
@@ -188,26 +217,38 @@ impl Lives {
         }
     }
 
-    /// Lets lives go that have ended, each whole in one batch.
-    fn give(&mut self, ended: Vec<Life>, out: &mut Output) -> Result<(), OpError> {
-        let (mut rows, mut numbers) = (Vec::new(), Vec::new());
-        for life in ended {
+    /// Lets lives go that have ended, each whole in one batch, and then what comes after them.
+    fn give(&mut self, ended: Vec<Life>, then: Option<Element>, out: &mut Output) -> Result<(), OpError> {
+        self.leaving.extend(ended);
+        self.then = then;
+        self.give_more(out)
+    }
+
+    fn give_more(&mut self, out: &mut Output) -> Result<(), OpError> {
+        let (mut lives, mut rows) = (Vec::new(), 0);
+        while let Some(life) = self.leaving.pop_front() {
             if self.spec.only && life.last_ns.saturating_sub(life.first_ns) < self.spec.span_max_ns {
-                self.skipped_rows += life.rows.len() as u64;
+                self.skipped_rows += life.len() as u64;
                 life.rows.into_iter().for_each(|r| self.held.release(r));
                 continue;
             }
-            numbers.extend(std::iter::repeat_n(life.number, life.rows.len()));
-            rows.extend(life.rows);
-            if rows.len() >= ROWS_MAX {
-                self.leave(&mut rows, &mut numbers, out)?;
+            rows += life.len();
+            lives.push(life);
+            if rows >= self.resources.piece_rows {
+                break;
             }
         }
-        self.leave(&mut rows, &mut numbers, out)?;
+        self.leave(lives, out)?;
+        if !self.leaving.is_empty() {
+            return Ok(());
+        }
         if self.held.live() == 0 {
             self.held = Held::new(self.input.clone());
         } else if self.held.is_sparse() {
             self.tidy()?;
+        }
+        if self.lives.is_empty() {
+            self.kept.clear();
         }
         // Entries of lives that ended otherwise go when they are the most.
         if let Some(timeout_us) = self.spec.timeout_us
@@ -216,24 +257,47 @@ impl Lives {
             let due = |l: &Life| l.last_append_us.saturating_add(timeout_us);
             self.silent = self.lives.values().map(|l| Reverse((due(l), l.number, l.key.clone()))).collect();
         }
+        if let Some(then) = self.then.take() {
+            out.push(then);
+        }
+        self.make_room()
+    }
+
+    fn leave(&mut self, lives: Vec<Life>, out: &mut Output) -> Result<(), OpError> {
+        if lives.is_empty() {
+            return Ok(());
+        }
+        let all: Vec<RowsOf<'_>> = lives.iter().map(Life::rows_of).collect();
+        let batch = self.kept.gather(&self.held, &all)?;
+        let numbers = lives.iter().flat_map(|l| std::iter::repeat_n(l.number, l.len()));
+        let mut columns = batch.columns().to_vec();
+        columns.push(Arc::new(Int64Array::from_iter_values(numbers)));
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
+        lives.into_iter().flat_map(|l| l.rows).for_each(|r| self.held.release(r));
+        out.rows(Rows::append(batch.map_err(arrow)?));
         Ok(())
     }
 
-    fn leave(
-        &mut self,
-        rows: &mut Vec<Handle>,
-        numbers: &mut Vec<i64>,
-        out: &mut Output,
-    ) -> Result<(), OpError> {
-        if rows.is_empty() {
-            return Ok(());
+    fn bytes(&self) -> usize {
+        if self.lives.is_empty() && self.leaving.is_empty() {
+            return 0;
         }
-        let mut columns = self.held.gather(rows).map_err(arrow)?.columns().to_vec();
-        columns.push(Arc::new(Int64Array::from(std::mem::take(numbers))));
-        let options = RecordBatchOptions::new().with_row_count(Some(rows.len()));
-        let batch = RecordBatch::try_new_with_options(self.schema.clone(), columns, &options);
-        rows.drain(..).for_each(|r| self.held.release(r));
-        out.rows(Rows::append(batch.map_err(arrow)?));
+        let per_life = size_of::<Life>() + 2 * size_of::<Box<[u8]>>() + 16;
+        self.held.bytes()
+            + self.kept.memory_bytes()
+            + (self.lives.len() + self.leaving.len()) * per_life
+            + self.silent.capacity() * size_of::<Silent>()
+            + 3 * self.key_bytes
+            + 2 * self.listed * size_of::<Handle>()
+    }
+
+    /// Spills when there is no room for what this call has added.
+    fn make_room(&mut self) -> Result<(), OpError> {
+        let much = self.held.bytes() >= self.resources.spill_bytes_min();
+        if much && self.resources.is_tight(self.counted, self.bytes()) {
+            self.spill()?;
+        }
         Ok(())
     }
 
@@ -270,57 +334,73 @@ impl Lives {
             out.i64(life.first_ns);
             out.i64(life.last_ns);
             out.i64(life.last_append_us);
-            out.u64(life.rows.len() as u64);
+            out.u64(life.len() as u64);
         }
-        let rows: Vec<Handle> = lives.iter().flat_map(|l| l.rows.iter().copied()).collect();
-        let chunks: Vec<&[Handle]> = rows.chunks(ROWS_MAX).collect();
-        out.u64(chunks.len() as u64);
-        for rows in chunks {
-            let batch = self.held.gather(rows).map_err(arrow)?;
+        let pieces = pieces(&lives, |l| l.len());
+        out.u64(pieces.len() as u64);
+        for lives in pieces {
+            let all: Vec<RowsOf<'_>> = lives.iter().map(|l| l.rows_of()).collect();
+            let batch = self.kept.gather(&self.held, &all)?;
             let written = || -> Result<Vec<u8>, ArrowError> {
                 let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema())?;
                 writer.write(&batch)?;
                 writer.into_inner()
             };
+            out.u64(lives.len() as u64);
             out.bytes(&written().map_err(arrow)?);
         }
         Ok(())
     }
 
-    fn read(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        self.next_number = from.i64()?;
-        let mut lives = Vec::new();
-        for _ in 0..from.count(48)? {
-            let (number, key) = (from.i64()?, from.bytes()?.into());
-            let (first_ns, last_ns, last_append_us) = (from.i64()?, from.i64()?, from.i64()?);
-            let rows = from.u64()? as usize;
-            lives.push((Life { number, key, first_ns, last_ns, last_append_us, rows: Vec::new() }, rows));
+    fn read(&mut self, from: &mut Reader<'_>) -> Result<(), OpError> {
+        self.next_number = from.i64().map_err(damaged)?;
+        let mut lives = VecDeque::new();
+        for _ in 0..from.count(48).map_err(damaged)? {
+            lives.push_back(read_life(from).map_err(damaged)?);
         }
-        let mut moved = Vec::new();
-        for _ in 0..from.count(8)? {
-            let damaged = |_| Damaged("kept rows do not read");
-            let mut reader =
-                arrow::ipc::reader::StreamReader::try_new(from.bytes()?, None).map_err(damaged)?;
-            let batch = reader.next().ok_or(Damaged("kept rows are missing"))?.map_err(damaged)?;
-            moved
-                .extend(keep(&mut self.held, &batch).map_err(|_| Damaged("kept rows are not this query's"))?);
-        }
-        let mut moved = moved.into_iter();
-        for (mut life, rows) in lives {
-            life.rows = moved.by_ref().take(rows).collect();
-            if life.rows.len() != rows || rows == 0 {
-                return Err(Damaged("kept rows are missing"));
+        for _ in 0..from.count(16).map_err(damaged)? {
+            let unread = |_| damaged(Damaged("kept rows do not read"));
+            let missing = || damaged(Damaged("kept rows are missing"));
+            let n = from.u64().map_err(damaged)? as usize;
+            let bytes = from.bytes().map_err(damaged)?;
+            let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes, None).map_err(unread)?;
+            let batch = reader.next().ok_or_else(missing)?.map_err(unread)?;
+            let mut moved = keep(&mut self.held, &batch)
+                .map_err(|_| damaged(Damaged("kept rows are not this query's")))?
+                .into_iter();
+            for (mut life, rows) in lives.drain(..n.min(lives.len())) {
+                life.rows = moved.by_ref().take(rows).collect();
+                if life.rows.len() != rows || rows == 0 {
+                    return Err(missing());
+                }
+                self.key_bytes += life.key.len();
+                self.listed += rows;
+                if let Some(timeout_us) = self.spec.timeout_us {
+                    let due = life.last_append_us.saturating_add(timeout_us);
+                    self.silent.push(Reverse((due, life.number, life.key.clone())));
+                }
+                self.lives.insert(life.key.clone(), life);
             }
-            self.key_bytes += life.key.len();
-            self.listed += rows;
-            if let Some(timeout_us) = self.spec.timeout_us {
-                let due = life.last_append_us.saturating_add(timeout_us);
-                self.silent.push(Reverse((due, life.number, life.key.clone())));
+            if moved.next().is_some() {
+                return Err(damaged(Damaged("rows of no life")));
             }
-            self.lives.insert(life.key.clone(), life);
+            self.make_room()?;
         }
-        if moved.next().is_some() { Err(Damaged("rows of no life")) } else { Ok(()) }
+        if lives.is_empty() { Ok(()) } else { Err(damaged(Damaged("kept rows are missing"))) }
     }
+}
+
+/// A life without its rows, and how many it has.
+fn read_life(from: &mut Reader<'_>) -> Result<(Life, usize), Damaged> {
+    let (number, key) = (from.i64()?, from.bytes()?.into());
+    let (first_ns, last_ns, last_append_us) = (from.i64()?, from.i64()?, from.i64()?);
+    let rows = from.u64()? as usize;
+    let life = Life { number, key, first_ns, last_ns, last_append_us, on_disk: 0, rows: Vec::new() };
+    Ok((life, rows))
+}
+
+fn damaged(e: Damaged) -> OpError {
+    OpError::Restore { operator: NAME, reason: e.to_string() }
 }
 
 /// What is to be known of a row.
@@ -356,6 +436,7 @@ impl Operator for Lives {
         if rows.weights.is_some() {
             return Err(plan("lives over a changelog"));
         }
+        self.counted = self.bytes();
         let batch = rows.batch;
         let times = nanos(batch.column(self.spec.time)).ok_or_else(|| plan("the time of a life is none"))?;
         let appends = batch.column(self.spec.append_time).as_primitive_opt::<TimestampMicrosecondType>();
@@ -376,7 +457,7 @@ impl Operator for Lives {
             };
             self.take(&keys[i], row, &mut ended);
         }
-        self.give(ended, out)
+        self.give(ended, None, out)
     }
 
     /// Ends here: rows of open lives are yet to leave.
@@ -385,30 +466,53 @@ impl Operator for Lives {
     }
 
     fn frontier(&mut self, append_us: i64, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes();
         let mut ended = Vec::new();
         self.pass(append_us.saturating_add(1), &mut ended);
-        self.give(ended, out)?;
-        out.push(Element::Frontier(append_us));
-        Ok(())
+        self.give(ended, Some(Element::Frontier(append_us)), out)
     }
 
     fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes();
         let mut ended: Vec<Life> = self.lives.drain().map(|(_, l)| l).collect();
         ended.sort_unstable_by_key(|l| l.number);
         (self.key_bytes, self.listed) = (0, 0);
-        self.give(ended, out)
+        self.give(ended, None, out)
+    }
+
+    fn unfinished(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    fn go_on(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes();
+        self.give_more(out)
+    }
+
+    fn spill(&mut self) -> Result<bool, OpError> {
+        // Rows on their way out are where they were.
+        let some = self.leaving.is_empty() && self.held.live() > 0 && self.kept.can_spill();
+        let Some(space) = self.resources.spill.clone().filter(|_| some) else { return Ok(false) };
+        let mut kept = std::mem::replace(&mut self.kept, Kept::new(NAME, self.input.clone()));
+        let lives = self.in_order();
+        let rows: Vec<RowsOf<'_>> =
+            lives.iter().map(|l| l.rows_of()).filter(|(_, _, rows)| !rows.is_empty()).collect();
+        let open = || lives.iter().map(|l| l.number).collect();
+        let done = kept.spill(&space, &self.held, &rows, open);
+        self.kept = kept;
+        done?;
+        for life in self.lives.values_mut() {
+            life.on_disk += std::mem::take(&mut life.rows).len();
+        }
+        self.held = Held::new(self.input.clone());
+        self.listed = 0;
+        Ok(true)
     }
 
     fn stats(&self) -> Stats {
-        let per_life = size_of::<Life>() + 2 * size_of::<Box<[u8]>>() + 16;
-        let bytes = self.held.bytes()
-            + self.lives.len() * per_life
-            + self.silent.capacity() * size_of::<Silent>()
-            + 3 * self.key_bytes
-            + 2 * self.listed * size_of::<Handle>();
         Stats {
             keys: self.lives.len() as u64,
-            state_bytes: if self.lives.is_empty() { 0 } else { bytes as u64 },
+            state_bytes: self.bytes() as u64,
             skipped_rows: self.skipped_rows,
             ..Stats::default()
         }
@@ -425,6 +529,6 @@ impl Operator for Lives {
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         self.skipped_rows = from.u64(NAME, "skipped_rows")?;
         let mut bytes = Reader(from.bytes(NAME, "lives")?);
-        self.read(&mut bytes).map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })
+        self.read(&mut bytes)
     }
 }

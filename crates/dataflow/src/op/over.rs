@@ -7,7 +7,8 @@
 //!
 //! A function is a function of the partition's rows in the order in which they come, so where batches
 //! end changes nothing. The state of a partition stays as long as the query: it grows with the number
-//! of partitions, by the values its functions look back at.
+//! of partitions, by the values its functions look back at. Partitions that memory has no room for go to
+//! disk, and those of a batch come back before it is taken in.
 //!
 //! Not here: who brings rows into log order (sources), ranks within result sets (`rank`).
 
@@ -15,9 +16,12 @@ mod running;
 mod values;
 
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
-use crate::state::bytes::{Reader, Writer};
-use crate::state::keys::KeyForm;
+use crate::resources::Resources;
+use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::keys::{BatchKeys, Key, KeyForm};
+use crate::state::paged::Paged;
 use crate::state::rows::Layout;
+use crate::state::spill::SpillSpace;
 use crate::state::table::{GroupTable, Picked};
 use crate::state::{StateReader, StateWriter};
 use arrow_array::cast::AsArray;
@@ -31,6 +35,8 @@ use values::{Encoded, Values};
 use weir_plan::{OverKind, OverSpec, Rows};
 
 const NAME: &str = "Over";
+/// Partitions that are restored before memory is looked at.
+const RESTORE_KEYS: usize = 1 << 10;
 
 pub struct Over {
     partition: Vec<Arc<dyn PhysicalExpr>>,
@@ -38,6 +44,14 @@ pub struct Over {
     pasts: Vec<Past>,
     form: KeyForm,
     groups: GroupTable,
+    empty: Box<dyn Fn(&KeyForm) -> GroupTable + Send>,
+    spilled: Paged,
+    spilled_keys: usize,
+    /// Groups in memory of which something is on disk.
+    loaded: usize,
+    resources: Resources,
+    /// Bytes when this call began: the loop has counted so many.
+    counted: usize,
     /// Word of a partition's row: how many rows it had.
     seen: usize,
     at: usize,
@@ -83,10 +97,47 @@ fn evaluate(e: &Arc<dyn PhysicalExpr>, batch: &RecordBatch) -> Result<ArrayRef, 
     e.evaluate(batch).and_then(|v| v.into_array(batch.num_rows())).map_err(eval)
 }
 
+fn spill(source: std::io::Error) -> OpError {
+    OpError::Spill { operator: NAME, source }
+}
+
+fn damaged(e: Damaged) -> OpError {
+    OpError::Restore { operator: NAME, reason: e.to_string() }
+}
+
+/// What lies beside the rows of partitions.
+fn values<'a>(pasts: &'a mut [Past], functions: &'a mut [Function]) -> impl Iterator<Item = &'a mut Values> {
+    let running = functions.iter_mut().filter_map(|f| match f {
+        Function::Running { state, .. } => state.values(),
+        _ => None,
+    });
+    pasts.iter_mut().map(|p| &mut p.values).chain(running)
+}
+
+/// Takes in a partition that is not in memory.
+fn take<'a>(
+    groups: &mut GroupTable,
+    values: impl Iterator<Item = &'a mut Values>,
+    key: Key<'_>,
+    hash: u32,
+    from: &mut Reader<'_>,
+) -> Result<(), Damaged> {
+    let group = groups.intern_one(key, hash).map_err(|_| Damaged("too many keys"))?;
+    groups.load_words(group, from)?;
+    let mut values = values;
+    values.try_for_each(|v| v.load(group, from))
+}
+
 impl Over {
     /// # Errors
     /// [`OpError::Plan`] when types do not fit or a function has no state for its argument.
-    pub fn new(spec: &OverSpec, at: usize, schema: SchemaRef, input: &Schema) -> Result<Self, OpError> {
+    pub fn new(
+        spec: &OverSpec,
+        at: usize,
+        schema: SchemaRef,
+        input: &Schema,
+        resources: Resources,
+    ) -> Result<Self, OpError> {
         if schema.fields().len() != input.fields().len() + spec.functions.len() {
             return Err(plan("the result has another number of columns"));
         }
@@ -134,16 +185,63 @@ impl Over {
                 })
             })
             .collect::<Result<Vec<_>, OpError>>()?;
-        let groups = GroupTable::new(&form, hash, &layout);
-        Ok(Over { partition: spec.partition.clone(), functions, pasts, form, groups, seen, at, schema })
+        let empty = Box::new(move |form: &KeyForm| GroupTable::new(form, hash, &layout));
+        Ok(Over {
+            partition: spec.partition.clone(),
+            functions,
+            pasts,
+            groups: empty(&form),
+            form,
+            empty,
+            spilled: Paged::default(),
+            spilled_keys: 0,
+            loaded: 0,
+            resources,
+            counted: 0,
+            seen,
+            at,
+            schema,
+        })
     }
 
-    fn values(&mut self) -> impl Iterator<Item = &mut Values> {
-        let running = self.functions.iter_mut().filter_map(|f| match f {
-            Function::Running { state, .. } => state.values(),
-            _ => None,
+    /// Brings the partitions of a batch back that were spilled.
+    fn load(&mut self, keys: &BatchKeys, rows: usize) -> Result<(), OpError> {
+        if self.spilled.is_empty() {
+            return Ok(());
+        }
+        let wanted = self.groups.missing(keys, Picked::all(rows));
+        let (groups, loaded) = (&mut self.groups, &mut self.loaded);
+        let (pasts, functions) = (&mut self.pasts, &mut self.functions);
+        let done = self.spilled.load(&self.form, wanted, |(hash, key), from| {
+            *loaded += 1;
+            take(groups, values(pasts, functions), key, hash, from)
         });
-        self.pasts.iter_mut().map(|p| &mut p.values).chain(running)
+        done.map_err(spill)
+    }
+
+    /// Writes all partitions in memory down and begins anew.
+    fn write(&mut self, space: &SpillSpace) -> Result<(), OpError> {
+        let groups = std::mem::replace(&mut self.groups, (self.empty)(&self.form));
+        self.spilled_keys += groups.len() - std::mem::take(&mut self.loaded);
+        let all: Vec<&mut Values> = values(&mut self.pasts, &mut self.functions).collect();
+        let write = |group: u32, out: &mut Writer| {
+            groups.key(group).save(out);
+            groups.save_words(group, out);
+            all.iter().for_each(|v| v.save(group, out));
+        };
+        let done = self.spilled.spill(space, &self.form, groups.sorted(&self.form), write, |_| Ok(true));
+        all.into_iter().for_each(|v| v.clear());
+        done.map_err(spill)
+    }
+
+    /// Spills when there is no room for what this call has added.
+    fn make_room(&mut self) -> Result<(), OpError> {
+        let bytes = self.bytes();
+        let much = bytes - self.spilled.memory_bytes() >= self.resources.spill_bytes_min();
+        if much && self.resources.is_tight(self.counted, bytes) {
+            Operator::spill(self)?;
+        }
+        Ok(())
     }
 
     /// The columns of all functions that look back at one expression.
@@ -196,6 +294,7 @@ impl Over {
             _ => 0,
         });
         self.groups.bytes()
+            + self.spilled.memory_bytes()
             + self.pasts.iter().map(|p| p.values.bytes()).sum::<usize>()
             + running.sum::<usize>()
     }
@@ -210,12 +309,14 @@ impl Operator for Over {
         let n = batch.num_rows();
         let keys = self.partition.iter().map(|k| evaluate(k, &batch)).collect::<Result<Vec<_>, _>>()?;
         let keys = self.form.encode(&keys, n).map_err(arrow)?;
+        self.counted = self.bytes();
+        self.load(&keys, n)?;
         let mut groups = Vec::with_capacity(n);
         self.groups
             .intern(&keys, Picked::all(n), &mut groups)
             .map_err(|e| OpError::Row { reason: format!("PARTITION BY: {e}") })?;
         let len = self.groups.len();
-        self.values().for_each(|v| v.extend_to(len));
+        values(&mut self.pasts, &mut self.functions).for_each(|v| v.extend_to(len));
         let before: Vec<u64> = groups
             .iter()
             .map(|g| {
@@ -255,29 +356,61 @@ impl Operator for Over {
             };
             all.insert(self.at + i, column);
         }
+        self.make_room()?;
         out.rows(Rows::append(RecordBatch::try_new(self.schema.clone(), all).map_err(plan)?));
         Ok(())
     }
 
     fn stats(&self) -> Stats {
-        Stats { keys: self.groups.len() as u64, state_bytes: self.bytes() as u64, ..Stats::default() }
+        let keys = self.spilled_keys + self.groups.len() - self.loaded;
+        Stats { keys: keys as u64, state_bytes: self.bytes() as u64, ..Stats::default() }
+    }
+
+    fn spill(&mut self) -> Result<bool, OpError> {
+        // One partition of all rows is needed for every row.
+        let some = self.groups.len() > 0 && !matches!(self.form, KeyForm::Unit);
+        let Some(space) = self.resources.spill.clone().filter(|_| some) else { return Ok(false) };
+        self.write(&space)?;
+        Ok(true)
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
         let mut out = Writer::default();
-        self.groups.save(&mut out);
-        let len = self.groups.len();
-        self.values().for_each(|v| v.save(len, &mut out));
+        // How many there are is known in the end.
+        let mut n = 0u64;
+        out.u64(0);
+        if !self.spilled.is_empty() {
+            let mut newest = self.spilled.newest().map_err(spill)?;
+            while let Some(entry) = newest.next(&self.form).map_err(spill)? {
+                let key = Key::load(&mut Reader(entry)).map_err(damaged)?;
+                // What came back is newer in memory.
+                if self.groups.find_one(key, key.hash()).is_none() {
+                    out.0.extend_from_slice(entry);
+                    n += 1;
+                }
+            }
+        }
+        for group in 0..self.groups.len() as u32 {
+            self.groups.key(group).save(&mut out);
+            self.groups.save_words(group, &mut out);
+            values(&mut self.pasts, &mut self.functions).for_each(|v| v.save(group, &mut out));
+            n += 1;
+        }
+        out.0[..8].copy_from_slice(&n.to_le_bytes());
         into.put("partitions", out.0);
         Ok(())
     }
 
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         let mut from = Reader(from.bytes(NAME, "partitions")?);
-        let damaged =
-            |e: crate::state::bytes::Damaged| OpError::Restore { operator: NAME, reason: e.to_string() };
-        self.groups.load(&mut from).map_err(damaged)?;
-        let len = self.groups.len();
-        self.values().try_for_each(|v| v.load(len, &mut from)).map_err(damaged)
+        for i in 1..=from.count(1).map_err(damaged)? {
+            let key = Key::load(&mut from).map_err(damaged)?;
+            let all = values(&mut self.pasts, &mut self.functions);
+            take(&mut self.groups, all, key, key.hash(), &mut from).map_err(damaged)?;
+            if i % RESTORE_KEYS == 0 {
+                self.make_room()?;
+            }
+        }
+        Ok(())
     }
 }

@@ -10,17 +10,23 @@
 //! nothing is ever merged, and one rule serves idle gaps, greatest lengths and conditions.
 //!
 //! A row is late when its shard's watermark is past its event time. Keys are forgotten with their last
-//! row; what is held is the rows of open sessions, all of it accounted.
+//! row; what is held is the rows of open sessions, all of it accounted. Rows of sessions that memory has no
+//! room for go to disk; rows that wait stay.
 //!
-//! Not here: what a session is (`plan::session`), how rows are stored (`held`), aggregates.
+//! Not here: what a session is (`plan::session`), how rows are stored (`held`, `kept`), aggregates.
+
+mod saved;
 
 use super::held::{Handle, Held};
+use super::kept::{Kept, RowsOf};
 use super::late;
 use super::window::times_of;
 use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
-use crate::state::keys::KeyForm;
+use crate::state::keys::{self as table, KeyForm};
 use crate::state::rows::Layout;
+use crate::state::spill::SpillSpace;
 use crate::state::table::{GroupTable, Picked};
 use crate::state::{StateReader, StateWriter};
 use crate::time::{from_nanos, nanos_per_unit};
@@ -31,7 +37,7 @@ use arrow_schema::{ArrowError, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::sync::Arc;
 use weir_plan::{
     Element, Judged, OpenSession, Place, Rows, SessionKeys, SessionSpec, WatermarkTime, WindowKind,
@@ -59,15 +65,34 @@ struct Waiting {
 /// A session that has not closed.
 #[derive(Debug)]
 struct Cut {
+    /// Of its rows on disk.
+    number: i64,
     key: u32,
     bounds: OpenSession,
     /// Of the row that opened it.
     began: Order,
-    /// In order; the first may be one that is left out.
+    /// Rows that were spilled, the first ones.
+    on_disk: usize,
+    /// In order; the first may be one that is left out, and is not spilled.
     rows: Vec<Handle>,
     left_out: bool,
     /// It gets no more rows.
     ended: bool,
+}
+
+impl Cut {
+    fn rows_of(&self) -> RowsOf<'_> {
+        (self.number, self.on_disk, &self.rows)
+    }
+
+    /// Those of them that leave.
+    fn given(&self) -> RowsOf<'_> {
+        (self.number, self.on_disk, &self.rows[usize::from(self.left_out)..])
+    }
+
+    fn len(&self) -> usize {
+        self.on_disk + self.rows.len()
+    }
 }
 
 /// What is known of a key while it has rows.
@@ -89,6 +114,13 @@ pub struct Session {
     schema: SchemaRef,
     form: KeyForm,
     state: State,
+    kept: Kept,
+    /// Sessions that have closed and not yet left, and what goes on after them.
+    leaving: VecDeque<Cut>,
+    then: Vec<Element>,
+    resources: Resources,
+    /// Bytes when this call began: the loop has counted so many.
+    counted: usize,
     /// Of processing time: the last tick.
     now_us: i64,
     late_rows: u64,
@@ -104,8 +136,9 @@ struct State {
     free: Vec<u32>,
     /// One entry a session: no later than its end.
     due: BinaryHeap<Reverse<(i64, u32)>>,
-    /// Rows in sessions.
+    /// Rows in memory of sessions.
     listed: usize,
+    next_number: i64,
 }
 
 impl State {
@@ -122,6 +155,7 @@ impl State {
             free: Vec::new(),
             due: BinaryHeap::new(),
             listed: 0,
+            next_number: 0,
         }
     }
 
@@ -137,7 +171,14 @@ impl State {
     }
 
     fn is_empty(&self) -> bool {
-        self.held.live() == 0
+        self.held.live() == 0 && self.sessions.len() == self.free.len()
+    }
+
+    /// The key of another table.
+    fn key(&mut self, key: table::Key<'_>) -> Result<u32, Damaged> {
+        let group = self.table.intern_one(key, key.hash()).map_err(|_| Damaged("too many keys"))?;
+        self.keys.resize(self.table.len(), Key { open: NONE, uses: 0 });
+        Ok(group)
     }
 
     fn use_key(&mut self, key: u32) {
@@ -197,13 +238,16 @@ impl State {
                 let bounds = open.expect("it was opened");
                 // The key's use by the row becomes that by the session.
                 let session = Cut {
+                    number: self.next_number,
                     key: row.key,
                     bounds,
                     began: row.order,
+                    on_disk: 0,
                     rows: vec![row.at],
                     left_out: place == Place::OpensLeftOut,
                     ended: false,
                 };
+                self.next_number += 1;
                 self.keys[row.key as usize].open = self.put(session, bounds.end_ns(spec));
             }
         }
@@ -258,6 +302,7 @@ impl Session {
         at: usize,
         schema: SchemaRef,
         input: &SchemaRef,
+        resources: Resources,
     ) -> Result<Self, OpError> {
         let plan = |reason: String| OpError::Plan { operator: NAME, reason };
         window.check().map_err(plan)?;
@@ -275,8 +320,24 @@ impl Session {
         let types = types.map_err(|e| OpError::Eval { operator: NAME, source: Box::new(e) })?;
         let form = KeyForm::of(&types).map_err(|e| plan(e.to_string()))?;
         let state = State::new(&form, input);
-        let input = input.clone();
-        Ok(Session { spec, time, judged, by, at, input, schema, form, state, now_us: i64::MIN, late_rows: 0 })
+        Ok(Session {
+            spec,
+            time,
+            judged,
+            by,
+            at,
+            input: input.clone(),
+            schema,
+            form,
+            state,
+            kept: Kept::new(NAME, input.clone()),
+            leaving: VecDeque::new(),
+            then: Vec::new(),
+            resources,
+            counted: 0,
+            now_us: i64::MIN,
+            late_rows: 0,
+        })
     }
 
     fn keys_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, OpError> {
@@ -298,58 +359,106 @@ impl Session {
         Ok((first, keys))
     }
 
-    /// Cuts what the watermark has passed, and lets go what has closed.
-    fn advance(&mut self, watermark: i64, out: &mut Output) -> Result<(), OpError> {
+    /// Cuts what the watermark has passed, and lets go what has closed; `then` follows.
+    fn advance(&mut self, watermark: i64, then: Vec<Element>, out: &mut Output) -> Result<(), OpError> {
         while let Some(Reverse(next)) = self.state.waiting.peek()
             && (next.order.0 < watermark || watermark == i64::MAX)
         {
             let Reverse(row) = self.state.waiting.pop().expect("it was seen");
             self.state.cut(&self.spec, row);
         }
-        let closed = self.state.closed(&self.spec, watermark);
-        let (mut rows, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new());
-        for session in closed {
-            let (start, end) = (session.bounds.first_ns, session.bounds.end_ns(&self.spec));
-            for (i, row) in session.rows.into_iter().enumerate() {
-                if i == 0 && session.left_out {
-                    self.state.held.release(row);
-                    continue;
-                }
-                rows.push(row);
-                starts.push(start);
-                ends.push(end);
-                if rows.len() == ROWS_MAX {
-                    self.give(&mut rows, &mut starts, &mut ends, out)?;
-                }
+        self.leaving.extend(self.state.closed(&self.spec, watermark));
+        self.then = then;
+        self.give_more(out)
+    }
+
+    fn give_more(&mut self, out: &mut Output) -> Result<(), OpError> {
+        let (mut sessions, mut rows) = (Vec::new(), 0);
+        while let Some(session) = self.leaving.pop_front() {
+            rows += session.len();
+            sessions.push(session);
+            if rows >= self.resources.piece_rows {
+                break;
             }
         }
-        self.give(&mut rows, &mut starts, &mut ends, out)?;
+        self.give(sessions, out)?;
+        if !self.leaving.is_empty() {
+            return Ok(());
+        }
         if self.state.is_empty() {
             self.state = State::new(&self.form, &self.input);
+            self.kept.clear();
         } else if self.state.held.is_sparse() || self.state.table.len() > 2 * self.state.keys_used + 1_024 {
             self.tidy()?;
+        }
+        self.then.drain(..).for_each(|e| out.push(e));
+        self.make_room()
+    }
+
+    fn give(&mut self, sessions: Vec<Cut>, out: &mut Output) -> Result<(), OpError> {
+        let all: Vec<RowsOf<'_>> = sessions.iter().map(Cut::given).collect();
+        let batch = self.kept.gather(&self.state.held, &all)?;
+        let t = self.schema.field(self.at).data_type().clone();
+        let bound = |of: &dyn Fn(&Cut) -> i64| -> ArrayRef {
+            let each = sessions.iter().zip(&all);
+            let values = each.flat_map(|(s, (_, n, rows))| std::iter::repeat_n(of(s), n + rows.len()));
+            from_nanos(values.collect(), &t).expect("checked to be a time when made")
+        };
+        let mut columns = batch.columns().to_vec();
+        columns.insert(self.at, bound(&|s| s.bounds.first_ns));
+        columns.insert(self.at + 1, bound(&|s| s.bounds.end_ns(&self.spec)));
+        let batch = RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow)?;
+        sessions.into_iter().flat_map(|s| s.rows).for_each(|row| self.state.held.release(row));
+        for at in (0..batch.num_rows()).step_by(ROWS_MAX) {
+            out.rows(Rows::append(batch.slice(at, ROWS_MAX.min(batch.num_rows() - at))));
         }
         Ok(())
     }
 
-    fn give(
-        &mut self,
-        rows: &mut Vec<Handle>,
-        starts: &mut Vec<i64>,
-        ends: &mut Vec<i64>,
-        out: &mut Output,
-    ) -> Result<(), OpError> {
-        if rows.is_empty() {
-            return Ok(());
+    fn bytes(&self) -> usize {
+        if self.state.is_empty() && self.leaving.is_empty() {
+            return 0;
         }
-        let batch = self.state.held.gather(rows).map_err(arrow)?;
-        let t = self.schema.field(self.at).data_type().clone();
-        let bound = |values| from_nanos(values, &t).expect("checked to be a time when made");
-        let mut columns = batch.columns().to_vec();
-        columns.insert(self.at, bound(std::mem::take(starts)));
-        columns.insert(self.at + 1, bound(std::mem::take(ends)));
-        out.rows(Rows::append(RecordBatch::try_new(self.schema.clone(), columns).map_err(arrow)?));
-        rows.drain(..).for_each(|row| self.state.held.release(row));
+        self.state.bytes() + self.kept.memory_bytes() + self.leaving.len() * size_of::<Cut>()
+    }
+
+    /// Spills when there is no room for what this call has added, and it is the rows of sessions.
+    fn make_room(&mut self) -> Result<(), OpError> {
+        let held = &self.state.held;
+        let much = held.bytes() >= self.resources.spill_bytes_min() && 4 * self.state.listed >= held.live();
+        if much && self.resources.is_tight(self.counted, self.bytes()) {
+            self.spill()?;
+        }
+        Ok(())
+    }
+
+    /// Writes the rows of sessions down; those that wait are stored anew.
+    fn spill_rows(&mut self, space: &SpillSpace) -> Result<(), OpError> {
+        for session in self.state.sessions.iter_mut().flatten().filter(|s| s.left_out) {
+            // What is left out is of no use to anyone.
+            session.left_out = false;
+            self.state.held.release(session.rows.remove(0));
+        }
+        let mut open: Vec<&Cut> = self.state.sessions.iter().flatten().collect();
+        open.sort_unstable_by_key(|s| s.number);
+        let rows: Vec<RowsOf<'_>> = open.iter().map(|s| s.rows_of()).filter(|r| !r.2.is_empty()).collect();
+        let numbers = || open.iter().map(|s| s.number).collect();
+        self.kept.spill(space, &self.state.held, &rows, numbers)?;
+        for session in self.state.sessions.iter_mut().flatten() {
+            session.on_disk += std::mem::take(&mut session.rows).len();
+        }
+        self.state.listed = 0;
+        let mut waiting = std::mem::take(&mut self.state.waiting).into_vec();
+        let mut held = Held::new(self.input.clone());
+        for rows in waiting.chunks_mut(ROWS_MAX) {
+            let handles: Vec<Handle> = rows.iter().map(|r| r.0.at).collect();
+            let batch = self.state.held.gather(&handles).map_err(arrow)?;
+            let all = UInt32Array::from_iter_values(0..batch.num_rows() as u32);
+            let (block, first) = held.add(&batch, &all).map_err(arrow)?;
+            rows.iter_mut().zip(first..).for_each(|(row, at)| row.0.at = (block, at));
+        }
+        self.state.held = held;
+        self.state.waiting = waiting.into();
         Ok(())
     }
 
@@ -358,8 +467,13 @@ impl Session {
     fn tidy(&mut self) -> Result<(), OpError> {
         let (sessions, waiting) = self.state.in_order();
         let mut old = std::mem::replace(&mut self.state, State::new(&self.form, &self.input));
-        let sessions: Vec<Cut> =
+        self.state.next_number = old.next_number;
+        let mut sessions: Vec<Cut> =
             sessions.into_iter().map(|s| old.sessions[s as usize].take().expect("it is there")).collect();
+        for session in &mut sessions {
+            let key = self.state.key(old.table.key(session.key));
+            session.key = key.map_err(damaged)?;
+        }
         let live: Vec<Handle> = sessions
             .iter()
             .flat_map(|s| s.rows.iter().copied())
@@ -387,7 +501,7 @@ impl Session {
         let mut next = || moved.next().expect("as many as there were");
         for mut session in sessions {
             for row in &mut session.rows {
-                (*row, session.key) = next();
+                (*row, _) = next();
             }
             let (key, ended, end) = (session.key, session.ended, session.bounds.end_ns(&self.spec));
             self.state.use_key(key);
@@ -402,94 +516,10 @@ impl Session {
             self.state.waiting.push(Reverse(row));
         }
     }
+}
 
-    fn write(&self, out: &mut Writer) -> Result<(), OpError> {
-        let (sessions, waiting) = self.state.in_order();
-        let order = |out: &mut Writer, (time, shard, sn): Order| {
-            out.i64(time);
-            out.i64(i64::from(shard));
-            out.i64(sn);
-        };
-        let mut rows: Vec<Handle> = Vec::with_capacity(self.state.held.live());
-        out.u64(sessions.len() as u64);
-        for session in
-            sessions.iter().map(|s| self.state.sessions[*s as usize].as_ref().expect("it is there"))
-        {
-            out.i64(session.bounds.first_ns);
-            out.i64(session.bounds.last_ns);
-            let flags = [session.bounds.empty, session.left_out, session.ended];
-            out.u64(flags.iter().rev().fold(0, |all, f| all << 1 | u64::from(*f)));
-            order(out, session.began);
-            out.u64(session.rows.len() as u64);
-            rows.extend(&session.rows);
-        }
-        out.u64(waiting.len() as u64);
-        for row in &waiting {
-            order(out, row.order);
-            out.u64(u64::from(row.starts) | u64::from(row.ends) << 1);
-            rows.push(row.at);
-        }
-        let chunks: Vec<&[Handle]> = rows.chunks(ROWS_MAX).collect();
-        out.u64(chunks.len() as u64);
-        for rows in chunks {
-            let batch = self.state.held.gather(rows).map_err(arrow)?;
-            let written = || -> Result<Vec<u8>, ArrowError> {
-                let mut writer = arrow::ipc::writer::StreamWriter::try_new(Vec::new(), &batch.schema())?;
-                writer.write(&batch)?;
-                writer.into_inner()
-            };
-            out.bytes(&written().map_err(arrow)?);
-        }
-        Ok(())
-    }
-
-    fn read(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let order =
-            |from: &mut Reader<'_>| Ok::<Order, Damaged>((from.i64()?, from.i64()? as i32, from.i64()?));
-        let mut sessions = Vec::new();
-        let mut total = 0usize;
-        for _ in 0..from.count(56)? {
-            let (first_ns, last_ns, flags) = (from.i64()?, from.i64()?, from.u64()?);
-            let began = order(from)?;
-            let rows = from.u64()? as usize;
-            total = total.saturating_add(rows);
-            if rows == 0 {
-                return Err(Damaged("a session without rows"));
-            }
-            sessions.push((OpenSession { first_ns, last_ns, empty: flags & 1 == 1 }, flags, began, rows));
-        }
-        let mut waiting = Vec::new();
-        for _ in 0..from.count(32)? {
-            let (order, flags) = (order(from)?, from.u64()?);
-            let (starts, ends) = (flags & 1 == 1, flags & 2 == 2);
-            waiting.push(Waiting { order, at: (0, 0), key: 0, starts, ends });
-        }
-        total = total.saturating_add(waiting.len());
-        let mut moved = Vec::new();
-        for _ in 0..from.count(8)? {
-            let damaged = |_| Damaged("kept rows do not read");
-            let mut reader =
-                arrow::ipc::reader::StreamReader::try_new(from.bytes()?, None).map_err(damaged)?;
-            let batch = reader.next().ok_or(Damaged("kept rows are missing"))?.map_err(damaged)?;
-            moved.extend(self.keep_all(&batch).map_err(|_| Damaged("kept rows are not this query's"))?);
-        }
-        if moved.len() != total {
-            return Err(Damaged("kept rows are missing"));
-        }
-        let sessions = sessions
-            .into_iter()
-            .map(|(bounds, flags, began, rows)| Cut {
-                key: 0,
-                bounds,
-                began,
-                rows: vec![(0, 0); rows],
-                left_out: flags & 2 == 2,
-                ended: flags & 4 == 4,
-            })
-            .collect();
-        self.refill(sessions, waiting, moved);
-        Ok(())
-    }
+fn damaged(e: Damaged) -> OpError {
+    OpError::Restore { operator: NAME, reason: e.to_string() }
 }
 
 fn arrow(e: ArrowError) -> OpError {
@@ -518,6 +548,7 @@ impl Operator for Session {
         if rows.weights.is_some() {
             return Err(plan("windows over a changelog"));
         }
+        self.counted = self.bytes();
         let batch = rows.batch;
         let times = times_of(NAME, &self.time, self.now_us, &batch)?;
         let mut kept: Vec<u32> = Vec::with_capacity(times.len());
@@ -557,7 +588,7 @@ impl Operator for Session {
                 ends: ends.get(row).copied().unwrap_or(false),
             }));
         }
-        Ok(())
+        self.make_room()
     }
 
     fn watermark(&mut self, at: WatermarkTime, out: &mut Output) -> Result<(), OpError> {
@@ -565,9 +596,8 @@ impl Operator for Session {
         if matches!(self.time, WindowTime::Processing) && at != WatermarkTime::INFINITY {
             return Ok(());
         }
-        self.advance(at.0, out)?;
-        out.watermark(at);
-        Ok(())
+        self.counted = self.bytes();
+        self.advance(at.0, vec![Element::Watermark(at)], out)
     }
 
     fn tick(&mut self, now_us: i64, out: &mut Output) -> Result<(), OpError> {
@@ -575,8 +605,9 @@ impl Operator for Session {
             self.now_us = now_us;
             if self.tick_due().is_some_and(|due| due <= now_us) {
                 let now_ns = now_us.saturating_mul(1_000);
-                self.advance(now_ns, out)?;
-                out.watermark(WatermarkTime(now_ns));
+                let then = vec![Element::Watermark(WatermarkTime(now_ns)), Element::Tick(now_us)];
+                self.counted = self.bytes();
+                return self.advance(now_ns, then, out);
             }
         }
         out.push(Element::Tick(now_us));
@@ -594,7 +625,25 @@ impl Operator for Session {
     }
 
     fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
-        self.advance(i64::MAX, out)
+        self.counted = self.bytes();
+        self.advance(i64::MAX, Vec::new(), out)
+    }
+
+    fn unfinished(&self) -> bool {
+        !self.leaving.is_empty()
+    }
+
+    fn go_on(&mut self, out: &mut Output) -> Result<(), OpError> {
+        self.counted = self.bytes();
+        self.give_more(out)
+    }
+
+    fn spill(&mut self) -> Result<bool, OpError> {
+        // Rows on their way out are where they were.
+        let some = self.leaving.is_empty() && self.state.listed > 0 && self.kept.can_spill();
+        let Some(space) = self.resources.spill.clone().filter(|_| some) else { return Ok(false) };
+        self.spill_rows(&space)?;
+        Ok(true)
     }
 
     /// No later than the end of the next session.
@@ -604,11 +653,10 @@ impl Operator for Session {
     }
 
     fn stats(&self) -> Stats {
-        let bytes = if self.state.is_empty() { 0 } else { self.state.bytes() };
         Stats {
             late_rows: self.late_rows,
             keys: self.state.keys_used as u64,
-            state_bytes: bytes as u64,
+            state_bytes: self.bytes() as u64,
             ..Stats::default()
         }
     }
@@ -624,6 +672,6 @@ impl Operator for Session {
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         self.late_rows = from.u64(NAME, "late_rows")?;
         let mut bytes = Reader(from.bytes(NAME, "sessions")?);
-        self.read(&mut bytes).map_err(|e| OpError::Restore { operator: NAME, reason: e.to_string() })
+        self.read(&mut bytes)
     }
 }

@@ -14,12 +14,14 @@
 use super::block::Block;
 use super::bytes::{Damaged, Reader, Writer};
 use super::keys::{Key, KeyForm};
-use super::spill::{Run, entry};
+use super::spill::{Run, RunReader, SpillSpace, entry};
 use super::table::compare;
 use std::cmp::Ordering;
 use std::io;
 use std::sync::Arc;
 
+/// Runs from which on some become one.
+const RUNS_MAX: usize = 8;
 /// Words of a filter's line, which is one of a cache.
 const LINE_WORDS: usize = 8;
 /// Keys that a line is made for.
@@ -122,11 +124,11 @@ pub(crate) type Wanted<'a> = (u32, Key<'a>);
 
 /// Looks keys up in runs, from the newest to the oldest. `found` takes what lies behind the key in an
 /// entry and says whether older ones are of no interest.
-pub(crate) fn look_up(
+pub(crate) fn look_up<'a>(
     runs: &[Arc<Run>],
     form: &KeyForm,
-    mut wanted: Vec<Wanted<'_>>,
-    mut found: impl FnMut(usize, Wanted<'_>, &mut Reader<'_>) -> Result<bool, Damaged>,
+    mut wanted: Vec<Wanted<'a>>,
+    mut found: impl FnMut(usize, Wanted<'a>, &mut Reader<'_>) -> Result<bool, Damaged>,
 ) -> io::Result<()> {
     wanted.sort_unstable_by(|a, b| compare(form, a.1, b.1));
     wanted.dedup_by(|a, b| a.1 == b.1);
@@ -230,10 +232,117 @@ pub(crate) fn to_merge(bytes: &[u64], runs_max: usize) -> Option<usize> {
     Some(from)
 }
 
+/// Entries of several runs by key, of each key the newest.
+pub(crate) struct Newest {
+    runs: Vec<RunReader>,
+    /// Those at the key at hand, the newest last.
+    equal: Vec<usize>,
+}
+
+impl Newest {
+    pub fn new(runs: &[Arc<Run>]) -> io::Result<Self> {
+        let runs = runs.iter().map(|run| RunReader::open(run.clone())).collect::<io::Result<Vec<_>>>()?;
+        Ok(Newest { runs, equal: Vec::new() })
+    }
+
+    /// The next key's newest entry.
+    pub fn next(&mut self, form: &KeyForm) -> io::Result<Option<&[u8]>> {
+        for at in self.equal.drain(..) {
+            self.runs[at].advance()?;
+        }
+        let mut least: Option<Key<'_>> = None;
+        for (at, run) in self.runs.iter().enumerate() {
+            let Some(entry) = run.entry() else { continue };
+            let key = Key::load(&mut Reader(entry)).map_err(invalid)?;
+            match least.map_or(Ordering::Less, |least| compare(form, key, least)) {
+                Ordering::Less => {
+                    least = Some(key);
+                    self.equal.clear();
+                    self.equal.push(at);
+                }
+                Ordering::Equal => self.equal.push(at),
+                Ordering::Greater => {}
+            }
+        }
+        Ok(self.equal.last().and_then(|at| self.runs[*at].entry()))
+    }
+}
+
+impl Newest {
+    /// All entries of the key at hand, the oldest first.
+    pub fn all(&self) -> impl Iterator<Item = &[u8]> {
+        self.equal.iter().filter_map(|at| self.runs[*at].entry())
+    }
+}
+
+/// What a table has on disk: runs whose entries supersede each other, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Paged {
+    runs: Vec<Arc<Run>>,
+}
+
+impl Paged {
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    pub fn memory_bytes(&self) -> usize {
+        self.runs.iter().map(|r| r.memory_bytes()).sum()
+    }
+
+    /// Entries by key, of each key the newest.
+    pub fn newest(&self) -> io::Result<Newest> {
+        Newest::new(&self.runs)
+    }
+
+    /// Gives what lies behind each key of a batch that is on disk and not in memory.
+    pub fn load<'a>(
+        &self,
+        form: &KeyForm,
+        wanted: Vec<Wanted<'a>>,
+        mut found: impl FnMut(Wanted<'a>, &mut Reader<'_>) -> Result<(), Damaged>,
+    ) -> io::Result<()> {
+        look_up(&self.runs, form, wanted, |_, key, from| found(key, from).map(|()| true))
+    }
+
+    /// Writes entries, which are in the order of their keys, as a run that is newer than all others. `counts`
+    /// says of what follows a key whether anybody still looks for it.
+    pub fn spill<T>(
+        &mut self,
+        space: &SpillSpace,
+        form: &KeyForm,
+        entries: Vec<T>,
+        mut write: impl FnMut(T, &mut Writer),
+        counts: impl Fn(&mut Reader<'_>) -> Result<bool, Damaged>,
+    ) -> io::Result<()> {
+        let mut writer = space.begin_paged(entries.len() as u64)?;
+        for one in entries {
+            writer.add(|out| write(one, out))?;
+        }
+        let run = writer.finish()?;
+        self.runs.extend((run.entries > 0).then(|| Arc::new(run)));
+        let bytes: Vec<u64> = self.runs.iter().map(|r| r.bytes).collect();
+        let Some(from) = to_merge(&bytes, RUNS_MAX) else { return Ok(()) };
+        let mut writer = space.begin_paged(self.runs[from..].iter().map(|r| r.entries).sum())?;
+        let mut newest = Newest::new(&self.runs[from..])?;
+        while let Some(entry) = newest.next(form)? {
+            let mut rest = Reader(entry);
+            // One that nobody looks for still hides those in older runs.
+            let kept = from > 0 || Key::load(&mut rest).and_then(|_| counts(&mut rest)).map_err(invalid)?;
+            if kept {
+                writer.add(|out| out.0.extend_from_slice(entry))?;
+            }
+        }
+        let merged = writer.finish()?;
+        self.runs.truncate(from);
+        self.runs.extend((merged.entries > 0).then(|| Arc::new(merged)));
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::state::spill::SpillSpace;
     use arrow_schema::DataType;
     use std::collections::BTreeMap;
     use weir_base::Rng;

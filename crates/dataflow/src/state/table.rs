@@ -546,33 +546,14 @@ impl GroupTable {
         })
     }
 
-    /// Every group: its key, then the words behind it.
-    pub fn save(&self, out: &mut Writer) {
-        let own = self.key_words();
-        out.u64(self.len() as u64);
-        for group in 0..self.len() as u32 {
-            self.key(group).save(out);
-            (own..self.rows.width()).for_each(|at| out.u64(self.rows.word(group, at)));
-        }
+    /// The words of a group behind its key.
+    pub fn save_words(&self, group: u32, out: &mut Writer) {
+        (self.key_words()..self.rows.width()).for_each(|at| out.u64(self.rows.word(group, at)));
     }
 
-    /// Takes saved groups into an empty table.
-    pub fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        let own = self.key_words();
-        for _ in 0..from.count(1)? {
-            let key = Key::load(from)?;
-            let fits = match self.keys {
-                Keys::Unit => matches!(key, Key::Unit),
-                Keys::Int => matches!(key, Key::Int(_) | Key::Null),
-                Keys::Bytes { .. } => matches!(key, Key::Bytes(_) | Key::Null),
-            };
-            if !fits {
-                return Err(Damaged("a key has another form"));
-            }
-            let group = self.intern_one(key, key.hash()).map_err(|_| Damaged("a key is too long"))?;
-            for at in own..self.rows.width() {
-                *self.rows.word_mut(group, at) = from.u64()?;
-            }
+    pub fn load_words(&mut self, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        for at in self.key_words()..self.rows.width() {
+            *self.rows.word_mut(group, at) = from.u64()?;
         }
         Ok(())
     }

@@ -1,6 +1,7 @@
 //! Many keys under little memory against a plain map: over 1, 2 and 5 threads, spilled again and again,
 //! written down and restored into another number of threads on the way.
 
+mod keyed;
 mod live;
 
 use crate::op::aggregate::{Aggregate, Spec};

@@ -168,7 +168,7 @@ fn explain_shows_what_each_node_does_with_time_and_state() {
             ("Aggregate: unbounded", "state: none between batches"),
             (
                 "Lives: unbounded",
-                "watermark: ends here, state: rows of keys that live; span 5000 ms, timeout 1000 ms",
+                "watermark: ends here, state: rows of keys that live, spills; span 5000 ms, timeout 1000 ms",
             ),
             ("Source: unbounded", "state: a watermark a shard"),
         ],

@@ -243,62 +243,67 @@ impl Values {
             }
     }
 
-    /// What does not lie in the rows, of so many groups.
-    pub fn save(&self, groups: usize, out: &mut Writer) {
-        for group in 0..groups as u32 {
-            match &self.place {
-                Place::Inline { .. } => return,
-                Place::Words(c) => {
-                    let values = c.held(group).expect(THERE);
-                    out.u64(values.len() as u64);
-                    for value in values {
-                        out.u64(u64::from(value.is_some()));
-                        out.u64(value.unwrap_or(0));
-                    }
+    /// Forgets all groups.
+    pub fn clear(&mut self) {
+        self.beside = 0;
+        match &mut self.place {
+            Place::Inline { .. } => {}
+            Place::Words(c) => *c = Column::default(),
+            Place::Bytes(c) => *c = Column::default(),
+        }
+    }
+
+    /// What does not lie in the row of a group.
+    pub fn save(&self, group: u32, out: &mut Writer) {
+        match &self.place {
+            Place::Inline { .. } => {}
+            Place::Words(c) => {
+                let values = c.held(group).expect(THERE);
+                out.u64(values.len() as u64);
+                for value in values {
+                    out.u64(u64::from(value.is_some()));
+                    out.u64(value.unwrap_or(0));
                 }
-                Place::Bytes(c) => {
-                    let values = c.held(group).expect(THERE);
-                    out.u64(values.len() as u64);
-                    values.iter().for_each(|v| out.bytes(v.as_deref().unwrap_or_default()));
-                }
+            }
+            Place::Bytes(c) => {
+                let values = c.held(group).expect(THERE);
+                out.u64(values.len() as u64);
+                values.iter().for_each(|v| out.bytes(v.as_deref().unwrap_or_default()));
             }
         }
     }
 
-    pub fn load(&mut self, groups: usize, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        self.extend_to(groups);
+    /// Of a group that holds nothing yet.
+    pub fn load(&mut self, group: u32, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.extend_to(group as usize + 1);
         let too_many = Damaged("a key holds more values than its functions look at");
         match &mut self.place {
             Place::Inline { .. } => {}
             Place::Words(c) => {
-                for group in 0..groups as u32 {
-                    let n = from.count(16)?;
-                    if n > self.slots {
-                        return Err(too_many);
-                    }
-                    let values = c.get_mut(group);
-                    for _ in 0..n {
-                        let set = from.u64()? == 1;
-                        let value = from.u64()?;
-                        values.push(set.then_some(value));
-                    }
-                    self.beside += values.capacity() * size_of::<Option<u64>>();
+                let n = from.count(16)?;
+                if n > self.slots {
+                    return Err(too_many);
                 }
+                let values = c.get_mut(group);
+                for _ in 0..n {
+                    let set = from.u64()? == 1;
+                    let value = from.u64()?;
+                    values.push(set.then_some(value));
+                }
+                self.beside += values.capacity() * size_of::<Option<u64>>();
             }
             Place::Bytes(c) => {
-                for group in 0..groups as u32 {
-                    let n = from.count(8)?;
-                    if n > self.slots {
-                        return Err(too_many);
-                    }
-                    let values = c.get_mut(group);
-                    for _ in 0..n {
-                        let bytes: Box<[u8]> = from.bytes()?.into();
-                        self.beside += bytes.len();
-                        values.push(Some(bytes));
-                    }
-                    self.beside += values.capacity() * size_of::<Option<Box<[u8]>>>();
+                let n = from.count(8)?;
+                if n > self.slots {
+                    return Err(too_many);
                 }
+                let values = c.get_mut(group);
+                for _ in 0..n {
+                    let bytes: Box<[u8]> = from.bytes()?.into();
+                    self.beside += bytes.len();
+                    values.push(Some(bytes));
+                }
+                self.beside += values.capacity() * size_of::<Option<Box<[u8]>>>();
             }
         }
         Ok(())

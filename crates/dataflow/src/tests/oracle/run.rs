@@ -216,6 +216,7 @@ pub(super) struct Runner {
     pub memory: Arc<MemoryBudget>,
     resources: Resources,
     graph: Graph,
+    disk: Arc<SimDisk>,
     pub out: Vec<Rows>,
     pub late: Vec<LateRows>,
     epoch: u64,
@@ -231,10 +232,11 @@ impl Runner {
     pub fn with_memory(plan: StreamPlan, threads: usize, spill: bool, bytes: u64) -> Self {
         let clock = Arc::new(ManualClock::new(1_000_000));
         let memory = MemoryBudget::root("test", bytes);
+        let disk = Arc::new(SimDisk::new(1));
         let mut resources = Resources::new(Workers::new(threads));
         (resources.divide_groups, resources.piece_rows) = (3, 4);
         if spill {
-            resources.spill = Some(SpillSpace::new(Arc::new(SimDisk::new(1)), "spill"));
+            resources.spill = Some(SpillSpace::new(disk.clone(), "spill"));
             resources.memory = Some(MemoryBudget::root("tiny", 1));
             resources.spill_bytes_min = 1;
         }
@@ -245,6 +247,7 @@ impl Runner {
             memory,
             resources,
             graph,
+            disk,
             out: Vec::new(),
             late: Vec::new(),
             epoch: 0,
@@ -367,6 +370,11 @@ impl Runner {
                 self.feed(Element::EndOfBackfill);
             }
         }
+    }
+
+    /// Whether something lies on disk.
+    pub fn spilled(&self) -> bool {
+        !self.disk.files().is_empty()
     }
 
     pub fn late_rows(&self) -> u64 {

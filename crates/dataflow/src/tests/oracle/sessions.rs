@@ -303,6 +303,21 @@ fn sessions_have_one_answer_however_they_are_run() {
 }
 
 #[test]
+fn rows_of_sessions_go_to_disk() {
+    let mut spilled = 0;
+    for seed in 0..50 {
+        let rng = Rng::seeded(seed);
+        let (case, spec) = (Case::generate(&rng), generate(&rng));
+        let mode = Mode { backfill: 0, batch_rows: 7, restore_every: None, threads: 1, spill: true };
+        let mut runner = Runner::new(plan(&case, spec, ReplayOrder::Arrival, 0), 1, true);
+        runner.play(&mode, &case.log);
+        spilled += usize::from(runner.spilled());
+        finish(runner);
+    }
+    assert!(spilled > 8, "{spilled} of 50");
+}
+
+#[test]
 fn generated_sessions_cover_what_they_should() {
     let (mut late, mut limited, mut left_out, mut many) = (0, 0, 0, 0);
     for seed in 0..200 {
