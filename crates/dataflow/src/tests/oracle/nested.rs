@@ -240,3 +240,9 @@ fn windows_over_windows_have_one_answer_however_they_are_run() {
         check(seed);
     }
 }
+
+/// Runs of shares of one pane are not the whole of what another pane has of a key.
+#[test]
+fn runs_of_panes_that_became_one_are_merged_with_those_of_others() {
+    check(962);
+}
