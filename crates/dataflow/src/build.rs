@@ -53,17 +53,9 @@ fn operator(
         }
         StreamNode::Limit { skip, fetch, .. } => Box::new(Limit::new(*skip, *fetch)),
         StreamNode::Window { spec, time, judged, session: Some(keys), at, schema, input, .. } => {
-            let (time, judged) = (time.clone(), judged.clone());
-            Box::new(Session::new(
-                *spec,
-                time,
-                judged,
-                keys.clone(),
-                *at,
-                schema.clone(),
-                &input.schema(),
-                resources.clone(),
-            )?)
+            let (time, judged, schema) = (time.clone(), judged.clone(), schema.clone());
+            let session = Session::new(*spec, time, judged, keys.clone(), *at, schema, &input.schema())?;
+            Box::new(session.with(resources.clone()))
         }
         StreamNode::Window { spec, time, judged, session: None, at, schema, .. } => {
             let pane = panes.map(|p| p.pane);

@@ -302,7 +302,6 @@ impl Session {
         at: usize,
         schema: SchemaRef,
         input: &SchemaRef,
-        resources: Resources,
     ) -> Result<Self, OpError> {
         let plan = |reason: String| OpError::Plan { operator: NAME, reason };
         window.check().map_err(plan)?;
@@ -333,11 +332,17 @@ impl Session {
             kept: Kept::new(NAME, input.clone()),
             leaving: VecDeque::new(),
             then: Vec::new(),
-            resources,
+            resources: Resources::one_thread(),
             counted: 0,
             now_us: i64::MIN,
             late_rows: 0,
         })
+    }
+
+    /// What it may use of the machine besides its thread.
+    pub fn with(mut self, resources: Resources) -> Self {
+        self.resources = resources;
+        self
     }
 
     fn keys_of(&self, batch: &RecordBatch) -> Result<Vec<ArrayRef>, OpError> {

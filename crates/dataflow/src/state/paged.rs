@@ -98,7 +98,6 @@ impl Lookup {
             step *= 2;
         }
         let mut high = self.ends.len().min(low + step);
-        let mut low = low;
         if low >= high || is_behind(low) {
             return None;
         }

@@ -3,6 +3,7 @@
 
 mod keyed;
 mod live;
+mod taken_back;
 
 use crate::op::aggregate::{Aggregate, Spec};
 use crate::operator::{InputId, Operator, Output};

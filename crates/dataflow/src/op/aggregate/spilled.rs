@@ -188,8 +188,9 @@ impl Table {
         self.expired += groups.expired;
         self.spilled.truncate(from);
         if run.entries > 0 {
-            let run = Arc::new(run);
-            self.spilled.push(Spilled { run, partial: false, history: !live });
+            // A pane's are merged with those of other panes.
+            let partial = !core.looks_up();
+            self.spilled.push(Spilled { run: Arc::new(run), partial, history: !live });
         }
         Ok(())
     }

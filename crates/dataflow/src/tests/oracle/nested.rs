@@ -234,3 +234,9 @@ fn run(case: &Case, shape: &Shape, mode: &Mode, log: &[LogRow]) -> Vec<Outer> {
 fn windows_over_windows_have_one_answer_however_they_are_run() {
     crate::tests::seeds::each_seed("windows over windows", check);
 }
+
+/// Runs of shares of one pane are not the whole of what another pane has of a key.
+#[test]
+fn runs_of_panes_that_became_one_are_merged_with_those_of_others() {
+    check(962);
+}

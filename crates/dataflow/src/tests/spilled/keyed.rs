@@ -20,18 +20,18 @@ use weir_base::disk::{Disk, SimDisk};
 use weir_base::{Code, MemoryBudget, Reservation, Rng};
 use weir_plan::{DedupSpec, Element, LifeSpec, OverFunction, OverKind, OverSpec, Rows, StreamError};
 
-const BATCH_ROWS: usize = 700;
+pub(super) const BATCH_ROWS: usize = 700;
 const BATCHES: usize = 60;
-const KEYS: u64 = 25_000;
+pub(super) const KEYS: u64 = 25_000;
 
 #[derive(Debug, Clone, Copy)]
-struct Row {
-    k: Option<u64>,
-    v: i64,
-    append_us: i64,
+pub(super) struct Row {
+    pub k: Option<u64>,
+    pub v: i64,
+    pub append_us: i64,
 }
 
-fn schema(text: bool) -> SchemaRef {
+pub(super) fn schema(text: bool) -> SchemaRef {
     let key = if text { DataType::Utf8 } else { DataType::Int64 };
     Arc::new(Schema::new(vec![
         Field::new("k", key, true),
@@ -40,7 +40,7 @@ fn schema(text: bool) -> SchemaRef {
     ]))
 }
 
-fn batch(text: bool, rows: &[Row]) -> Rows {
+pub(super) fn batch(text: bool, rows: &[Row]) -> Rows {
     let keys: ArrayRef = match text {
         true => Arc::new(rows.iter().map(|r| r.k.map(|k| format!("key {k}"))).collect::<StringArray>()),
         false => Arc::new(rows.iter().map(|r| r.k.map(|k| k as i64)).collect::<Int64Array>()),
@@ -51,16 +51,16 @@ fn batch(text: bool, rows: &[Row]) -> Rows {
     Rows::append(RecordBatch::try_new(schema(text), columns).unwrap())
 }
 
-struct Runner<F> {
-    disk: Arc<SimDisk>,
+pub(super) struct Runner<F> {
+    pub disk: Arc<SimDisk>,
     resources: Resources,
     held: Reservation,
     make: F,
-    op: Box<dyn Operator>,
+    pub op: Box<dyn Operator>,
 }
 
 impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
-    fn new(memory_bytes: u64, make: F) -> Self {
+    pub fn new(memory_bytes: u64, make: F) -> Self {
         let disk = Arc::new(SimDisk::new(1));
         let memory = MemoryBudget::root("query", memory_bytes);
         let mut resources = Resources::new(Workers::new(1));
@@ -78,7 +78,7 @@ impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
         self.held.grow(bytes.saturating_sub(self.held.bytes())).expect("spills before it passes the limit");
     }
 
-    fn rows(&mut self, rows: Rows) -> Result<Vec<RecordBatch>, OpError> {
+    pub fn rows(&mut self, rows: Rows) -> Result<Vec<RecordBatch>, OpError> {
         self.call(|op, out| op.rows(InputId(0), rows, out))
     }
 
@@ -101,7 +101,7 @@ impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
         Ok(rows.collect())
     }
 
-    fn restore(&mut self) {
+    pub fn restore(&mut self) {
         let mut saved = StateWriter::default();
         self.op.snapshot(&mut saved).unwrap();
         self.op = (self.make)(&self.resources);
@@ -110,12 +110,12 @@ impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
         self.account();
     }
 
-    fn runs(&self) -> usize {
+    pub fn runs(&self) -> usize {
         self.disk.list("spill").map_or(0, |files| files.len())
     }
 }
 
-fn log(rng: &Rng) -> Vec<Row> {
+pub(super) fn log(rng: &Rng) -> Vec<Row> {
     let mut append_us = 0;
     let row = |_| {
         append_us += rng.below(3) as i64;
