@@ -17,4 +17,5 @@ mod one_answer;
 mod process;
 mod slt;
 mod stitch;
+mod united;
 mod why;
