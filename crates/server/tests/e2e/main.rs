@@ -20,4 +20,5 @@ mod process;
 mod slt;
 mod spill;
 mod stitch;
+mod united;
 mod why;

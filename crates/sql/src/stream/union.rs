@@ -33,7 +33,7 @@ impl Lowering<'_> {
         }
         let id = self.id();
         let mut inputs = Vec::with_capacity(u.inputs.len());
-        for input in &u.inputs {
+        for input in united::branches(u) {
             if let Some(time) = &before.2 {
                 let below = |e: &Expr| over_scan(by_position(e, &u.schema, input.schema())?, input);
                 self.judged_by = Some(below(time)?);
@@ -42,9 +42,13 @@ impl Lowering<'_> {
             inputs.push(self.node(input)?);
         }
         (self.ordered, self.by_log, self.judged_by, self.partition) = before;
-        let schema = Arc::new(Schema::new(u.schema.fields().clone()));
         if !placed {
-            let inputs = inputs.into_iter().map(|i| i.node).collect();
+            let inputs: Vec<StreamNode> = inputs.into_iter().map(|i| i.node).collect();
+            let schema = match inputs.first() {
+                // Of rows that are only counted a column is read all the same.
+                Some(first) if u.schema.fields().is_empty() => first.schema(),
+                _ => Arc::new(Schema::new(u.schema.fields().clone())),
+            };
             return Ok(Lowered::plain(StreamNode::Union { id, schema, inputs }));
         }
         self.aligned(id, u, inputs)
@@ -58,13 +62,19 @@ impl Lowering<'_> {
                 "keys that expire over a UNION are not supported yet; use a window, or each of the streams",
             );
         }
-        if u.inputs.iter().any(|i| aggregate_below(i)) {
+        if united::branches(u).into_iter().any(aggregate_below) {
             return refuse(
                 "a window, or a function of earlier rows, over a UNION of results is not supported: \
                  results have no place in a log; use it below the UNION",
             );
         }
-        if u.inputs.iter().any(|i| changelog(i)) {
+        if united::branches(u).into_iter().any(|branch| united::below(branch).len() > 1) {
+            return refuse(
+                "a window, or a function of earlier rows, over a UNION of subqueries over UNIONs is not supported yet; \
+                 write them as one UNION ALL",
+            );
+        }
+        if united::branches(u).into_iter().any(changelog) {
             return refuse(
                 "a window, or a function of earlier rows, over a UNION with a changelog is not supported: \
                  rows that are taken back have no place among the others",
@@ -93,7 +103,7 @@ impl Lowering<'_> {
         }
         let mut fields: Vec<FieldRef> = u.schema.fields().iter().cloned().collect();
         let mut branches = Vec::with_capacity(inputs.len());
-        for (i, (input, plan)) in inputs.into_iter().zip(&u.inputs).enumerate() {
+        for (i, (input, plan)) in inputs.into_iter().zip(united::branches(u)).enumerate() {
             let below = input.node.schema();
             let column = |at: usize| Projection {
                 expr: Arc::new(Column::new(below.field(at).name(), at)),
@@ -106,10 +116,7 @@ impl Lowering<'_> {
                 let at = place.ok_or_else(|| err!(LogicalError, "an input of a UNION lost its place"))?;
                 let mut hidden = column(at);
                 match what {
-                    // Numbered over all streams already, where the input is a UNION itself.
-                    Hidden::Shard if names.len() > 1 && input.find(Hidden::OwnShard).is_none() => {
-                        hidden.expr = numbered(hidden.expr, rank);
-                    }
+                    Hidden::Shard if rank > 0 => hidden.expr = numbered(hidden.expr, rank),
                     Hidden::OwnShard => hidden.name = "__own_shard".into(),
                     _ => {}
                 }

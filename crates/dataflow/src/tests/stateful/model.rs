@@ -91,8 +91,8 @@ fn value(kind: &OverKind, arg: Option<&str>, even: bool, so_far: &[&LogRow]) -> 
         OverKind::First => counted.first().map_or_else(|| "NULL".into(), |r| column(r, arg.unwrap())),
         OverKind::Last => column(so_far[last], arg.unwrap()),
         OverKind::Earliest if is("v") => text(ints().next()),
-        OverKind::Latest if is("v") => text(ints().last()),
+        OverKind::Latest if is("v") => text(ints().next_back()),
         OverKind::Earliest => text(words().next()),
-        OverKind::Latest => text(words().last()),
+        OverKind::Latest => text(words().next_back()),
     }
 }
