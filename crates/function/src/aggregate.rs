@@ -15,6 +15,7 @@ mod maps;
 mod moments;
 mod own;
 mod rewrite;
+mod sequence;
 mod sketched;
 
 use arrow::datatypes::DataType;
@@ -126,6 +127,7 @@ fn statistic(name: &str, inner: Arc<AggregateUDF>, arguments: usize) -> Arc<Aggr
 }
 
 pub(crate) fn functions() -> Vec<Line> {
+    let [sequence_match, sequence_count] = events::sequences();
     let min_k = least::min_k();
     let group_array_sorted = {
         let min_k = min_k.clone();
@@ -216,6 +218,16 @@ pub(crate) fn functions() -> Vec<Line> {
             events::window_funnel(),
             "window_funnel(window)(time, condition, …)",
             "how many of the conditions held one behind the other within a window from the first",
+        ),
+        (
+            sequence_match,
+            "sequence_match(pattern)(time, condition, …)",
+            "whether events follow each other as in '(?1).*(?t<=10)(?2)'",
+        ),
+        (
+            sequence_count,
+            "sequence_count(pattern)(time, condition, …)",
+            "how often they do, no event in two matches",
         ),
         (
             events::retention(),

@@ -1,10 +1,11 @@
 //! Aggregates over events on a line: `window_funnel`, `retention`, `delta_sum_timestamp`, `xirr`,
-//! `max_intersections`, `interval_length_sum`, `exponential_moving_average`, `avg_time_weighted`.
+//! `max_intersections`, `interval_length_sum`, `sequence_match`, `exponential_moving_average`, `avg_time_weighted`.
 //!
 //! An event is a place on the line and a word. Events are sorted when a result is wanted, by both, so that
 //! the order in which rows came changes nothing.
 
 use super::own::{Own, constant};
+use super::sequence::{Step, count, matches, parse};
 use arrow::array::{Array, ArrayRef, AsArray, Int64Array, ListArray, UInt64Array};
 use arrow::buffer::OffsetBuffer;
 use arrow::compute::cast;
@@ -41,6 +42,11 @@ enum Finish {
     Position,
     /// Length of what intervals cover; words are their ends.
     Covered,
+    /// Events that follow each other as a pattern says; words have a bit for each condition.
+    Match {
+        conditions: usize,
+        counts: bool,
+    },
     /// Values that count half after so long.
     Fading {
         half_life: f64,
@@ -54,6 +60,8 @@ struct Events {
     finish: Finish,
     /// Of the result.
     output: DataType,
+    /// Of a pattern.
+    steps: Vec<Step>,
     events: Vec<(i64, u64)>,
 }
 
@@ -88,7 +96,7 @@ fn holds(array: &ArrayRef, row: usize) -> bool {
 impl Events {
     fn of(args: &AccumulatorArgs<'_>, finish: Finish) -> Box<dyn Accumulator> {
         let output = args.return_field.data_type().clone();
-        Box::new(Events { finish, output, events: Vec::new() })
+        Box::new(Events { finish, output, steps: Vec::new(), events: Vec::new() })
     }
 
     fn sorted(&self) -> Vec<(i64, u64)> {
@@ -241,6 +249,14 @@ impl Accumulator for Events {
                     self.events.extend(steps.map(|step| (at.value(row), step as u64)));
                 }
             }
+            Finish::Match { conditions, .. } => {
+                let at = whole(&arrays[0])?;
+                for row in (0..rows).filter(|row| at.is_valid(*row)) {
+                    let held = (0..conditions).filter(|c| holds(&arrays[1 + c], row));
+                    let bits = held.fold(0, |bits, c| bits | 1 << c);
+                    self.events.extend((bits > 0).then(|| (at.value(row), bits)));
+                }
+            }
             Finish::Retention { conditions } => {
                 let bit = |c: usize| (0..rows).any(|row| holds(&arrays[c], row));
                 let bits = (0..conditions).filter(|c| bit(*c)).fold(0, |bits, c| bits | 1 << c);
@@ -298,6 +314,8 @@ impl Accumulator for Events {
             Finish::Position if all.is_empty() => ScalarValue::try_from(&self.output),
             Finish::Position => self.scalar(place(intersections(&all).1, &self.output)?),
             Finish::Covered => Ok(ScalarValue::UInt64(Some(covered(&all)))),
+            Finish::Match { counts: true, .. } => Ok(ScalarValue::UInt64(Some(count(&all, &self.steps)))),
+            Finish::Match { .. } => Ok(ScalarValue::UInt8(Some(u8::from(matches(&all, &self.steps))))),
             Finish::Fading { half_life } => Ok(ScalarValue::Float64(faded(&all, half_life))),
             Finish::OverTime => Ok(ScalarValue::Float64(over_time(&all))),
         }
@@ -399,6 +417,33 @@ pub(super) fn window_funnel() -> Arc<AggregateUDF> {
         Ok([time(given, 0, "window_funnel")?].into_iter().chain(conditions).chain(window).collect())
     })
     .udaf()
+}
+
+/// `sequence_match(time, condition, …, pattern)`, written `sequence_match(pattern)(time, condition, …)`, and
+/// `sequence_count`.
+pub(super) fn sequences() -> [Arc<AggregateUDF>; 2] {
+    fn of(args: &AccumulatorArgs<'_>, counts: bool) -> Result<Box<dyn Accumulator>> {
+        let last = args.exprs.len() - 1;
+        let pattern = match constant(args, last, "the pattern")?.map(|p| p.cast_to(&DataType::Utf8)) {
+            Some(Ok(ScalarValue::Utf8(Some(pattern)))) => pattern,
+            _ => return plan_err!("the pattern of {} is a text such as '(?1)(?2)'", args.name),
+        };
+        let conditions = last - 1;
+        let steps = parse(&pattern, conditions)?;
+        let (finish, output) = (Finish::Match { conditions, counts }, args.return_field.data_type().clone());
+        Ok(Box::new(Events { finish, output, steps, events: Vec::new() }))
+    }
+    fn taken(given: &[DataType]) -> Result<Vec<DataType>> {
+        let conditions = std::iter::repeat_n(DataType::Boolean, given.len() - 2);
+        let time = time(given, 0, "sequence_match and sequence_count")?;
+        Ok([time].into_iter().chain(conditions).chain([DataType::Utf8]).collect())
+    }
+    let arguments = (3, CONDITIONS_MAX + 2);
+    [
+        Own::new("sequence_match", arguments, |_| Ok(DataType::UInt8), state, |args| of(args, false)),
+        Own::new("sequence_count", arguments, |_| Ok(DataType::UInt64), state, |args| of(args, true)),
+    ]
+    .map(|own| own.coerce(taken).udaf())
 }
 
 /// `retention(condition, …)`.

@@ -126,6 +126,8 @@ const AGGREGATES: &[&str] = &[
     "group_array_sorted(2)(x)",
     "exponential_moving_average(3)(f, u)",
     "avg_time_weighted(x, u)",
+    "sequence_match('(?1)(?2)')(u, x > 5, x < 0)",
+    "sequence_count('(?1)(?t<=3)(?2)')(u, x > 5, x < 0)",
     "top_k_weighted(2)(s, u)",
 ];
 
