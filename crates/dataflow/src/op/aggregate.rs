@@ -236,18 +236,19 @@ impl Aggregate {
     /// Spills until there is room again for what this call has added.
     fn make_room(&mut self) -> Result<(), OpError> {
         while self.is_tight() {
-            if !self.spill_one()? {
+            if !self.spill_one(self.resources.spill_bytes_min())? {
                 return Ok(());
             }
         }
         Ok(())
     }
 
-    /// Spills one window's state: the last to close of those that hold much. `false` = none can.
-    fn spill_one(&mut self) -> Result<bool, OpError> {
+    /// Spills one window's state: the last to close of those that hold much, at least so many bytes.
+    /// `false` = none can.
+    fn spill_one(&mut self, bytes_min: usize) -> Result<bool, OpError> {
         let Some(space) = self.resources.spill.clone() else { return Ok(false) };
         let most = self.tables.values().map(Table::group_bytes).max().unwrap_or(0);
-        let least = (most / 4).max(self.resources.spill_bytes_min());
+        let least = (most / 4).max(bytes_min);
         let much =
             |(_, table): &(&Bounds, &Table)| table.group_bytes() >= least && table.can_spill(&self.core);
         let Some(bounds) = self.tables.iter().filter(much).map(|(b, _)| *b).next_back() else {
@@ -462,7 +463,8 @@ impl Operator for Aggregate {
 
     fn spill(&mut self) -> Result<bool, OpError> {
         // Rows on their way out are where they were.
-        if self.leaving.is_some() { Ok(false) } else { self.spill_one() }
+        // Nobody asks before memory is refused: then little is worth a file, too.
+        if self.leaving.is_some() { Ok(false) } else { self.spill_one(1) }
     }
 
     fn unfinished(&self) -> bool {

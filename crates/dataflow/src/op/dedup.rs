@@ -34,8 +34,6 @@ use weir_plan::{DedupSpec, Rows};
 const NAME: &str = "Dedup";
 /// So many forgotten keys in memory are worth making the table anew.
 const TIDY_GROUPS: u64 = 64;
-/// Spans of a ttl by which keys are counted.
-const TTL_SPANS: i64 = 1 << 10;
 /// Keys that are restored before memory is looked at.
 const RESTORE_KEYS: usize = 1 << 10;
 
@@ -188,72 +186,32 @@ impl Known {
     }
 }
 
-/// Which of the keys are remembered: those with numbers from `first` on. A number is the append time of a
-/// key's row where there is a ttl alone, else it counts such rows; a key gets another only when it has been
-/// forgotten.
+/// Which of the keys are remembered: those with numbers from `first` on. Rows that are the first of their
+/// key are numbered; a key gets another number only when it has been forgotten.
 struct Newest {
-    keys_max: Option<u64>,
+    keys_max: u64,
     ttl_us: Option<i64>,
     first: u64,
-    /// Where rows are counted.
     next: u64,
-    /// Keys that are remembered; by append time about so many.
-    keys: u64,
-    /// With a ttl, oldest first: append times (microseconds) and up to which number they go; by append time
-    /// spans of [`Self::span_us`] and how many keys they have.
+    /// Append times (microseconds), oldest first, and up to which number each goes. Only with a ttl.
     times: VecDeque<(i64, u64)>,
 }
 
-/// Orders as times do.
-fn by_time(at_us: i64) -> u64 {
-    (at_us as u64) ^ 1 << 63
-}
-
 impl Newest {
-    fn span_us(&self) -> i64 {
-        (self.ttl_us.unwrap_or(0) / TTL_SPANS).max(1)
+    fn keys(&self) -> u64 {
+        self.next - self.first
     }
 
     /// Forgets numbers below `up_to`.
     fn forget(&mut self, up_to: u64) {
-        self.keys -= up_to.saturating_sub(self.first);
-        self.first = self.first.max(up_to);
-        while self.times.front().is_some_and(|(_, end)| *end <= self.first) {
+        self.first = up_to;
+        while self.times.front().is_some_and(|(_, end)| *end <= up_to) {
             self.times.pop_front();
         }
     }
 
     /// The number of a row that is the first of its key, as far as is remembered; `before` = that of its key.
     fn first_of_key(&mut self, before: u64, at_us: i64) -> Option<u64> {
-        match (self.ttl_us, self.keys_max) {
-            (Some(ttl_us), None) => self.first_in_ttl(before, at_us, ttl_us),
-            _ => self.first_of_newest(before, at_us),
-        }
-    }
-
-    fn first_in_ttl(&mut self, before: u64, at_us: i64, ttl_us: i64) -> Option<u64> {
-        let least_us = at_us.saturating_sub(ttl_us).saturating_add(1);
-        self.first = self.first.max(by_time(least_us));
-        let span_us = self.span_us();
-        while let Some((span, keys)) = self.times.front().copied()
-            && span < least_us.div_euclid(span_us)
-        {
-            self.keys -= keys;
-            self.times.pop_front();
-        }
-        if before >= self.first {
-            return None;
-        }
-        self.keys += 1;
-        let span = at_us.div_euclid(span_us);
-        match self.times.back_mut() {
-            Some((last, keys)) if *last == span => *keys += 1,
-            _ => self.times.push_back((span, 1)),
-        }
-        Some(by_time(at_us))
-    }
-
-    fn first_of_newest(&mut self, before: u64, at_us: i64) -> Option<u64> {
         if let Some(ttl_us) = self.ttl_us {
             while let Some((came, end)) = self.times.front().copied()
                 && at_us.saturating_sub(came) >= ttl_us
@@ -264,12 +222,11 @@ impl Newest {
         if before >= self.first {
             return None;
         }
-        if self.keys_max.is_some_and(|max| self.keys >= max) {
+        if self.keys() >= self.keys_max {
             self.forget(self.first + 1);
         }
         let number = self.next;
         self.next += 1;
-        self.keys += 1;
         if self.ttl_us.is_some() {
             match self.times.back_mut() {
                 Some((came, end)) if *came == at_us => *end = self.next,
@@ -282,16 +239,18 @@ impl Newest {
     fn save(&self, out: &mut Writer) {
         out.u64(self.first);
         out.u64(self.next);
-        out.u64(self.keys);
         out.u64(self.times.len() as u64);
-        for (at, n) in &self.times {
-            out.i64(*at);
-            out.u64(*n);
+        for (came, end) in &self.times {
+            out.i64(*came);
+            out.u64(*end);
         }
     }
 
     fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
-        (self.first, self.next, self.keys) = (from.u64()?, from.u64()?, from.u64()?);
+        (self.first, self.next) = (from.u64()?, from.u64()?);
+        if self.first > self.next {
+            return Err(Damaged("more is forgotten than came"));
+        }
         for _ in 0..from.count(16)? {
             self.times.push_back((from.i64()?, from.u64()?));
         }
@@ -330,11 +289,10 @@ impl Dedup {
         }
         let bounded = spec.keys_max.is_some() || spec.ttl_us.is_some();
         let newest = bounded.then(|| Newest {
-            keys_max: spec.keys_max,
+            keys_max: spec.keys_max.unwrap_or(u64::MAX),
             ttl_us: spec.ttl_us,
             first: 1,
             next: 1,
-            keys: 0,
             times: VecDeque::new(),
         });
         let append_time = spec.append_time.filter(|_| spec.ttl_us.is_some());
@@ -393,7 +351,7 @@ impl Dedup {
             }
             first.push(number.is_some());
         }
-        if self.known.groups.len() as u64 > 2 * newest.keys + TIDY_GROUPS {
+        if self.known.groups.len() as u64 > 2 * newest.keys() + TIDY_GROUPS {
             let first = newest.first;
             self.known.tidy(first)?;
         }
@@ -429,7 +387,7 @@ impl Operator for Dedup {
     fn stats(&self) -> Stats {
         let keys = match &self.newest {
             None => self.known.keys() as u64,
-            Some(newest) => newest.keys,
+            Some(newest) => newest.keys(),
         };
         Stats { keys, state_bytes: self.bytes() as u64, ..Stats::default() }
     }
