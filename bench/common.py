@@ -158,12 +158,17 @@ class Client:
     def __init__(self, port, seconds_max=None):
         self.http = http.client.HTTPConnection("127.0.0.1", port, timeout=seconds_max)
         self.http.connect()
+        self.used = time.monotonic()
 
     def send(self, query, body=b"", **settings):
         url = "/?" + urllib.parse.urlencode({"query": query, **settings})
+        if time.monotonic() - self.used > 10:
+            # The server closes connections that nobody uses.
+            self.http.close(), self.http.connect()
         self.http.request("POST", url, body=body)
         answer = self.http.getresponse()
         text = answer.read()
+        self.used = time.monotonic()
         if answer.status != 200:
             raise RuntimeError(f"{query[:200]}: {text.decode(errors='replace')}")
         return text
@@ -202,7 +207,8 @@ class Streaming:
         self.steer = self.server.client(seconds_max=RUN_SECONDS_MAX)
         self.thread = threading.Thread(target=self.run, args=(self.server.client(streaming=True),), daemon=True)
         self.thread.start()
-        while self.steer.query("SELECT count() FROM system.queries WHERE query_id = 'w'") == "0" and not self.ended:
+        running = "SELECT count() FROM system.queries WHERE query_id = 'w' AND state = 'Running'"
+        while self.steer.query(running) == "0" and not self.ended:
             time.sleep(0.001)
         return self
 
