@@ -225,7 +225,7 @@ class Streaming:
         counts = []
         try:
             self.steer.send("SYSTEM SYNC QUERY 'w'")
-            counts = self.steer.query("SELECT rows_out, keys, state_bytes FROM system.queries WHERE query_id = 'w'").split()
+            counts = self.steer.query("SELECT rows_out, keys, state_bytes FROM system.queries WHERE query_id = 'w' AND state = 'Running'").split()
         except (RuntimeError, OSError) as e:
             self.ended.append(e)
         if not counts:
