@@ -12,9 +12,10 @@ const DIVIDE_GROUPS: usize = 1 << 16;
 const TIDY_GROUPS: usize = 1 << 10;
 /// Bytes of a window's state that are worth a file.
 const SPILL_BYTES_MIN: usize = 1 << 20;
-/// Of the query's memory so many tenths are used before state spills: the rest is for what reads its
-/// sources, and for sorting what spills.
-const MEMORY_TENTHS: u64 = 7;
+/// Of the query's memory so many tenths are left when state spills, for what reads its sources and for
+/// sorting what spills; under a small limit more, since the allocator, too, takes its share.
+const LEFT_TENTHS: u64 = 3;
+const LEFT_BYTES_MIN: u64 = 128 << 20;
 /// Rows that leave in one piece.
 const PIECE_ROWS: usize = 1 << 16;
 
@@ -64,18 +65,20 @@ impl Resources {
 
     /// Whether state that has become `now` bytes, of which `before` are counted, should rather lie on disk.
     pub(crate) fn is_tight(&self, before: usize, now: usize) -> bool {
-        self.is_used(before, now, MEMORY_TENTHS)
+        self.is_used(before, now, 1)
     }
 
     /// Whether half of that is used.
     pub(crate) fn is_half_full(&self, before: usize, now: usize) -> bool {
-        self.is_used(before, now, MEMORY_TENTHS / 2)
+        self.is_used(before, now, 2)
     }
 
-    fn is_used(&self, before: usize, now: usize, tenths: u64) -> bool {
+    fn is_used(&self, before: usize, now: usize, share: u64) -> bool {
         let Some(memory) = &self.memory else { return false };
         let used = memory.used_bytes().saturating_add(now as u64).saturating_sub(before as u64);
-        self.spill.is_some() && used > memory.limit_bytes() / 10 * tenths
+        let limit = memory.limit_bytes();
+        let left = (limit / 10 * LEFT_TENTHS).max(LEFT_BYTES_MIN.min(limit / 2));
+        self.spill.is_some() && used > (limit - left) / share
     }
 
     /// Bytes of a window's state that are worth a file; under a small limit less is.

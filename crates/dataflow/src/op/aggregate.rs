@@ -372,7 +372,10 @@ impl Operator for Aggregate {
                 self.account(last)?;
             }
             last = Some(job.bounds);
-            self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts.push(job.part);
+            let parts = &mut self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts;
+            // Of most windows there is one: room for more would cost more than the rows of a small one.
+            parts.reserve_exact(1);
+            parts.push(job.part);
             match updated {
                 Ok(results) => told.extend(results.map(|r| (job.rows, r))),
                 Err(e) => all = all.and(Err(e)),

@@ -257,15 +257,20 @@ impl QueryRegistry {
     /// the query's sink; of an `INSERT … SELECT`, when it is durable in the target.
     ///
     /// # Errors
-    /// Code 36 for an id that does not run or does not stream.
+    /// Code 36 for an id that does not run or does not stream; the query's own error where it failed before.
     pub async fn sync(&self, query_id: &str) -> Result<()> {
         let (entry, streaming) = self.streaming(query_id)?;
         let (killed, progress, written) =
             (entry.killed.clone(), entry.progress.clone(), entry.written.lock().clone());
         drop(entry);
-        tokio::select! {
-            () = streaming.sources.sync() => {}
+        let all = tokio::select! {
+            all = streaming.sources.sync() => all,
             () = killed.cancelled() => return Ok(()),
+        };
+        if !all && let Err(e) = streaming.running.join().await {
+            let message =
+                format!("query {query_id} failed before it had taken in all that was durable: {}", e.message);
+            return Err(Error::new(e.code, message));
         }
         drop(streaming);
         all_written(written, &progress).await;

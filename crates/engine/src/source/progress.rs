@@ -67,14 +67,19 @@ impl SourceProgress {
         SourceRead { behind_rows, history_rows: self.history_rows }
     }
 
-    async fn reach(&self, targets: &[SeqNo]) {
+    /// `false` = the source has ended before.
+    async fn reach(&self, targets: &[SeqNo]) -> bool {
         loop {
             let moved = self.moved.notified();
             tokio::pin!(moved);
             moved.as_mut().enable();
             let there = |(i, target): (usize, &SeqNo)| self.shards[i].1.load(Ordering::SeqCst) >= target.0;
-            if self.ended.load(Ordering::SeqCst) || targets.iter().enumerate().all(there) {
-                return;
+            let ended = self.ended.load(Ordering::SeqCst);
+            if targets.iter().enumerate().all(there) {
+                return true;
+            }
+            if ended {
+                return false;
             }
             moved.await;
         }
@@ -109,15 +114,17 @@ impl QuerySources {
         source.map_or_else(SourceRead::default, |(_, s)| s.read(rows, backfilled))
     }
 
-    /// Returns when everything durable at the call has been handed to the query's sink, or the
-    /// sources have ended.
-    pub async fn sync(&self) {
+    /// Returns when everything durable at the call has been handed to the query's sink; `false` = a
+    /// source has ended before.
+    pub async fn sync(&self) -> bool {
         let sources: Vec<_> = self.all.lock().iter().map(|(_, s)| s.clone()).collect();
         let targets: Vec<Vec<SeqNo>> =
             sources.iter().map(|s| s.shards.iter().map(|(shard, _)| shard.durable_end()).collect()).collect();
+        let mut all = true;
         for (source, targets) in sources.iter().zip(&targets) {
-            source.reach(targets).await;
+            all &= source.reach(targets).await;
         }
+        all
     }
 
     /// Asks every source to give what is durable now, then its last watermark, then its end.

@@ -72,3 +72,24 @@ fn a_slow_reader_keeps_a_dropped_stream_s_files_and_a_kill_leaves_none() {
     server.query("CREATE STREAM big (k uint64)");
     assert_eq!(server.query("SELECT count() FROM big"), "0\n");
 }
+
+#[test]
+fn a_query_that_fails_is_not_said_to_have_taken_everything_in() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.query("CREATE STREAM s (x int32)");
+    for round in 0..20 {
+        let door = server.streaming.clone();
+        let sql = "SELECT throw_if(x = 1) FROM s";
+        let query =
+            std::thread::spawn(move || door.insert(sql, &format!("&query_id=q{round}"), b"").unwrap_err());
+        let running =
+            format!("SELECT count() FROM system.queries WHERE query_id = 'q{round}' AND state = 'Running'");
+        wait_until("the query runs", || server.query(&running) == "1\n");
+        server.query("INSERT INTO s (x) VALUES (1)");
+        let e = server.table.query(&format!("SYSTEM SYNC QUERY 'q{round}'")).unwrap_err();
+        // It may be gone already.
+        assert!(e.text.contains("Code: 395") || e.text.contains("Code: 36."), "{e}");
+        assert!(query.join().unwrap().text.contains("Code: 395"));
+    }
+}

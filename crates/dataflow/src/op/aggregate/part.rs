@@ -28,6 +28,8 @@ pub(super) struct Part {
     pub tidy_at: usize,
     /// Where keys are forgotten.
     pub aging: Option<Box<Aging>>,
+    /// What it takes before there are groups.
+    own_bytes: usize,
 }
 
 const TOLD: u8 = 1;
@@ -42,7 +44,9 @@ impl Part {
         weight: Option<usize>,
         ages: Option<Ages>,
     ) -> Self {
+        let of_states = states.iter().map(|s| size_of_val(&**s) + size_of_val(s)).sum::<usize>();
         Part {
+            own_bytes: size_of::<Part>() + of_states + groups.rows.width() * 8,
             groups,
             states,
             weight,
@@ -89,7 +93,8 @@ impl Part {
     }
 
     pub fn bytes(&self) -> usize {
-        self.groups.bytes()
+        self.own_bytes
+            + self.groups.bytes()
             + self.states.iter().map(|s| s.bytes()).sum::<usize>()
             + self.told.bytes()
             + self.loaded.bytes()

@@ -40,6 +40,8 @@ pub(super) fn part_of(hash: u32, parts: usize) -> usize {
     ((u64::from(hash) * parts as u64) >> 32) as usize
 }
 
+/// Of a window by itself, in a tree whose nodes are two thirds full.
+const TABLE_BYTES: usize = (size_of::<Table>() + 2 * size_of::<i64>()) * 3 / 2;
 /// Groups in memory while runs become one.
 pub(super) const MERGE_ROWS: usize = 4_096;
 /// Groups that are restored before memory is looked at.
@@ -81,7 +83,7 @@ impl Table {
     }
 
     pub fn bytes(&self) -> usize {
-        self.group_bytes() + self.spilled.iter().map(|s| s.run.memory_bytes()).sum::<usize>()
+        TABLE_BYTES + self.group_bytes() + self.spilled.iter().map(|s| s.run.memory_bytes()).sum::<usize>()
     }
 
     /// Deals the groups over threads once there are many.
