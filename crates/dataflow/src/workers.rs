@@ -74,9 +74,10 @@ impl Workers {
         let shared = Arc::new(Shared::default());
         for n in 1..threads {
             let shared = shared.clone();
-            let helper = std::thread::Builder::new().name(format!("weir-helper-{n}"));
-            // Without it the callers do all themselves.
-            if let Err(e) = helper.spawn(move || shared.serve()) {
+            // It gives way to threads that answer others. Without it the callers do all themselves.
+            let helper =
+                weir_base::thread::spawn_yielding(&format!("weir-helper-{n}"), move || shared.serve());
+            if let Err(e) = helper {
                 tracing::warn!(error = %e, "a helping thread could not be started");
             }
         }

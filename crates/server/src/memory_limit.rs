@@ -55,15 +55,28 @@ impl FromStr for MemoryLimit {
 pub fn available_bytes() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let cgroup = |path: &str| read(path).and_then(|t| t.trim().parse::<u64>().ok());
-    let ram = read("/proc/meminfo").and_then(|t| mem_total_bytes(&t)).unwrap_or(1 << 30);
+    let ram = read("/proc/meminfo").and_then(|t| field_bytes(&t, "MemTotal:")).unwrap_or(1 << 30);
     [cgroup("/sys/fs/cgroup/memory.max"), cgroup("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
         .into_iter()
         .flatten()
         .fold(ram, u64::min)
 }
 
-fn mem_total_bytes(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find(|l| l.starts_with("MemTotal:"))?;
+/// What the server may account for under a limit of the process: less what the process takes by itself,
+/// of which a quarter of the limit is believed.
+pub fn accountable_bytes(limit_bytes: u64, resident_bytes: u64) -> u64 {
+    limit_bytes - resident_bytes.min(limit_bytes / 4)
+}
+
+/// What the process has in memory now; 0 where the system does not say.
+#[allow(clippy::disallowed_methods, reason = "the kernel's own files, not ours")]
+pub fn resident_bytes() -> u64 {
+    std::fs::read_to_string("/proc/self/status").ok().and_then(|t| field_bytes(&t, "VmRSS:")).unwrap_or(0)
+}
+
+/// A field of one of the kernel's tables, which are in KiB.
+fn field_bytes(table: &str, name: &str) -> Option<u64> {
+    let line = table.lines().find(|l| l.starts_with(name))?;
     line.split_whitespace().nth(1)?.parse::<u64>().ok().map(|kib| kib * 1024)
 }
 
@@ -90,6 +103,10 @@ mod tests {
             assert_eq!(text.parse::<MemoryLimit>().ok(), expected, "{text}");
         }
         assert_eq!(MemoryLimit::Percent(50).bytes(1000), 500);
-        assert_eq!(mem_total_bytes("MemTotal:       24 kB\nMemFree: 1 kB\n"), Some(24 * 1024));
+        let table = "MemTotal:       24 kB\nMemFree: 1 kB\n";
+        assert_eq!((field_bytes(table, "MemTotal:"), field_bytes(table, "VmRSS:")), (Some(24 * 1024), None));
+        assert_eq!(accountable_bytes(1000, 100), 900);
+        assert_eq!(accountable_bytes(1000, 900), 750);
+        assert!(resident_bytes() > 1 << 20 || !cfg!(target_os = "linux"));
     }
 }

@@ -1,5 +1,6 @@
 //! Puts the parts of a server together: world, functions, runtime, engine.
 
+use crate::memory_limit::{accountable_bytes, resident_bytes};
 use crate::options::ServerConfig;
 use crate::{VERSION, parts};
 use std::sync::Arc;
@@ -35,7 +36,7 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
         .map_err(|e| format!("can not empty {}: {e}", config.data_dir.join(SPILL_DIR).display()))?;
     let spill_dir = config.data_dir.join(SPILL_DIR);
     let engine_config = EngineConfig {
-        memory_limit_bytes: config.memory_limit_bytes,
+        memory_limit_bytes: accountable_bytes(config.memory_limit_bytes, resident_bytes()),
         parts: parts::location(config.parts.as_ref(), compute.clone())?,
         users,
         settings: config.settings.clone(),
