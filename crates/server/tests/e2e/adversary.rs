@@ -6,7 +6,8 @@ use crate::process::Server;
 use std::io::Read;
 use std::path::Path;
 
-const LIMIT_BYTES: u64 = 64 << 20;
+/// Of 64 MiB a quarter is what the process takes by itself.
+const LIMIT_BYTES: u64 = 48 << 20;
 /// Their state is about twice the limit.
 const KEYS: u64 = 3_000_000;
 

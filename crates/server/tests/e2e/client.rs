@@ -2,6 +2,7 @@
 
 use crate::life::wait_until;
 use crate::process::{Server, signal};
+use rustix::process::Signal;
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Output, Stdio};
 
@@ -80,7 +81,7 @@ fn an_interrupt_ends_the_query_on_the_server() {
     let mut line = String::new();
     BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line, "7\tmarker_9\n");
-    signal(child.id(), "INT");
+    signal(child.id(), Signal::INT);
     assert_eq!(child.wait().unwrap().code(), Some(130));
     wait_until("the query is gone", || server.query(running) == "0\n");
 }
@@ -99,7 +100,7 @@ fn the_demo_shows_rows_and_leaves_nothing_behind() {
     let mut child = weir(&["demo"]).env("TMPDIR", scratch.path()).spawn().unwrap();
     let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
     while !lines.next().expect("rows before the end").unwrap().contains("──") {}
-    signal(child.id(), "TERM");
+    signal(child.id(), Signal::TERM);
     assert_eq!(child.wait().unwrap().code(), Some(0));
     assert_eq!(std::fs::read_dir(scratch.path()).unwrap().count(), 0);
 }

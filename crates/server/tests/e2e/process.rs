@@ -1,6 +1,7 @@
 //! `weir server` as a child process.
 
 use crate::http::Door;
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -65,7 +66,7 @@ impl Server {
 
     /// SIGTERM; returns the exit code.
     pub fn stop(mut self) -> Option<i32> {
-        signal(self.child.id(), "TERM");
+        signal(self.child.id(), Signal::TERM);
         self.child.wait().expect("the server can be waited for").code()
     }
 }
@@ -78,7 +79,7 @@ impl Drop for Server {
     }
 }
 
-pub fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill").arg(format!("-{name}")).arg(pid.to_string()).status();
-    assert!(status.is_ok_and(|s| s.success()), "could not send SIG{name} to {pid}");
+pub fn signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).expect("a process of ours");
+    kill_process(pid, signal).unwrap_or_else(|e| panic!("could not send {signal:?} to {pid:?}: {e}"));
 }
