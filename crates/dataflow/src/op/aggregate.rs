@@ -52,6 +52,8 @@ type Bounds = (i64, i64);
 const GLOBAL: Bounds = (i64::MAX, i64::MIN);
 /// Fewer rows than this are not worth waking a thread for.
 const ROWS_TO_SHARE: usize = 2_048;
+/// Groups of a window with less than this stay: their file, and what is known of it, would take as much.
+const SPILL_BYTES_LEAST: usize = 4 << 10;
 
 pub struct Aggregate {
     core: Arc<Core>,
@@ -467,7 +469,8 @@ impl Operator for Aggregate {
     fn spill(&mut self) -> Result<bool, OpError> {
         // Rows on their way out are where they were.
         // Nobody asks before memory is refused: then little is worth a file, too.
-        if self.leaving.is_some() { Ok(false) } else { self.spill_one(1) }
+        let bytes_min = self.resources.spill_bytes_min().min(SPILL_BYTES_LEAST);
+        if self.leaving.is_some() { Ok(false) } else { self.spill_one(bytes_min) }
     }
 
     fn unfinished(&self) -> bool {

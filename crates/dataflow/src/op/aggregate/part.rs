@@ -28,8 +28,8 @@ pub(super) struct Part {
     pub tidy_at: usize,
     /// Where keys are forgotten.
     pub aging: Option<Box<Aging>>,
-    /// What it takes before there are groups.
-    own_bytes: usize,
+    /// What it takes before there are groups, and when they are on disk.
+    pub own_bytes: usize,
 }
 
 const TOLD: u8 = 1;

@@ -71,9 +71,9 @@ impl Table {
         if counted { groups.max(self.shares.count() as usize) } else { groups }
     }
 
-    /// Bytes of groups in memory.
+    /// Bytes of groups in memory: what is free when they are on disk.
     pub fn group_bytes(&self) -> usize {
-        self.parts.iter().map(Part::bytes).sum()
+        self.parts.iter().map(|p| p.bytes() - p.own_bytes).sum()
     }
 
     /// Bytes of groups that are yet to be told of, about.
@@ -83,7 +83,9 @@ impl Table {
     }
 
     pub fn bytes(&self) -> usize {
-        TABLE_BYTES + self.group_bytes() + self.spilled.iter().map(|s| s.run.memory_bytes()).sum::<usize>()
+        TABLE_BYTES
+            + self.parts.iter().map(Part::bytes).sum::<usize>()
+            + self.spilled.iter().map(|s| s.run.memory_bytes()).sum::<usize>()
     }
 
     /// Deals the groups over threads once there are many.
