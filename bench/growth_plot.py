@@ -27,3 +27,7 @@ for axes in (rates, memory, windows):
 for axes in (memory, windows):
     axes.legend(frameon=False)
 plt.savefig(svg, metadata={"Date": None})
+with open(svg) as f:
+    lines = [line.rstrip() + "\n" for line in f]
+with open(svg, "w") as f:
+    f.writelines(lines)
