@@ -16,6 +16,9 @@ use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions
 use arrow_cast::CastOptions;
 use arrow_schema::{DataType, Field, SchemaRef};
 
+/// A row takes a bit or more; batches of so many may have columns without any, such as nulls only.
+const ROWS_UNBACKED_MAX: usize = 1 << 20;
+
 /// The array with exactly `target` as its type, cast if needed.
 pub(crate) fn to_storage(array: ArrayRef, target: &DataType) -> Result<ArrayRef, String> {
     if array.data_type() == target {
@@ -78,6 +81,7 @@ impl Conform {
     pub fn batch(&mut self, batch: &RecordBatch) -> Result<DecodedBatch, FormatError> {
         let header = self.header(&batch.schema())?;
         let rows = batch.num_rows();
+        self.backed(batch)?;
         let mut arrays: Vec<Option<ArrayRef>> = vec![None; self.kinds.len()];
         let mut absent: Vec<Option<BooleanArray>> = vec![None; self.kinds.len()];
         for (place, target) in header.targets.iter().enumerate() {
@@ -104,6 +108,22 @@ impl Conform {
                 }
             })?;
         Ok(DecodedBatch { batch, absent })
+    }
+
+    /// Refuses rows that no bytes stand for: a few bytes would be read as gigabytes of defaults.
+    fn backed(&self, batch: &RecordBatch) -> Result<(), FormatError> {
+        let (rows, bytes) = (batch.num_rows(), batch.get_array_memory_size());
+        if rows <= ROWS_UNBACKED_MAX.max(bytes.saturating_mul(8)) {
+            return Ok(());
+        }
+        Err(FormatError::Parse {
+            row: self.rows_before + 1,
+            column: None,
+            what: format!(
+                "a batch claims {rows} rows and has {bytes} bytes of columns; send fewer rows a batch"
+            ),
+            text: String::new(),
+        })
     }
 
     fn bad(&self, i: usize, what: String) -> FormatError {

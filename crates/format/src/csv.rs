@@ -9,8 +9,8 @@ use crate::json::check_types;
 use crate::kind::{Kind, Shape};
 use crate::rows::{Header, Next, RowReader, Rows, Target};
 use crate::text::quoted::Cursor;
-use crate::text::whole_literal;
 use crate::text::write::{Style, Writer};
+use crate::text::{BYTE_ORDER_MARK, whole_literal};
 use crate::view::{Columns, Values, View};
 use crate::{Encoder, FormatError, FormatSettings, ResultStats, Spelling};
 use arrow_array::RecordBatch;
@@ -220,11 +220,12 @@ fn join_tuples(given: Vec<String>, rows: &Rows) -> Vec<String> {
 
 impl RowReader for CsvReader {
     fn header(&mut self, c: &mut Cursor, eof: bool, rows: &mut Rows) -> Result<(), Stop> {
-        if c.rest().is_empty() && !eof && self.names {
+        // A read may end within the mark, or before it.
+        if !eof && c.rest().len() < BYTE_ORDER_MARK.len() && BYTE_ORDER_MARK.starts_with(c.rest()) {
             return Err(Stop::More);
         }
-        if c.rest().starts_with(b"\xEF\xBB\xBF") {
-            c.at += 3;
+        if c.rest().starts_with(BYTE_ORDER_MARK) {
+            c.at += BYTE_ORDER_MARK.len();
         }
         if !self.names || (eof && c.rest().is_empty()) {
             return Ok(());

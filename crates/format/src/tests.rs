@@ -490,3 +490,24 @@ fn other_arrow_types_are_shown() {
 }
 
 mod properties;
+
+#[test]
+fn a_byte_order_mark_is_passed_over_wherever_a_read_ends() {
+    let (schema, settings) = (schema(&[("s", "string")]), FormatSettings::default());
+    let cases = [
+        ("CSV", "\u{feff}a\nb\n"),
+        ("CSV", "\u{feff}"),
+        ("CSVWithNames", "\u{feff}s\na\nb\n"),
+        ("JSONEachRow", "\u{feff}{\"s\":\"a\"}{\"s\":\"b\"}"),
+    ];
+    for (format, body) in cases {
+        let body = body.as_bytes();
+        let whole = decode_all(format, &schema, body, &settings).unwrap();
+        assert_eq!(whole, decode_all(format, &schema, &body[3..], &settings).unwrap(), "{format}");
+        for at in 0..=body.len() {
+            let parts = [&body[..at], &body[at..]];
+            let split = decode_split(format, &schema, &parts, &settings, usize::MAX);
+            assert_eq!(split.ok().as_ref(), Some(&whole), "{format} cut at {at}");
+        }
+    }
+}

@@ -20,6 +20,9 @@ use arrow_schema::Field;
 use quoted::Cursor;
 use write::{Style, Writer};
 
+/// What some tools begin a file with: UTF-8 has no order of bytes.
+pub(crate) const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
+
 /// Builds one column from the text of its values.
 pub struct TextColumn {
     column: Column,

@@ -3,6 +3,7 @@
 use super::scan;
 use crate::fault::Stop;
 use crate::rows::{Header, Next, RowReader, Rows, Target};
+use crate::text::BYTE_ORDER_MARK;
 use crate::text::quoted::Cursor;
 use std::collections::HashMap;
 
@@ -84,8 +85,13 @@ impl RowReader for EachRow {
                     self.array_ended = true;
                     c.at += 1;
                 }
-                // A byte order mark.
-                Some(0xEF) if !self.started && c.rest().starts_with(b"\xEF\xBB\xBF") => c.at += 3,
+                Some(0xEF) if !self.started && c.rest().starts_with(BYTE_ORDER_MARK) => {
+                    c.at += BYTE_ORDER_MARK.len();
+                }
+                // A read may end within the mark.
+                Some(0xEF) if !self.started && !eof && BYTE_ORDER_MARK.starts_with(c.rest()) => {
+                    return Err(Stop::More);
+                }
                 Some(_) if self.array_ended => return Err(c.expected("nothing after the array of rows")),
                 Some(_) => {
                     self.started = true;

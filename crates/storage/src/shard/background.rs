@@ -122,7 +122,11 @@ async fn yielding(
     let (done, heard) = oneshot::channel();
     let shard = shard.clone();
     let runtime = Handle::current();
-    let failed = |reason: String| StorageError::Worker { doing, reason };
+    // The step itself, which reports what fails in it, has not run.
+    let failed = |reason: String| {
+        tracing::warn!(doing, reason, "background work of a shard did not run and will be repeated");
+        StorageError::Worker { doing, reason }
+    };
     weir_base::thread::spawn_yielding("weir-commit", move || {
         let _runtime = runtime.enter();
         let outcome = step(&shard);
