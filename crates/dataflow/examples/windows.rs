@@ -221,7 +221,7 @@ fn main() {
         let sink = Box::new(Count(left.clone()));
         let memory = MemoryBudget::root("all", 8 << 30);
         let scripts = Arc::new(Scripts { schema, rows, keys });
-        let query = runtime.start(plan, scripts, sink, clock.clone(), memory).await.expect("starts");
+        let query = runtime.start(plan, scripts, sink, clock.clone(), memory, None).await.expect("starts");
         query.join().await.expect("ends");
         query.counters()
     });

@@ -16,6 +16,7 @@
 
 mod agg;
 mod build;
+mod checkpoint;
 mod gate;
 mod graph;
 pub mod op;

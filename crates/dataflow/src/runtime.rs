@@ -14,7 +14,9 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::watch;
 use weir_base::{Clock, Code, MemoryBudget};
-use weir_plan::{NodeId, QueryCounters, Running, Runtime, Sink, SourceFactory, StreamError, StreamPlan};
+use weir_plan::{
+    Lasting, NodeId, QueryCounters, Running, Runtime, Sink, SourceFactory, StreamError, StreamPlan,
+};
 
 /// Runs every query on one tokio runtime, apart from the network's.
 #[derive(Debug, Clone)]
@@ -47,6 +49,7 @@ impl Runtime for DataflowRuntime {
         sink: Box<dyn Sink>,
         clock: Arc<dyn Clock>,
         memory: Arc<MemoryBudget>,
+        _lasting: Option<Lasting>,
     ) -> Result<Arc<dyn Running>, StreamError> {
         let mut resources = self.resources.clone();
         resources.memory = Some(memory.clone());

@@ -8,6 +8,7 @@
 //! [`session`].)
 
 pub mod aggregate;
+pub mod checkpoint;
 pub mod element;
 mod error;
 pub mod history;
@@ -18,9 +19,14 @@ pub mod stream_plan;
 pub mod window;
 
 pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, RowOrder, WindowKeys};
+pub use checkpoint::{
+    CheckpointFile, CheckpointRead, CheckpointStatus, CheckpointStore, Lasting, Position, SourcePosition,
+};
 pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
 pub use history::{HistorySpec, ReplaySpec, SourceOrder};
-pub use runtime::{QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError};
+pub use runtime::{
+    Durable, QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError,
+};
 pub use session::{Brackets, OpenSession, Place, SessionSpec};
 pub use stateful::{
     DEDUP_KEYS_DEFAULT, DedupSpec, LAG_ROWS_MAX, OverFunction, OverKind, OverSpec, RankKind, RankSpec,

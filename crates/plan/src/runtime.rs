@@ -1,6 +1,11 @@
 //! Contracts between whoever starts a streaming query, whoever runs it, and the two ends.
 
-use crate::{Element, LateRows, NodeId, SourceSpec, StreamPlan, WatermarkTime};
+use crate::{
+    CheckpointStatus, Element, Epoch, Lasting, LateRows, NodeId, Position, SourceSpec, StreamPlan,
+    WatermarkTime,
+};
+use std::future::Future;
+use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -26,6 +31,10 @@ pub trait Source: Send {
 
     /// Per shard, the first sequence number not yet handed out (goes into checkpoints).
     fn position(&self) -> Vec<SeqNo>;
+
+    /// Gives no row at or past these numbers, one a shard, until it is told otherwise; `None` = all. It is
+    /// not polled while it stands there.
+    fn stop_at(&mut self, _bounds: Option<&[SeqNo]>) {}
 }
 
 /// Makes the sources of a plan; implemented by `engine`.
@@ -43,7 +52,27 @@ pub trait Sink: Send {
     async fn late(&mut self, _rows: LateRows) -> Result<(), StreamError> {
         Ok(())
     }
+
+    /// All that the rows up to `at` became has been sent. Said only to the sink of a lasting query, and
+    /// only where something was sent since the last time.
+    async fn complete(&mut self, _at: &Position) -> Result<(), StreamError> {
+        Ok(())
+    }
+
+    /// A checkpoint stands here: it counts once what was sent before is durable, which the future tells.
+    async fn barrier(&mut self, _epoch: Epoch) -> Result<Durable, StreamError> {
+        Ok(Box::pin(std::future::ready(Ok(()))))
+    }
+
+    /// A restored query has come to a position of [`Lasting::written`]: what was sent so far was written
+    /// before by whoever had come there.
+    async fn passed(&mut self, _at: &Position) -> Result<(), StreamError> {
+        Ok(())
+    }
 }
+
+/// Resolves once something is durable, or with why it will not be.
+pub type Durable = Pin<Box<dyn Future<Output = Result<(), StreamError>> + Send>>;
 
 /// What a source that judges rows knows of one of its shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,6 +173,22 @@ pub trait Running: Send + Sync {
     fn cancel(&self);
     /// Waits until the query has ended: `Ok` when finished or cancelled.
     async fn join(&self) -> Result<(), StreamError>;
+
+    /// Makes a checkpoint now and returns when it is durable.
+    ///
+    /// # Errors
+    /// Code 48 for a query that is not lasting; why it could not be written (the query goes on).
+    async fn checkpoint(&self) -> Result<Epoch, StreamError> {
+        Err(StreamError {
+            code: Code::NotImplemented,
+            message: "the query keeps no checkpoints; give it checkpoint_interval".into(),
+        })
+    }
+
+    /// Of a lasting query.
+    fn checkpoints(&self) -> Option<CheckpointStatus> {
+        None
+    }
 }
 
 /// Runs plans; implemented by `dataflow`, handed to `engine` by `server`.
@@ -156,5 +201,6 @@ pub trait Runtime: Send + Sync {
         sink: Box<dyn Sink>,
         clock: Arc<dyn Clock>,
         memory: Arc<MemoryBudget>,
+        lasting: Option<Lasting>,
     ) -> Result<Arc<dyn Running>, StreamError>;
 }

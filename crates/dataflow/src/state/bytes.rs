@@ -54,6 +54,10 @@ impl<'a> Reader<'a> {
         let bytes = self.take(2)?;
         Ok(u16::from_le_bytes(bytes.try_into().expect("two bytes were taken")))
     }
+    pub fn u32(&mut self) -> Result<u32, Damaged> {
+        let bytes = self.take(4)?;
+        Ok(u32::from_le_bytes(bytes.try_into().expect("four bytes were taken")))
+    }
     pub fn i64(&mut self) -> Result<i64, Damaged> {
         self.u64().map(|v| v as i64)
     }

@@ -135,7 +135,7 @@ proptest! {
             let plan = StreamPlan::new(root, ReplayOrder::Arrival);
             let memory = MemoryBudget::root("test", 1 << 30);
             DataflowRuntime::new(tokio::runtime::Handle::current())
-                .start(plan, scripts.clone(), Box::new(kept.clone()), Arc::new(SystemClock::new()), memory)
+                .start(plan, scripts.clone(), Box::new(kept.clone()), Arc::new(SystemClock::new()), memory, None)
                 .await
                 .unwrap()
                 .join()

@@ -34,7 +34,7 @@ pub fn limit(id: u32, skip: u64, fetch: Option<u64>, input: StreamNode) -> Strea
 async fn start(root: StreamNode, scripts: Arc<Scripts>, sink: Box<dyn weir_plan::Sink>) -> Arc<dyn Running> {
     let plan = StreamPlan::new(root, ReplayOrder::Arrival);
     DataflowRuntime::new(tokio::runtime::Handle::current())
-        .start(plan, scripts, sink, Arc::new(SystemClock::new()), MemoryBudget::root("test", 1 << 30))
+        .start(plan, scripts, sink, Arc::new(SystemClock::new()), MemoryBudget::root("test", 1 << 30), None)
         .await
         .unwrap()
 }

@@ -44,7 +44,7 @@ pub async fn start_streaming(
     let factory: Arc<dyn SourceFactory> = Arc::new(sources);
     let shown = Arc::new(plan.root.clone());
     let started = tokio::select! {
-        started = runtime.start(plan, factory, Box::new(sink), clock, entry.memory.clone()) => started,
+        started = runtime.start(plan, factory, Box::new(sink), clock, entry.memory.clone(), None) => started,
         () = entry.killed.cancelled() => {
             entry.end(Finish::Cancelled, None);
             return Err(entry.killed_error());

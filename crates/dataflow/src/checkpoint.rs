@@ -1,0 +1,121 @@
+//! Checkpoints of one query: the state of all operators and the place in every log, under one number.
+//!
+//! An epoch is complete once its file is; a file that a crash cut does not match its checksum, and the
+//! epoch before it counts.
+//!
+//! Not here: when a checkpoint is taken (who asks), where files lie (`plan::CheckpointStore`).
+
+use crate::graph::Snapshot;
+use crate::state::StateReader;
+use crate::state::bytes::{Damaged, Reader, Writer};
+use std::io;
+use std::sync::Arc;
+use weir_plan::{CheckpointStore, Epoch, NodeId, Position, StreamNode, StreamPlan};
+use xxhash_rust::xxh3::xxh3_64;
+
+const MAGIC: u32 = u32::from_le_bytes(*b"WCHK");
+const VERSION: u32 = 1;
+/// Complete epochs that are kept: the newest, and one in case it is damaged.
+const EPOCHS_KEPT: usize = 2;
+
+/// A complete epoch.
+#[derive(Debug)]
+pub(crate) struct Saved {
+    pub epoch: Epoch,
+    pub fingerprint: u64,
+    pub position: Position,
+    pub states: Vec<(NodeId, StateReader)>,
+    pub bytes: u64,
+}
+
+/// What the state of a plan depends on: a plan with another one cannot take it.
+pub(crate) fn fingerprint(plan: &StreamPlan) -> u64 {
+    fn describe(node: &StreamNode, out: &mut String) {
+        use std::fmt::Write;
+        let _ = write!(out, "{} {} (", node.id().0, node.name());
+        for field in node.schema().fields() {
+            let _ = write!(out, "{} {} {},", field.name(), field.data_type(), field.is_nullable());
+        }
+        out.push(')');
+        node.inputs().into_iter().for_each(|input| describe(input, out));
+    }
+    let mut text = String::new();
+    describe(&plan.root, &mut text);
+    xxh3_64(text.as_bytes())
+}
+
+fn name(epoch: Epoch) -> String {
+    format!("epoch-{:016x}", epoch.0)
+}
+
+fn epoch_of(name: &str) -> Option<Epoch> {
+    u64::from_str_radix(name.strip_prefix("epoch-")?, 16).ok().map(Epoch)
+}
+
+/// Writes an epoch and lets older ones go. Blocks; returns the bytes written.
+pub(crate) fn write(
+    store: &dyn CheckpointStore,
+    fingerprint: u64,
+    position: &Position,
+    (epoch, states): &Snapshot,
+) -> io::Result<u64> {
+    let mut out = Writer::default();
+    out.u32(MAGIC);
+    out.u32(VERSION);
+    out.u64(epoch.0);
+    out.u64(fingerprint);
+    out.bytes(&position.encode());
+    out.u64(states.len() as u64);
+    for (id, state) in states {
+        out.u32(id.0);
+        state.save(&mut out);
+    }
+    let check = xxh3_64(&out.0);
+    out.u64(check);
+    let mut file = store.create(&name(*epoch))?;
+    file.write(&out.0)?;
+    let bytes = file.finish()?;
+    let mut epochs: Vec<Epoch> = store.list()?.iter().filter_map(|n| epoch_of(n)).collect();
+    epochs.sort_unstable();
+    for old in epochs.iter().rev().skip(EPOCHS_KEPT) {
+        store.remove(&name(*old))?;
+    }
+    Ok(bytes)
+}
+
+/// The newest epoch that is whole; `None` = there is none. Blocks.
+pub(crate) fn newest(store: &Arc<dyn CheckpointStore>) -> io::Result<Option<Saved>> {
+    let mut epochs: Vec<Epoch> = store.list()?.iter().filter_map(|n| epoch_of(n)).collect();
+    epochs.sort_unstable();
+    for epoch in epochs.into_iter().rev() {
+        let file = store.open(&name(epoch))?;
+        let mut bytes = vec![0; file.len() as usize];
+        file.read_at(0, &mut bytes)?;
+        match load(&bytes, epoch) {
+            Ok(saved) => return Ok(Some(saved)),
+            Err(e) => {
+                tracing::warn!(epoch = epoch.0, error = %e, "a checkpoint is not whole, the one before it counts");
+            }
+        }
+    }
+    Ok(None)
+}
+
+fn load(bytes: &[u8], epoch: Epoch) -> Result<Saved, Damaged> {
+    let (body, check) = bytes.split_last_chunk::<8>().ok_or(Damaged("it ends early"))?;
+    if u64::from_le_bytes(*check) != xxh3_64(body) {
+        return Err(Damaged("it does not match its checksum"));
+    }
+    let mut from = Reader(body);
+    if from.u32()? != MAGIC || from.u32()? != VERSION || from.u64()? != epoch.0 {
+        return Err(Damaged("its first bytes are not those of this epoch"));
+    }
+    let fingerprint = from.u64()?;
+    let position = Position::decode(from.bytes()?).ok_or(Damaged("a position that is none"))?;
+    let mut states = Vec::new();
+    for _ in 0..from.count(12)? {
+        let id = NodeId(from.u32()?);
+        states.push((id, StateReader::load(&mut from)?));
+    }
+    Ok(Saved { epoch, fingerprint, position, states, bytes: bytes.len() as u64 })
+}
