@@ -26,6 +26,8 @@ pub(crate) struct Saved {
     pub position: Position,
     pub states: Vec<(NodeId, StateReader)>,
     pub bytes: u64,
+    /// When it was taken, microseconds since the epoch.
+    pub at_us: i64,
 }
 
 /// What the state of a plan depends on: a plan with another one cannot take it.
@@ -57,6 +59,7 @@ pub(crate) fn write(
     store: &dyn CheckpointStore,
     fingerprint: u64,
     position: &Position,
+    at_us: i64,
     (epoch, states): &Snapshot,
 ) -> io::Result<u64> {
     let mut out = Writer::default();
@@ -64,6 +67,7 @@ pub(crate) fn write(
     out.u32(VERSION);
     out.u64(epoch.0);
     out.u64(fingerprint);
+    out.i64(at_us);
     out.bytes(&position.encode());
     out.u64(states.len() as u64);
     for (id, state) in states {
@@ -110,12 +114,12 @@ fn load(bytes: &[u8], epoch: Epoch) -> Result<Saved, Damaged> {
     if from.u32()? != MAGIC || from.u32()? != VERSION || from.u64()? != epoch.0 {
         return Err(Damaged("its first bytes are not those of this epoch"));
     }
-    let fingerprint = from.u64()?;
+    let (fingerprint, at_us) = (from.u64()?, from.i64()?);
     let position = Position::decode(from.bytes()?).ok_or(Damaged("a position that is none"))?;
     let mut states = Vec::new();
     for _ in 0..from.count(12)? {
         let id = NodeId(from.u32()?);
         states.push((id, StateReader::load(&mut from)?));
     }
-    Ok(Saved { epoch, fingerprint, position, states, bytes: bytes.len() as u64 })
+    Ok(Saved { epoch, fingerprint, position, states, bytes: bytes.len() as u64, at_us })
 }

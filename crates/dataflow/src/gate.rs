@@ -8,7 +8,9 @@
 //!
 //! Not here: holding back an input that has brought its barrier (the task does not poll it).
 
-use crate::operator::InputId;
+use crate::operator::{InputId, OpError};
+use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::{StateReader, StateWriter};
 use weir_plan::{Epoch, WatermarkTime};
 
 #[derive(Debug, Clone, Default)]
@@ -43,6 +45,9 @@ pub(crate) enum Signal {
     Idle,
     End,
 }
+
+/// The name of a gate's state among its operator's.
+const SAVED: &str = "gate";
 
 /// Two inputs brought different barriers at the same place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +122,51 @@ impl Gate {
         if !self.ended && self.inputs.iter().all(|i| i.ended) {
             self.ended = true;
             out.push(Signal::End);
+        }
+        Ok(())
+    }
+
+    /// What was said so far, so that an input that stays silent after a restart counts as before.
+    pub fn save(&self, into: &mut StateWriter) {
+        fn option(out: &mut Writer, value: Option<i64>) {
+            out.u8(u8::from(value.is_some()));
+            out.i64(value.unwrap_or_default());
+        }
+        let mut out = Writer::default();
+        option(&mut out, self.watermark.map(|w| w.0));
+        option(&mut out, self.frontier);
+        out.u8(u8::from(self.idle));
+        out.u8(u8::from(self.backfilled));
+        out.u64(self.inputs.len() as u64);
+        for input in &self.inputs {
+            option(&mut out, input.watermark.map(|w| w.0));
+            option(&mut out, input.frontier);
+            out.u8(u8::from(input.idle));
+            out.u8(u8::from(input.backfilled));
+        }
+        into.put(SAVED, out.0);
+    }
+
+    pub fn restore(&mut self, operator: &'static str, from: &StateReader) -> Result<(), OpError> {
+        let bytes = from.bytes(operator, SAVED)?;
+        self.load(&mut Reader(bytes)).map_err(|e| OpError::Restore { operator, reason: e.to_string() })
+    }
+
+    fn load(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        fn option(from: &mut Reader<'_>) -> Result<Option<i64>, Damaged> {
+            let (there, value) = (from.u8()? == 1, from.i64()?);
+            Ok(there.then_some(value))
+        }
+        self.watermark = option(from)?.map(WatermarkTime);
+        self.frontier = option(from)?;
+        (self.idle, self.backfilled) = (from.u8()? == 1, from.u8()? == 1);
+        if from.count(20)? != self.inputs.len() {
+            return Err(Damaged("it is of another number of inputs"));
+        }
+        for input in &mut self.inputs {
+            input.watermark = option(from)?.map(WatermarkTime);
+            input.frontier = option(from)?;
+            (input.idle, input.backfilled) = (from.u8()? == 1, from.u8()? == 1);
         }
         Ok(())
     }

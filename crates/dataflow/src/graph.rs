@@ -13,8 +13,10 @@ use crate::watermark::Judge;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use weir_base::{Clock, Code, Reservation};
-use weir_plan::{Element, Epoch, LateRows, NodeId, QueryCounters, Rows, Source, StreamError};
+use weir_base::{Clock, Code, Reservation, SeqNo};
+use weir_plan::{
+    Element, Epoch, LateRows, NodeId, Position, QueryCounters, Rows, Source, SourcePosition, StreamError,
+};
 
 /// Where a node's output goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,11 +83,29 @@ pub(crate) struct Leaf {
     judge: Option<(usize, usize)>,
     /// Somebody above counts by the clock: rows come behind a tick that says what time it is.
     pub timed: bool,
+    /// It has come to where it is to stop for now.
+    pub held: bool,
+    /// The last frontier it told, microseconds; `i64::MIN` = none.
+    pub frontier_us: i64,
+    /// Its history is over.
+    pub backfilled: bool,
+    /// Where it stood when it ended.
+    last: Vec<SeqNo>,
     target: Target,
     counters: Arc<QueryCounters>,
 }
 
 impl Leaf {
+    /// Per shard, the first row not taken in.
+    pub fn position(&self) -> Vec<SeqNo> {
+        self.source.as_ref().map_or_else(|| self.last.clone(), |s| s.position())
+    }
+
+    /// Whether it is polled.
+    pub fn is_asked(&self) -> bool {
+        self.blocked.is_none() && !self.held
+    }
+
     pub fn new(
         id: NodeId,
         source: Box<dyn Source>,
@@ -93,7 +113,19 @@ impl Leaf {
         target: Target,
         counters: Arc<QueryCounters>,
     ) -> Self {
-        Leaf { id, source: Some(source), blocked: None, judge, timed: false, target, counters }
+        Leaf {
+            id,
+            source: Some(source),
+            blocked: None,
+            judge,
+            timed: false,
+            held: false,
+            frontier_us: i64::MIN,
+            backfilled: false,
+            last: Vec::new(),
+            target,
+            counters,
+        }
     }
 }
 
@@ -154,6 +186,7 @@ impl Graph {
         for (id, state) in saved {
             if let Some(node) = self.nodes.iter_mut().find(|n| n.id == *id) {
                 node.op.restore(state)?;
+                node.gate.restore(node.name, state)?;
             }
             let leaf = self.leaves.iter().find(|l| l.id == *id);
             if let Some((judge, _)) = leaf.and_then(|l| l.judge) {
@@ -183,9 +216,45 @@ impl Graph {
         Some(due.max(self.ticked_us.saturating_add(1)))
     }
 
+    /// Where the query stands.
+    pub fn position(&self, ticked: bool) -> Position {
+        let source = |l: &Leaf| SourcePosition {
+            next: l.position(),
+            frontier_us: l.frontier_us,
+            backfilled: l.backfilled,
+        };
+        Position { sources: self.leaves.iter().map(source).collect(), ticked }
+    }
+
+    /// Rows wait for the sink.
+    pub fn has_rows(&self) -> bool {
+        self.results.iter().any(|e| matches!(e, Element::Rows(_)))
+    }
+
+    /// Goes on from where a saved query stood; its operators are restored apart.
+    pub fn stand_at(&mut self, position: &Position) {
+        for (leaf, at) in self.leaves.iter_mut().zip(&position.sources) {
+            leaf.frontier_us = at.frontier_us;
+            leaf.backfilled = at.backfilled;
+            leaf.counters.backfilled.store(at.backfilled, Relaxed);
+        }
+    }
+
+    /// What waits for the clock leaves as if its time had come.
+    pub fn tick_what_waits(&mut self) -> Result<(), StreamError> {
+        let due = self.nodes.iter().filter(|n| !n.ended).filter_map(|n| n.op.tick_due()).max();
+        match due {
+            Some(due) => self.tick_at(due.max(self.clock.now_us())),
+            None => Ok(()),
+        }
+    }
+
     /// Processing time for every operator.
     pub fn tick(&mut self) -> Result<(), StreamError> {
-        let now_us = self.clock.now_us();
+        self.tick_at(self.clock.now_us())
+    }
+
+    fn tick_at(&mut self, now_us: i64) -> Result<(), StreamError> {
         self.ticked_us = now_us;
         for leaf in 0..self.leaves.len() {
             if self.leaves[leaf].source.is_some() {
@@ -228,13 +297,17 @@ impl Graph {
             Element::Idle => l.counters.idle.store(true, Relaxed),
             Element::Barrier(epoch) => l.blocked = Some(*epoch),
             Element::End => {
-                l.source = None;
+                l.last = l.source.take().map(|s| s.position()).unwrap_or_default();
                 if let Some((judge, side)) = l.judge {
                     self.judges[judge].end(side);
                     self.tell(leaf)?;
                 }
             }
             Element::EndOfBackfill => {
+                // What a restored query replays was live when it came first.
+                if std::mem::replace(&mut l.backfilled, true) {
+                    return Ok(());
+                }
                 l.counters.backfilled.store(true, Relaxed);
                 if let Some((judge, side)) = l.judge {
                     self.judges[judge].end_of_backfill(side)?;
@@ -242,6 +315,7 @@ impl Graph {
                 }
             }
             Element::Frontier(append_us) => {
+                l.frontier_us = l.frontier_us.max(*append_us);
                 if let Some((judge, _)) = l.judge {
                     self.judges[judge].frontier(*append_us);
                 }
@@ -406,6 +480,7 @@ impl Graph {
                     let mut state = StateWriter::default();
                     let node = &mut self.nodes[index];
                     node.op.snapshot(&mut state)?;
+                    node.gate.save(&mut state);
                     self.partial.push((node.id, state.finish()));
                 }
                 self.send(self.nodes[index].target, Element::Barrier(epoch))

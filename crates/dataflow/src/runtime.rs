@@ -3,19 +3,22 @@
 //! A panic anywhere in a query is that query's failure, never the process's.
 
 use crate::build::build;
+use crate::checkpoint::{self, Saved};
+use crate::lasting::{Answer, Keeping, Status, io_failed, requests};
 use crate::resources::Resources;
 use crate::state::spill::SpillSpace;
-use crate::task::{Finish, Task};
+use crate::task::{Finish, Task, Told};
 use crate::workers::Workers;
 use futures::FutureExt;
 use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use tokio::runtime::Handle;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use weir_base::{Clock, Code, MemoryBudget};
 use weir_plan::{
-    Lasting, NodeId, QueryCounters, Running, Runtime, Sink, SourceFactory, StreamError, StreamPlan,
+    CheckpointStatus, Epoch, Lasting, NodeId, QueryCounters, Running, Runtime, Sink, SourceFactory,
+    SourceOrder, SourceSpec, StartPosition, StreamError, StreamPlan,
 };
 
 /// Runs every query on one tokio runtime, apart from the network's.
@@ -41,7 +44,8 @@ impl DataflowRuntime {
 
 #[async_trait::async_trait]
 impl Runtime for DataflowRuntime {
-    /// Returns once all sources are open, so that rows inserted after it count as live.
+    /// Returns once all sources are open, so that rows inserted after it count as live; of a lasting query
+    /// once it has a checkpoint to go on from.
     async fn start(
         &self,
         plan: StreamPlan,
@@ -49,24 +53,58 @@ impl Runtime for DataflowRuntime {
         sink: Box<dyn Sink>,
         clock: Arc<dyn Clock>,
         memory: Arc<MemoryBudget>,
-        _lasting: Option<Lasting>,
+        lasting: Option<Lasting>,
     ) -> Result<Arc<dyn Running>, StreamError> {
         let mut resources = self.resources.clone();
         resources.memory = Some(memory.clone());
+        let (ask, asked) = requests();
         let prepare = async move {
+            let fingerprint = checkpoint::fingerprint(&plan);
+            let saved = match &lasting {
+                Some(lasting) => restorable(lasting, fingerprint).await?,
+                None => None,
+            };
             let mut opened = HashMap::new();
-            for (id, spec) in plan.root.sources() {
-                opened.insert(id, sources.open(id, spec).await?);
+            for (i, (id, spec)) in plan.root.sources().into_iter().enumerate() {
+                let source = match &lasting {
+                    Some(_) => sources.open(id, &lasting_source(spec, saved.as_ref(), i)).await?,
+                    None => sources.open(id, spec).await?,
+                };
+                opened.insert(id, source);
             }
-            Ok::<_, StreamError>(build(&plan, &mut opened, clock, &memory, &resources, &[])?)
+            let states = saved.as_ref().map_or(&[][..], |s| &s.states[..]);
+            let mut graph = build(&plan, &mut opened, clock.clone(), &memory, &resources, states)?;
+            let keeping = lasting.map(|lasting| {
+                let sources = plan.root.sources().into_iter().map(|(id, _)| id).collect();
+                let mut keeping = Keeping::new(lasting.store, fingerprint, asked, clock, sources);
+                let mut written = lasting.written;
+                // Of two positions of a query one lies within the other.
+                written.sort_by(|a, b| b.within(a).cmp(&a.within(b)));
+                if let Some(saved) = &saved {
+                    graph.stand_at(&saved.position);
+                    keeping.stands_at(saved);
+                    let past = written.iter().position(|p| !p.within(&saved.position));
+                    keeping.written = written.split_off(past.unwrap_or(written.len()));
+                }
+                keeping.passed = written;
+                keeping
+            });
+            Ok::<_, StreamError>((graph, keeping))
         };
         let prepare = AbortOnDrop(self.compute.spawn(AssertUnwindSafe(prepare).catch_unwind()));
-        let graph = prepare.join().await??;
+        let (graph, keeping) = prepare.join().await??;
 
         let counters = graph.counters();
         let (cancel, cancelled) = watch::channel(false);
         let (done, outcome) = watch::channel(None);
-        let task = Task { graph, sink, cancel: cancelled, snapshots: None };
+        let checkpoints = keeping.as_ref().map(|k| (ask, k.status.clone()));
+        // What a query begins with must be known before it takes a row in: where it began is no longer
+        // to be had after a restart.
+        let first = match &checkpoints {
+            Some((ask, status)) if status.lock().epoch == 0 => Some(begin_checkpoint(ask).await?),
+            _ => None,
+        };
+        let task = Task { graph, sink, cancel: cancelled, snapshots: None, keeping, told: Told::default() };
         self.compute.spawn(async move {
             let result = match AssertUnwindSafe(task.run()).catch_unwind().await {
                 Ok(Ok(finish)) => Ok(finish),
@@ -78,7 +116,11 @@ impl Runtime for DataflowRuntime {
             }
             done.send_replace(Some(result));
         });
-        Ok(Arc::new(Query { counters, cancel, outcome }))
+        let query = Query { counters, cancel, outcome, checkpoints };
+        if let Some(first) = first {
+            query.written(first).await?;
+        }
+        Ok(Arc::new(query))
     }
 }
 
@@ -87,6 +129,77 @@ struct Query {
     counters: Vec<(NodeId, &'static str, Arc<QueryCounters>)>,
     cancel: watch::Sender<bool>,
     outcome: watch::Receiver<Option<Result<Finish, StreamError>>>,
+    /// Of a lasting query.
+    checkpoints: Option<(mpsc::Sender<Answer>, Status)>,
+}
+
+type Asked = oneshot::Receiver<Result<Epoch, StreamError>>;
+
+async fn begin_checkpoint(ask: &mpsc::Sender<Answer>) -> Result<Asked, StreamError> {
+    let (answer, answered) = oneshot::channel();
+    ask.send(answer).await.map_err(|_| ended())?;
+    Ok(answered)
+}
+
+fn ended() -> StreamError {
+    StreamError { code: Code::QueryWasCancelled, message: "the query has ended".into() }
+}
+
+impl Query {
+    /// Waits for a checkpoint that was asked for; of a query that ends meanwhile what ended it.
+    async fn written(&self, asked: Asked) -> Result<Epoch, StreamError> {
+        match asked.await {
+            Ok(written) => written,
+            Err(_) => Err(self.join().await.err().unwrap_or_else(ended)),
+        }
+    }
+}
+
+/// What a lasting query goes on from; `None` = it begins.
+async fn restorable(lasting: &Lasting, fingerprint: u64) -> Result<Option<Saved>, StreamError> {
+    let store = lasting.store.clone();
+    let newest = tokio::task::spawn_blocking(move || checkpoint::newest(&store)).await;
+    let newest = newest.map_err(|e| StreamError {
+        code: Code::LogicalError,
+        message: format!("reading checkpoints stopped on a bug: {e}"),
+    })?;
+    let Some(saved) = newest.map_err(|e| io_failed("a checkpoint could not be read", &e))? else {
+        if lasting.written.is_empty() {
+            return Ok(None);
+        }
+        return Err(StreamError {
+            code: Code::CorruptedData,
+            message:
+                "results were written but no checkpoint is left to go on from; restore the checkpoint files \
+                      from a backup, or drop and create the query anew"
+                    .into(),
+        });
+    };
+    if saved.fingerprint != fingerprint {
+        return Err(StreamError {
+            code: Code::IncorrectQuery,
+            message: format!(
+                "the state of checkpoint {} is of another query than this one: what it selects, or the columns it \
+                 reads, have changed since",
+                saved.epoch.0
+            ),
+        });
+    }
+    Ok(Some(saved))
+}
+
+/// A source whose place is known at every moment: rows in log order, from where the query stood.
+fn lasting_source(spec: &SourceSpec, saved: Option<&Saved>, index: usize) -> SourceSpec {
+    let mut spec = spec.clone();
+    if spec.history.order == SourceOrder::Any {
+        spec.history.order = SourceOrder::Log;
+    }
+    let stood = saved.and_then(|s| s.position.sources.get(index)).filter(|s| !s.next.is_empty());
+    if let Some(stood) = stood {
+        spec.start = StartPosition::SeqNo(stood.next.clone());
+        spec.history.log_only = false;
+    }
+    spec
 }
 
 #[async_trait::async_trait]
@@ -108,6 +221,21 @@ impl Running for Query {
                 message: "the server is shutting down".into(),
             }),
         }
+    }
+
+    async fn checkpoint(&self) -> Result<Epoch, StreamError> {
+        let Some((ask, _)) = &self.checkpoints else {
+            return Err(StreamError {
+                code: Code::NotImplemented,
+                message: "the query keeps no checkpoints; give it checkpoint_interval".into(),
+            });
+        };
+        let asked = begin_checkpoint(ask).await?;
+        self.written(asked).await
+    }
+
+    fn checkpoints(&self) -> Option<CheckpointStatus> {
+        self.checkpoints.as_ref().map(|(_, status)| status.lock().clone())
     }
 }
 

@@ -4,9 +4,15 @@
 //! here beyond what one element became. A source with a barrier in flight is not polled
 //! until that barrier has left at the top.
 //!
-//! Not here: how an element moves through operators (`graph`), starting and joining (`runtime`).
+//! A query that lasts says to its sink how far it has come whenever all that became of its rows is sent, takes
+//! checkpoints between elements when it is asked, and after a restart passes first where results were
+//! written before.
+//!
+//! Not here: how an element moves through operators (`graph`), starting and joining (`runtime`), what is
+//! written of a checkpoint (`lasting`).
 
 use crate::graph::{Graph, Snapshot};
+use crate::lasting::{Answer, Keeping};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,13 +20,15 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::watch;
 use weir_base::{Clock, Code};
-use weir_plan::{Element, Rows, Sink, StreamError};
+use weir_plan::{Durable, Element, Epoch, Position, Rows, Sink, StreamError};
 
 /// Batches above this are fed in slices, so that a query can be cancelled between them.
 pub(crate) const SLICE_ROWS_MAX: usize = 65_536;
 /// After so many rows without waiting the thread is offered to other queries.
 const ROWS_BEFORE_YIELD: usize = 32_768;
 
+/// How long a query that comes to where it stood waits before it looks at where it is.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 /// How long a wait for the clock goes on without looking at it, microseconds.
 const CLOCK_LOOK_US: u64 = 100_000;
 
@@ -39,20 +47,42 @@ pub(crate) struct Task {
     pub sink: Box<dyn Sink>,
     pub cancel: watch::Receiver<bool>,
     pub snapshots: Option<SnapshotTarget>,
+    /// Of a query that lasts.
+    pub keeping: Option<Keeping>,
+    pub told: Told,
+}
+
+/// What was said to the sink of a lasting query.
+#[derive(Default)]
+pub(crate) struct Told {
+    /// Rows were sent since it heard how far the query has come.
+    rows: bool,
+    /// Results left because of the clock since the last row was taken in.
+    ticked: bool,
+    /// What it promised at the barrier that has just left.
+    durable: Option<Durable>,
 }
 
 impl Task {
     pub async fn run(mut self) -> Result<Finish, StreamError> {
-        self.graph.keep_snapshots = self.snapshots.is_some();
+        self.graph.keep_snapshots = self.snapshots.is_some() || self.keeping.is_some();
         self.graph.begin()?;
+        if !self.pass_written().await? {
+            return Ok(Finish::Cancelled);
+        }
         let mut turn = 0;
         let mut rows_since_wait = 0;
         loop {
             if !self.settle().await? {
                 return Ok(Finish::Cancelled);
             }
+            self.say_how_far().await?;
             if self.graph.ended {
                 return Ok(Finish::Ended);
+            }
+            if let Some(answer) = self.keeping.as_mut().and_then(Keeping::asked) {
+                self.checkpoint(answer).await?;
+                continue;
             }
             if rows_since_wait >= ROWS_BEFORE_YIELD {
                 rows_since_wait = 0;
@@ -61,6 +91,7 @@ impl Task {
             let due = self.graph.tick_due();
             if due.is_some_and(|due| due <= self.graph.clock().now_us()) {
                 self.graph.tick()?;
+                self.told.ticked |= self.graph.has_rows();
                 continue;
             }
             let (leaf, element) = match self.ready(turn)? {
@@ -72,37 +103,170 @@ impl Task {
                     tokio::select! {
                         biased;
                         () = cancelled(&mut cancel) => return Ok(Finish::Cancelled),
+                        () = asked(&mut self.keeping) => continue,
                         () = reached(clock, due) => continue,
                         found = wait_any(&mut self.graph, turn) => found?,
                     }
                 }
             };
             turn = leaf + 1;
-            match element {
-                Element::Rows(rows) if rows.batch.num_rows() > SLICE_ROWS_MAX => {
-                    let mut at = 0;
-                    while at < rows.batch.num_rows() && self.graph.leaves[leaf].source.is_some() {
-                        let n = SLICE_ROWS_MAX.min(rows.batch.num_rows() - at);
-                        let slice = Rows {
-                            batch: rows.batch.slice(at, n),
-                            weights: rows.weights.as_ref().map(|w| w.slice(at, n)),
-                        };
-                        self.graph.feed(leaf, Element::Rows(slice))?;
-                        at += n;
-                        if !self.settle().await? {
-                            return Ok(Finish::Cancelled);
-                        }
-                        tokio::task::yield_now().await;
-                    }
-                }
-                element => {
-                    if let Element::Rows(rows) = &element {
-                        rows_since_wait += rows.batch.num_rows();
-                    }
-                    self.graph.feed(leaf, element)?;
-                }
+            if let Element::Rows(rows) = &element {
+                rows_since_wait += rows.batch.num_rows();
+            }
+            if !self.feed(leaf, element).await? {
+                return Ok(Finish::Cancelled);
             }
         }
+    }
+
+    /// Takes in an element, a large batch in slices; `false` = cancelled meanwhile.
+    async fn feed(&mut self, leaf: usize, element: Element) -> Result<bool, StreamError> {
+        let Element::Rows(rows) = element else {
+            self.graph.feed(leaf, element)?;
+            return Ok(true);
+        };
+        self.told.ticked = false;
+        if rows.batch.num_rows() <= SLICE_ROWS_MAX {
+            self.graph.feed(leaf, Element::Rows(rows))?;
+            return Ok(true);
+        }
+        let mut at = 0;
+        while at < rows.batch.num_rows() && self.graph.leaves[leaf].source.is_some() {
+            let n = SLICE_ROWS_MAX.min(rows.batch.num_rows() - at);
+            let slice = Rows {
+                batch: rows.batch.slice(at, n),
+                weights: rows.weights.as_ref().map(|w| w.slice(at, n)),
+            };
+            self.graph.feed(leaf, Element::Rows(slice))?;
+            at += n;
+            if !self.settle().await? {
+                return Ok(false);
+            }
+            tokio::task::yield_now().await;
+        }
+        Ok(true)
+    }
+
+    /// Says to the sink of a lasting query that all is sent of what its rows became.
+    async fn say_how_far(&mut self) -> Result<(), StreamError> {
+        if self.keeping.is_some() && std::mem::take(&mut self.told.rows) {
+            let at = self.graph.position(self.told.ticked);
+            self.sink.complete(&at).await?;
+        }
+        Ok(())
+    }
+
+    /// Sends a barrier through all operators, and has their state written down beside the task.
+    async fn checkpoint(&mut self, answer: Answer) -> Result<(), StreamError> {
+        let clock = self.graph.clock().clone();
+        let began = clock.monotonic();
+        let at = self.graph.position(self.told.ticked);
+        let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        keeping.epoch = Epoch(keeping.epoch.0 + 1);
+        let epoch = keeping.epoch;
+        for leaf in 0..self.graph.leaves.len() {
+            if self.graph.leaves[leaf].source.is_some() {
+                self.graph.feed(leaf, Element::Barrier(epoch))?;
+            }
+        }
+        if !self.drain().await? {
+            // Who asked hears it from the channel.
+            return Ok(());
+        }
+        let bug = |what: &str| StreamError { code: Code::LogicalError, message: what.into() };
+        let snapshot = self.graph.snapshots.pop().ok_or_else(|| bug("a barrier was lost on its way up"))?;
+        let durable = self.told.durable.take().ok_or_else(|| bug("a barrier did not come to the sink"))?;
+        let stopped = clock.monotonic().saturating_sub(began);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.write(at, snapshot, durable, stopped, answer);
+        }
+        Ok(())
+    }
+
+    /// After a restart: comes exactly to each position up to which results were written before, and tells
+    /// the sink; `false` = cancelled meanwhile.
+    async fn pass_written(&mut self) -> Result<bool, StreamError> {
+        let Some(keeping) = &mut self.keeping else { return Ok(true) };
+        let (passed, written) = (std::mem::take(&mut keeping.passed), std::mem::take(&mut keeping.written));
+        for at in &passed {
+            self.sink.passed(at).await?;
+        }
+        for stop in &written {
+            if !self.come_to(stop).await? {
+                return Ok(false);
+            }
+            self.sink.passed(stop).await?;
+        }
+        for leaf in &mut self.graph.leaves {
+            leaf.held = false;
+            if let Some(source) = &mut leaf.source {
+                source.stop_at(None);
+            }
+        }
+        Ok(true)
+    }
+
+    async fn come_to(&mut self, stop: &Position) -> Result<bool, StreamError> {
+        for (leaf, at) in self.graph.leaves.iter_mut().zip(&stop.sources) {
+            if let Some(source) = &mut leaf.source {
+                source.stop_at(Some(&at.next));
+            }
+        }
+        let mut turn = 0;
+        loop {
+            if !self.settle().await? {
+                return Ok(false);
+            }
+            self.say_how_far().await?;
+            let mut there = true;
+            for (leaf, at) in self.graph.leaves.iter_mut().zip(&stop.sources) {
+                let next = leaf.position();
+                leaf.held = leaf.source.is_none() || next.iter().zip(&at.next).all(|(n, stop)| n >= stop);
+                there &= leaf.held;
+            }
+            if there || self.graph.ended {
+                break;
+            }
+            let (leaf, element) = match self.ready(turn)? {
+                Some(found) => found,
+                None => {
+                    let mut cancel = self.cancel.clone();
+                    tokio::select! {
+                        biased;
+                        () = cancelled(&mut cancel) => return Ok(false),
+                        found = wait_any(&mut self.graph, turn) => found?,
+                        // It may have come there without an element: rows that are gone lie between.
+                        () = tokio::time::sleep(LOOK_AGAIN) => continue,
+                    }
+                }
+            };
+            turn = leaf + 1;
+            if !self.feed(leaf, element).await? {
+                return Ok(false);
+            }
+        }
+        // What was known there besides rows.
+        for (i, at) in stop.sources.iter().enumerate() {
+            let leaf = &self.graph.leaves[i];
+            if leaf.source.is_some() && at.backfilled && !leaf.backfilled {
+                self.graph.feed(i, Element::EndOfBackfill)?;
+            }
+            if self.graph.leaves[i].source.is_some() && at.frontier_us > self.graph.leaves[i].frontier_us {
+                self.graph.feed(i, Element::Frontier(at.frontier_us))?;
+            }
+            if !self.settle().await? {
+                return Ok(false);
+            }
+        }
+        if stop.ticked {
+            self.graph.tick_what_waits()?;
+            self.told.ticked = true;
+            if !self.settle().await? {
+                return Ok(false);
+            }
+        }
+        self.say_how_far().await?;
+        Ok(true)
     }
 
     /// Hands results to the sink until no operator has more; `false` = cancelled meanwhile.
@@ -134,6 +298,11 @@ impl Task {
             }
         }
         while let Some(element) = self.graph.results.pop_front() {
+            self.told.rows |= matches!(element, Element::Rows(_));
+            if let (Element::Barrier(epoch), true) = (&element, self.keeping.is_some()) {
+                self.told.durable = Some(self.sink.barrier(*epoch).await?);
+                continue;
+            }
             tokio::select! {
                 biased;
                 () = cancelled(&mut self.cancel) => return Ok(false),
@@ -149,7 +318,7 @@ impl Task {
         for k in 0..n {
             let i = (turn + k) % n;
             let leaf = &mut self.graph.leaves[i];
-            if leaf.blocked.is_none()
+            if leaf.is_asked()
                 && let Some(source) = &mut leaf.source
                 && let Some(element) = source.try_next()?
             {
@@ -164,6 +333,14 @@ impl Task {
 async fn cancelled(cancel: &mut watch::Receiver<bool>) {
     // An error means that the handle was dropped, which cancels too.
     let _ = cancel.wait_for(|c| *c).await;
+}
+
+/// Returns when somebody wants a checkpoint; never of a query that keeps none.
+async fn asked(keeping: &mut Option<Keeping>) {
+    match keeping {
+        Some(keeping) => keeping.wait().await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Returns when the clock has come to a time; never for none.
@@ -182,7 +359,7 @@ async fn wait_any(graph: &mut Graph, turn: usize) -> Result<(usize, Element), St
         .leaves
         .iter_mut()
         .enumerate()
-        .filter(|(_, leaf)| leaf.blocked.is_none())
+        .filter(|(_, leaf)| leaf.is_asked())
         .filter_map(|(i, leaf)| leaf.source.as_mut().map(|s| (i, s.next())))
         .collect();
     if waiting.is_empty() {

@@ -163,6 +163,8 @@ async fn run_bare(root: &StreamNode, scripts: &Scripts) -> (Vec<Element>, Vec<cr
         sink: Box::new(kept.clone()),
         cancel: cancelled,
         snapshots: Some(Box::new(move |s| into.lock().push(s))),
+        keeping: None,
+        told: crate::task::Told::default(),
     };
     assert_eq!(task.run().await.unwrap(), Finish::Ended);
     let elements = std::mem::take(&mut *kept.0.lock());

@@ -109,7 +109,12 @@ pub(super) struct ShardState {
     next: SeqNo,
     /// A row was read: from now on, being overtaken by retention is an error.
     begun: bool,
+    /// Nothing from here on is given for now.
+    stop: SeqNo,
 }
+
+/// Rows that are given at once: between two batches a query says how far it has come.
+const GIVEN_ROWS_MAX: usize = 65_536;
 
 impl ShardState {
     pub fn new(reader: ShardReader, origin: Origin, history_end: SeqNo) -> Self {
@@ -124,7 +129,26 @@ impl ShardState {
             carry: None,
             next,
             begun: false,
+            stop: SeqNo::MAX,
         }
+    }
+
+    /// It has come to where it is to stop.
+    fn is_held(&self) -> bool {
+        self.next >= self.stop
+    }
+
+    /// Of rows at hand so many lie before where it is to stop.
+    fn before_stop(&self, rows: &TailBatch) -> usize {
+        if self.stop == SeqNo::MAX {
+            return rows.rows();
+        }
+        let (mut low, mut high) = (0, rows.rows());
+        while low < high {
+            let middle = low.midpoint(high);
+            if rows.sn(middle) < self.stop { low = middle + 1 } else { high = middle }
+        }
+        low
     }
 
     /// Fills `head` or finds the end of history.
@@ -366,7 +390,22 @@ impl StreamSource {
             self.seat.unknown();
             return Poll::Pending;
         }
-        let heads = self.heads();
+        let mut heads = self.heads();
+        let all = heads.len();
+        heads.retain(|(i, _)| {
+            let shard = &mut self.shards[*i];
+            let held = shard.head.as_ref().is_some_and(|rows| shard.before_stop(rows) == 0);
+            if held {
+                // Rows that are gone lie between.
+                shard.next = shard.next.max(shard.stop);
+            }
+            !held
+        });
+        if heads.is_empty() && all > 0 {
+            // Told to stop here: who polls it all the same waits until it is told otherwise.
+            self.seat.done();
+            return Poll::Pending;
+        }
         let Some((least, key)) = heads.first().cloned() else { return Poll::Ready(Ok(None)) };
         let bound = ready!(self.seat.poll_turn(key, cx));
         let bound = match (bound, heads.get(1).map(|(_, k)| k.clone())) {
@@ -379,15 +418,20 @@ impl StreamSource {
             _ => usize::MAX,
         };
         let rows = shard.head.take().expect("it has the least head");
-        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1).min(due);
+        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1).min(due).min(shard.before_stop(&rows));
+        let n = n.min(GIVEN_ROWS_MAX);
         if n < rows.rows() {
             shard.head = Some(rows.slice(n, rows.rows() - n));
         }
-        // Until the next head is known nobody may pass.
-        self.seat.unknown();
-        self.give(least, rows.slice(0, n))
-            .map(|b| Poll::Ready(Ok(Some(b))))
-            .unwrap_or_else(|e| Poll::Ready(Err(e)))
+        let given = self.give(least, rows.slice(0, n));
+        if self.shards.iter().all(ShardState::is_held) {
+            // It is not polled for now, and holds nobody back.
+            self.seat.done();
+        } else {
+            // Until the next head is known nobody may pass.
+            self.seat.unknown();
+        }
+        given.map(|b| Poll::Ready(Ok(Some(b)))).unwrap_or_else(|e| Poll::Ready(Err(e)))
     }
 
     /// Whatever any shard still has of what was durable; `None` = nothing.
@@ -409,7 +453,7 @@ impl StreamSource {
         }
         let shard = &mut self.shards[least];
         let rows = shard.head.take().expect("it has the least head");
-        let n = shard.origin.run_length(&rows, bound.as_ref()).max(1);
+        let n = shard.origin.run_length(&rows, bound.as_ref()).clamp(1, GIVEN_ROWS_MAX);
         if n < rows.rows() {
             shard.head = Some(rows.slice(n, rows.rows() - n));
         }
@@ -449,6 +493,10 @@ impl StreamSource {
                     },
                 };
                 shard.begun = true;
+                if rows.rows() > GIVEN_ROWS_MAX {
+                    shard.head = Some(rows.slice(GIVEN_ROWS_MAX, rows.rows() - GIVEN_ROWS_MAX));
+                    return Poll::Ready(self.give(i, rows.slice(0, GIVEN_ROWS_MAX)));
+                }
                 self.turn = i + 1;
                 return Poll::Ready(self.give(i, rows));
             }
@@ -519,7 +567,7 @@ impl StreamSource {
             order.timer = None;
             let shard = &mut self.shards[least];
             let rows = shard.head.take().expect("it has the least head");
-            let mut n = shard.origin.run_length(&rows, bound.as_ref()).max(1);
+            let mut n = shard.origin.run_length(&rows, bound.as_ref()).clamp(1, GIVEN_ROWS_MAX);
             while n > 1 && rows.append_time(n - 1).0 > frontier {
                 n -= 1;
             }
@@ -576,5 +624,21 @@ impl Source for StreamSource {
 
     fn position(&self) -> Vec<SeqNo> {
         self.shards.iter().map(|s| s.next).collect()
+    }
+
+    /// Only while it reads history by its shards' own readers: what a restored query has given before lies
+    /// there.
+    fn stop_at(&mut self, bounds: Option<&[SeqNo]>) {
+        for (i, shard) in self.shards.iter_mut().enumerate() {
+            shard.stop = bounds.map_or(SeqNo::MAX, |b| b[i]);
+        }
+        if !matches!(self.phase, Phase::Arrival | Phase::Announced(_)) {
+            return;
+        }
+        if self.shards.iter().all(ShardState::is_held) {
+            self.seat.done();
+        } else {
+            self.seat.unknown();
+        }
     }
 }
