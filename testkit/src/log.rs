@@ -10,7 +10,7 @@ use std::sync::Arc;
 use weir_base::disk::{Fault, SimDisk};
 use weir_base::{AppendTime, EventTime, ManualClock, SeqNo};
 use weir_log::{
-    Append, AppendError, Appended, Idempotency, LogConfig, LogCore, ReadError, Record, RecordKind,
+    Append, AppendError, Appended, Idempotency, LogConfig, LogCore, Progress, ReadError, Record, RecordKind,
 };
 
 pub(crate) const DIR: &str = "db/stream/0";
@@ -32,6 +32,8 @@ pub struct Model {
     promised: Option<AppendTime>,
     clock_us: i64,
     keys_made: u32,
+    /// The newest progress of each writer.
+    progress: HashMap<[u8; 16], Bytes>,
 }
 
 /// Small segments and index intervals, so that a short run meets every border.
@@ -95,12 +97,19 @@ impl Model {
                 record_no: self.keys_made % 3,
                 content_hash: rng.u64(..),
             }),
+            progress: (rng.u8(..4) == 0).then(|| {
+                // Now and then a writer is forgotten, and some have much to say.
+                let size = [0, 8, 40, 2_000][rng.usize(..4)];
+                let bytes: Vec<u8> = (0..size).map(|_| rng.u8(..)).collect();
+                Progress { writer: [rng.u8(..4); 16], bytes: bytes.into() }
+            }),
             payload: payload.into(),
             attachment: None,
         }
     }
 
     pub(crate) fn accept(&mut self, append: Append, appended: Appended) {
+        let progress = append.progress;
         let record = Record {
             kind: append.kind,
             base: appended.base,
@@ -120,6 +129,11 @@ impl Model {
             }
             self.by_key.insert((key.id.clone(), key.record_no), self.records.len());
         }
+        match progress {
+            Some(p) if p.bytes.is_empty() => self.progress.remove(&p.writer),
+            Some(p) => self.progress.insert(p.writer, p.bytes),
+            None => None,
+        };
         assert_eq!(record.base, self.end(), "numbers are dense");
         assert!(self.promised.is_none_or(|p| record.append_time > p), "{record:?} {:?}", self.promised);
         assert!(self.records.last().is_none_or(|r| r.append_time <= record.append_time));
@@ -210,6 +224,10 @@ impl Model {
             self.accept(append, Appended { base, rows, append_time, repeated: false });
         }
         assert_eq!(log.durable_end(), self.end());
+        for writer in 0..4 {
+            let writer = [writer; 16];
+            assert_eq!(log.progress(&writer).as_ref(), self.progress.get(&writer), "writer {writer:?}");
+        }
         self.note_frontier(log);
         true
     }
@@ -271,6 +289,7 @@ pub(crate) fn again(record: &Record) -> Append {
         event_min: record.event_min,
         event_max: record.event_max,
         idempotency: record.idempotency.clone(),
+        progress: None,
         payload: Bytes::clone(&record.payload),
         attachment: None,
     }

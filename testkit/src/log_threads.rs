@@ -60,6 +60,7 @@ async fn write(log: Arc<SegmentLog>, writer: u8) -> Vec<(SeqNo, Vec<u8>)> {
             event_min: EventTime(0),
             event_max: EventTime(0),
             idempotency: None,
+            progress: None,
             payload: payload.clone().into(),
             attachment: None,
         };

@@ -28,6 +28,7 @@ pub fn schedule(seed: u64) -> u64 {
                         event_min: EventTime(0),
                         event_max: EventTime(0),
                         idempotency: None,
+                        progress: None,
                         payload: vec![1; rng.usize(..900)].into(),
                         attachment: None,
                     };

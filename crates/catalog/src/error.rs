@@ -25,6 +25,8 @@ pub enum CatalogError {
         used_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
     )]
     HasDependents { name: RelationName, used_by: Vec<RelationName> },
+    #[error("view {name} would feed itself: its rows come back to it through {through}")]
+    FeedsItself { name: RelationName, through: RelationName },
     #[error("a stream cannot be renamed into another database, from {from} to {to}")]
     AcrossDatabases { from: RelationName, to: RelationName },
     #[error("could not write the catalog: {0}")]
@@ -46,6 +48,7 @@ impl CatalogError {
             Self::RelationExists { .. } => Code::StreamAlreadyExists,
             Self::DatabaseNotEmpty { .. } | Self::HasDependents { .. } => Code::HasDependents,
             Self::BuiltIn { .. } => Code::AccessDenied,
+            Self::FeedsItself { .. } => Code::BadArguments,
             Self::AcrossDatabases { .. } => Code::NotImplemented,
             Self::Append(weir_log::AppendError::DiskFull { .. }) => Code::NotEnoughSpace,
             Self::Append(_) | Self::Io { .. } => Code::IoError,

@@ -1,6 +1,6 @@
 //! Changes as data, and what each does to a snapshot. Pure: no log, no clock.
 
-use crate::{CatalogError, Database, Relation, RelationName, SYSTEM_DATABASE, Snapshot};
+use crate::{CatalogError, Database, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -15,26 +15,21 @@ pub enum Event {
         comment: String,
     },
     /// With everything in it.
-    DropDatabase {
-        name: String,
-    },
+    DropDatabase { name: String },
     CreateRelation {
         relation: Relation,
         /// Takes the place of one of the same name.
         #[serde(default)]
         replace: bool,
     },
-    DropRelation {
-        name: RelationName,
-    },
+    /// A materialized view and the stream made for its rows.
+    CreateView { view: Relation, target: Relation },
+    /// A materialized view goes with the stream that was made for it.
+    DropRelation { name: RelationName },
     /// One after the other, all or none.
-    Rename {
-        pairs: Vec<(RelationName, RelationName)>,
-    },
+    Rename { pairs: Vec<(RelationName, RelationName)> },
     /// All rows were removed; nothing changes here but the version.
-    Truncated {
-        name: RelationName,
-    },
+    Truncated { name: RelationName },
 }
 
 impl Snapshot {
@@ -62,8 +57,15 @@ impl Snapshot {
             Event::CreateRelation { relation, replace } => {
                 next.insert(Arc::new(relation.clone()), *replace)?;
             }
+            Event::CreateView { view, target } => {
+                next.insert(Arc::new(target.clone()), false)?;
+                next.insert(Arc::new(view.clone()), false)?;
+            }
             Event::DropRelation { name } => {
-                next.remove(name)?;
+                let relation = next.remove(name)?;
+                if let RelationKind::MaterializedView { target, inner: true, .. } = &relation.kind {
+                    next.remove(target)?;
+                }
             }
             Event::Rename { pairs } => {
                 for (from, to) in pairs {

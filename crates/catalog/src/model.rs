@@ -52,6 +52,21 @@ pub enum RelationKind {
     },
     /// Rows are made up while queried.
     Random { settings: BTreeMap<String, String> },
+    /// A query that runs, and the stream that its rows go to.
+    MaterializedView {
+        select: String,
+        resolve_in: String,
+        /// The relations its SELECT names, resolved; they cannot be dropped under it.
+        #[serde(default)]
+        depends_on: Vec<RelationName>,
+        target: RelationName,
+        /// The target was made with the view, and goes with it.
+        #[serde(default)]
+        inner: bool,
+        /// Of its query and its own, by name, validated by the engine.
+        #[serde(default)]
+        settings: BTreeMap<String, String>,
+    },
     /// A macro over other relations: its SELECT, and the database its names resolve in.
     View {
         select: String,
@@ -178,11 +193,59 @@ impl Snapshot {
         self.databases.values().flat_map(|d| d.relations.values())
     }
 
-    /// Views whose SELECT names this relation.
+    /// The stream that has a relation's rows: its target, of a materialized view; else itself.
+    ///
+    /// # Errors
+    /// `UnknownRelation` (60) where the target was dropped all the same.
+    pub fn rows_of<'a>(&'a self, relation: &'a Arc<Relation>) -> Result<&'a Arc<Relation>, CatalogError> {
+        match &relation.kind {
+            RelationKind::MaterializedView { target, .. } => {
+                self.expect_relation(&target.database, &target.name)
+            }
+            RelationKind::Stream { .. } | RelationKind::Random { .. } | RelationKind::View { .. } => {
+                Ok(relation)
+            }
+        }
+    }
+
+    /// Views whose SELECT names this relation, and those that write to it.
     pub fn dependents(&self, of: &RelationName) -> Vec<RelationName> {
-        self.relations()
-            .filter(|r| matches!(&r.kind, RelationKind::View { depends_on, .. } if depends_on.contains(of)))
-            .map(|r| r.full_name())
-            .collect()
+        let depends = |r: &Relation| match &r.kind {
+            RelationKind::View { depends_on, .. } => depends_on.contains(of),
+            RelationKind::MaterializedView { depends_on, target, .. } => {
+                depends_on.contains(of) || target == of
+            }
+            RelationKind::Stream { .. } | RelationKind::Random { .. } => false,
+        };
+        self.relations().filter(|r| depends(r)).map(|r| r.full_name()).collect()
+    }
+
+    /// Where rows that come to one of `from` go on to through materialized views, and so on.
+    pub fn downstream(&self, from: &[RelationName]) -> Vec<RelationName> {
+        let mut reached: Vec<RelationName> = from.to_vec();
+        let mut at = 0;
+        while at < reached.len() {
+            let name = reached[at].clone();
+            at += 1;
+            for relation in self.relations() {
+                let next = match &relation.kind {
+                    RelationKind::MaterializedView { depends_on, target, .. }
+                        if depends_on.contains(&name) =>
+                    {
+                        [relation.full_name(), target.clone()]
+                    }
+                    RelationKind::View { depends_on, .. } if depends_on.contains(&name) => {
+                        [relation.full_name(), relation.full_name()]
+                    }
+                    _ => continue,
+                };
+                for next in next {
+                    if !reached.contains(&next) {
+                        reached.push(next);
+                    }
+                }
+            }
+        }
+        reached
     }
 }

@@ -12,7 +12,7 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{CatalogError, Event, RelationName, Snapshot};
+use crate::{CatalogError, Event, RelationKind, RelationName, Snapshot};
 use arc_swap::ArcSwap;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -145,6 +145,7 @@ impl Catalog {
         }
         check(&now)?;
         let next = Arc::new(now.after(&event)?);
+        refuse_circles(&next, &event)?;
 
         applied.unsettled = true;
         let appended = self.log.append(encode(&event), Ack::Durable).await?;
@@ -217,7 +218,10 @@ fn refuse_dependents(now: &Snapshot, event: &Event) -> Result<(), CatalogError> 
             }
             Vec::new()
         }
-        Event::CreateDatabase { .. } | Event::CreateRelation { .. } | Event::Truncated { .. } => Vec::new(),
+        Event::CreateDatabase { .. }
+        | Event::CreateRelation { .. }
+        | Event::CreateView { .. }
+        | Event::Truncated { .. } => Vec::new(),
     };
     for name in gone {
         let used_by = now.dependents(name);
@@ -228,6 +232,24 @@ fn refuse_dependents(now: &Snapshot, event: &Event) -> Result<(), CatalogError> 
     Ok(())
 }
 
+/// A view whose rows come back to it would never come to an end.
+fn refuse_circles(next: &Snapshot, event: &Event) -> Result<(), CatalogError> {
+    let (Event::CreateRelation { relation: view, .. } | Event::CreateView { view, .. }) = event else {
+        return Ok(());
+    };
+    let (depends_on, mut fed) = match &view.kind {
+        RelationKind::View { depends_on, .. } => (depends_on, Vec::new()),
+        RelationKind::MaterializedView { depends_on, target, .. } => (depends_on, vec![target.clone()]),
+        RelationKind::Stream { .. } | RelationKind::Random { .. } => return Ok(()),
+    };
+    fed.push(view.full_name());
+    let reached = next.downstream(&fed);
+    match depends_on.iter().find(|name| reached.contains(name)) {
+        None => Ok(()),
+        Some(through) => Err(CatalogError::FeedsItself { name: view.full_name(), through: through.clone() }),
+    }
+}
+
 fn encode(event: &Event) -> Append {
     let envelope = Envelope { v: FORMAT_VERSION, event: event.clone() };
     Append {
@@ -236,6 +258,7 @@ fn encode(event: &Event) -> Append {
         event_min: EventTime(0),
         event_max: EventTime(0),
         idempotency: None,
+        progress: None,
         payload: Bytes::from(serde_json::to_vec(&envelope).expect("an event has string keys only")),
         attachment: None,
     }

@@ -6,11 +6,12 @@
 //! Not here: when a checkpoint is taken (who asks), where files lie (`plan::CheckpointStore`).
 
 use crate::graph::Snapshot;
+use crate::identity::{Identity, MEANING_VERSION};
 use crate::state::StateReader;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use std::io;
 use std::sync::Arc;
-use weir_plan::{CheckpointStore, Epoch, NodeId, Position, StreamNode, StreamPlan};
+use weir_plan::{CheckpointStore, Epoch, Position};
 use xxhash_rust::xxh3::xxh3_64;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"WCHK");
@@ -22,28 +23,15 @@ const EPOCHS_KEPT: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Saved {
     pub epoch: Epoch,
-    pub fingerprint: u64,
+    pub shape: u64,
+    /// `None` = it was written down in another way than plans are now.
+    pub meaning: Option<u64>,
     pub position: Position,
-    pub states: Vec<(NodeId, StateReader)>,
+    /// By place in [`Identity::kept`].
+    pub states: Vec<(u32, StateReader)>,
     pub bytes: u64,
     /// When it was taken, microseconds since the epoch.
     pub at_us: i64,
-}
-
-/// What the state of a plan depends on: a plan with another one cannot take it.
-pub(crate) fn fingerprint(plan: &StreamPlan) -> u64 {
-    fn describe(node: &StreamNode, out: &mut String) {
-        use std::fmt::Write;
-        let _ = write!(out, "{} {} (", node.id().0, node.name());
-        for field in node.schema().fields() {
-            let _ = write!(out, "{} {} {},", field.name(), field.data_type(), field.is_nullable());
-        }
-        out.push(')');
-        node.inputs().into_iter().for_each(|input| describe(input, out));
-    }
-    let mut text = String::new();
-    describe(&plan.root, &mut text);
-    xxh3_64(text.as_bytes())
 }
 
 fn name(epoch: Epoch) -> String {
@@ -57,7 +45,7 @@ fn epoch_of(name: &str) -> Option<Epoch> {
 /// Writes an epoch and lets older ones go. Blocks; returns the bytes written.
 pub(crate) fn write(
     store: &dyn CheckpointStore,
-    fingerprint: u64,
+    identity: &Identity,
     position: &Position,
     at_us: i64,
     (epoch, states): &Snapshot,
@@ -66,12 +54,16 @@ pub(crate) fn write(
     out.u32(MAGIC);
     out.u32(VERSION);
     out.u64(epoch.0);
-    out.u64(fingerprint);
+    out.u64(identity.shape);
+    out.u32(MEANING_VERSION);
+    out.u64(identity.meaning);
     out.i64(at_us);
     out.bytes(&position.encode());
-    out.u64(states.len() as u64);
-    for (id, state) in states {
-        out.u32(id.0);
+    let kept = states.iter().filter_map(|(id, state)| Some((identity.place_of(*id)?, state)));
+    let kept: Vec<_> = kept.collect();
+    out.u64(kept.len() as u64);
+    for (place, state) in kept {
+        out.u32(place);
         state.save(&mut out);
     }
     let check = xxh3_64(&out.0);
@@ -114,12 +106,13 @@ fn load(bytes: &[u8], epoch: Epoch) -> Result<Saved, Damaged> {
     if from.u32()? != MAGIC || from.u32()? != VERSION || from.u64()? != epoch.0 {
         return Err(Damaged("its first bytes are not those of this epoch"));
     }
-    let (fingerprint, at_us) = (from.u64()?, from.i64()?);
+    let (shape, version, meaning, at_us) = (from.u64()?, from.u32()?, from.u64()?, from.i64()?);
+    let meaning = (version == MEANING_VERSION).then_some(meaning);
     let position = Position::decode(from.bytes()?).ok_or(Damaged("a position that is none"))?;
     let mut states = Vec::new();
     for _ in 0..from.count(12)? {
-        let id = NodeId(from.u32()?);
-        states.push((id, StateReader::load(&mut from)?));
+        let place = from.u32()?;
+        states.push((place, StateReader::load(&mut from)?));
     }
-    Ok(Saved { epoch, fingerprint, position, states, bytes: bytes.len() as u64, at_us })
+    Ok(Saved { epoch, shape, meaning, position, states, bytes: bytes.len() as u64, at_us })
 }

@@ -91,6 +91,8 @@ pub(crate) struct Leaf {
     pub backfilled: bool,
     /// Where it stood when it ended.
     last: Vec<SeqNo>,
+    /// Where it stood when its last element had been taken in.
+    pub fed: Vec<SeqNo>,
     target: Target,
     counters: Arc<QueryCounters>,
 }
@@ -113,6 +115,7 @@ impl Leaf {
         target: Target,
         counters: Arc<QueryCounters>,
     ) -> Self {
+        let fed = source.position();
         Leaf {
             id,
             source: Some(source),
@@ -123,6 +126,7 @@ impl Leaf {
             frontier_us: i64::MIN,
             backfilled: false,
             last: Vec::new(),
+            fed,
             target,
             counters,
         }

@@ -13,6 +13,7 @@
 
 use crate::checkpoint::{self, Saved};
 use crate::graph::Snapshot;
+use crate::identity::Identity;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
@@ -35,7 +36,7 @@ pub(crate) fn requests() -> (mpsc::Sender<Answer>, mpsc::Receiver<Answer>) {
 #[derive(Debug)]
 pub(crate) struct Keeping {
     pub store: Arc<dyn CheckpointStore>,
-    pub fingerprint: u64,
+    pub identity: Arc<Identity>,
     /// The last epoch that was begun.
     pub epoch: Epoch,
     requests: mpsc::Receiver<Answer>,
@@ -55,14 +56,14 @@ pub(crate) struct Keeping {
 impl Keeping {
     pub fn new(
         store: Arc<dyn CheckpointStore>,
-        fingerprint: u64,
+        identity: Arc<Identity>,
         requests: mpsc::Receiver<Answer>,
         clock: Arc<dyn Clock>,
         sources: Vec<NodeId>,
     ) -> Self {
         Keeping {
             store,
-            fingerprint,
+            identity,
             epoch: Epoch(0),
             requests,
             next: None,
@@ -121,14 +122,14 @@ impl Keeping {
         stopped: Duration,
         answer: Answer,
     ) {
-        let (store, fingerprint, status) = (self.store.clone(), self.fingerprint, self.status.clone());
+        let (store, identity, status) = (self.store.clone(), self.identity.clone(), self.status.clone());
         let (clock, sources) = (self.clock.clone(), self.sources.clone());
         let (epoch, began) = (snapshot.0, clock.monotonic().saturating_sub(stopped));
         self.writing = Some(tokio::spawn(async move {
             let written = async {
                 durable.await?;
                 let (at, at_us) = (position.clone(), clock.now_us());
-                let write = move || checkpoint::write(&*store, fingerprint, &at, at_us, &snapshot);
+                let write = move || checkpoint::write(&*store, &identity, &at, at_us, &snapshot);
                 let written = spawn_blocking(write).await.map_err(|e| failed(epoch, &e))?;
                 written.map_err(|e| io_failed(&format!("checkpoint {} could not be written", epoch.0), &e))
             };

@@ -19,6 +19,7 @@ mod build;
 mod checkpoint;
 mod gate;
 mod graph;
+mod identity;
 mod lasting;
 pub mod op;
 mod operator;

@@ -4,10 +4,11 @@
 
 use crate::build::build;
 use crate::checkpoint::{self, Saved};
+use crate::identity::Identity;
 use crate::lasting::{Answer, Keeping, Status, io_failed, requests};
 use crate::resources::Resources;
 use crate::state::spill::SpillSpace;
-use crate::task::{Finish, Task, Told};
+use crate::task::{FailedAt, Finish, Task, Told};
 use crate::workers::Workers;
 use futures::FutureExt;
 use std::collections::HashMap;
@@ -17,8 +18,8 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot, watch};
 use weir_base::{Clock, Code, MemoryBudget};
 use weir_plan::{
-    CheckpointStatus, Epoch, Lasting, NodeId, QueryCounters, Running, Runtime, Sink, SourceFactory,
-    SourceOrder, SourceSpec, StartPosition, StreamError, StreamPlan,
+    CheckpointStatus, CheckpointStore, Epoch, Lasting, NodeId, QueryCounters, RowsAt, Running, Runtime, Sink,
+    SourceFactory, SourceOrder, SourceSpec, StartPosition, StreamError, StreamPlan,
 };
 
 /// Runs every query on one tokio runtime, apart from the network's.
@@ -59,11 +60,20 @@ impl Runtime for DataflowRuntime {
         resources.memory = Some(memory.clone());
         let (ask, asked) = requests();
         let prepare = async move {
-            let fingerprint = checkpoint::fingerprint(&plan);
-            let saved = match &lasting {
-                Some(lasting) => restorable(lasting, fingerprint).await?,
+            let identity = Arc::new(Identity::of(&plan));
+            let mut saved = match &lasting {
+                Some(lasting) => {
+                    let saved = newest(&lasting.store).await?;
+                    if saved.is_none() && !lasting.written.is_empty() {
+                        return Err(nothing_left());
+                    }
+                    saved
+                }
                 None => None,
             };
+            if let Some(saved) = &saved {
+                fits(saved, &identity)?;
+            }
             let mut opened = HashMap::new();
             for (i, (id, spec)) in plan.root.sources().into_iter().enumerate() {
                 let source = match &lasting {
@@ -72,11 +82,13 @@ impl Runtime for DataflowRuntime {
                 };
                 opened.insert(id, source);
             }
-            let states = saved.as_ref().map_or(&[][..], |s| &s.states[..]);
-            let mut graph = build(&plan, &mut opened, clock.clone(), &memory, &resources, states)?;
+            let states = saved.as_mut().map(|s| std::mem::take(&mut s.states)).unwrap_or_default();
+            let node = |place: u32| identity.kept.get(place as usize).copied();
+            let states: Vec<_> = states.into_iter().filter_map(|(at, s)| Some((node(at)?, s))).collect();
+            let mut graph = build(&plan, &mut opened, clock.clone(), &memory, &resources, &states)?;
             let keeping = lasting.map(|lasting| {
                 let sources = plan.root.sources().into_iter().map(|(id, _)| id).collect();
-                let mut keeping = Keeping::new(lasting.store, fingerprint, asked, clock, sources);
+                let mut keeping = Keeping::new(lasting.store, identity, asked, clock, sources);
                 let mut written = lasting.written;
                 // Of two positions of a query one lies within the other.
                 written.sort_by(|a, b| b.within(a).cmp(&a.within(b)));
@@ -94,7 +106,7 @@ impl Runtime for DataflowRuntime {
         let prepare = AbortOnDrop(self.compute.spawn(AssertUnwindSafe(prepare).catch_unwind()));
         let (graph, keeping) = prepare.join().await??;
 
-        let counters = graph.counters();
+        let (counters, failed_at) = (graph.counters(), FailedAt::default());
         let (cancel, cancelled) = watch::channel(false);
         let (done, outcome) = watch::channel(None);
         let checkpoints = keeping.as_ref().map(|k| (ask, k.status.clone()));
@@ -104,7 +116,15 @@ impl Runtime for DataflowRuntime {
             Some((ask, status)) if status.lock().epoch == 0 => Some(begin_checkpoint(ask).await?),
             _ => None,
         };
-        let task = Task { graph, sink, cancel: cancelled, snapshots: None, keeping, told: Told::default() };
+        let task = Task {
+            graph,
+            sink,
+            cancel: cancelled,
+            snapshots: None,
+            keeping,
+            told: Told::default(),
+            failed_at: failed_at.clone(),
+        };
         self.compute.spawn(async move {
             let result = match AssertUnwindSafe(task.run()).catch_unwind().await {
                 Ok(Ok(finish)) => Ok(finish),
@@ -116,11 +136,18 @@ impl Runtime for DataflowRuntime {
             }
             done.send_replace(Some(result));
         });
-        let query = Query { counters, cancel, outcome, checkpoints };
+        let query = Query { counters, cancel, outcome, checkpoints, failed_at };
         if let Some(first) = first {
             query.written(first).await?;
         }
         Ok(Arc::new(query))
+    }
+
+    async fn check(&self, plan: &StreamPlan, store: Arc<dyn CheckpointStore>) -> Result<(), StreamError> {
+        match newest(&store).await? {
+            Some(saved) => fits(&saved, &Identity::of(plan)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -131,6 +158,7 @@ struct Query {
     outcome: watch::Receiver<Option<Result<Finish, StreamError>>>,
     /// Of a lasting query.
     checkpoints: Option<(mpsc::Sender<Answer>, Status)>,
+    failed_at: FailedAt,
 }
 
 type Asked = oneshot::Receiver<Result<Epoch, StreamError>>;
@@ -156,36 +184,39 @@ impl Query {
 }
 
 /// What a lasting query goes on from; `None` = it begins.
-async fn restorable(lasting: &Lasting, fingerprint: u64) -> Result<Option<Saved>, StreamError> {
-    let store = lasting.store.clone();
+async fn newest(store: &Arc<dyn CheckpointStore>) -> Result<Option<Saved>, StreamError> {
+    let store = store.clone();
     let newest = tokio::task::spawn_blocking(move || checkpoint::newest(&store)).await;
     let newest = newest.map_err(|e| StreamError {
         code: Code::LogicalError,
         message: format!("reading checkpoints stopped on a bug: {e}"),
     })?;
-    let Some(saved) = newest.map_err(|e| io_failed("a checkpoint could not be read", &e))? else {
-        if lasting.written.is_empty() {
-            return Ok(None);
-        }
-        return Err(StreamError {
-            code: Code::CorruptedData,
-            message:
-                "results were written but no checkpoint is left to go on from; restore the checkpoint files \
-                      from a backup, or drop and create the query anew"
-                    .into(),
-        });
-    };
-    if saved.fingerprint != fingerprint {
-        return Err(StreamError {
-            code: Code::IncorrectQuery,
-            message: format!(
-                "the state of checkpoint {} is of another query than this one: what it selects, or the columns it \
-                 reads, have changed since",
-                saved.epoch.0
-            ),
-        });
+    newest.map_err(|e| io_failed("a checkpoint could not be read", &e))
+}
+
+fn nothing_left() -> StreamError {
+    StreamError {
+        code: Code::CorruptedData,
+        message:
+            "results were written but no checkpoint is left to go on from; restore the checkpoint files from \
+                  a backup, or drop and create the query anew"
+                .into(),
     }
-    Ok(Some(saved))
+}
+
+/// Whether a plan can take a saved state.
+fn fits(saved: &Saved, identity: &Identity) -> Result<(), StreamError> {
+    if saved.shape == identity.shape && saved.meaning.is_none_or(|m| m == identity.meaning) {
+        return Ok(());
+    }
+    Err(StreamError {
+        code: Code::IncorrectQuery,
+        message: format!(
+            "the state of checkpoint {} is of another query than this one: the rows that come to an operator with \
+             state, or what it computes, have changed since; only what is above the last such operator may change",
+            saved.epoch.0
+        ),
+    })
 }
 
 /// A source whose place is known at every moment: rows in log order, from where the query stood.
@@ -232,6 +263,10 @@ impl Running for Query {
         };
         let asked = begin_checkpoint(ask).await?;
         self.written(asked).await
+    }
+
+    fn failed_at(&self) -> Option<RowsAt> {
+        *self.failed_at.lock()
     }
 
     fn checkpoints(&self) -> Option<CheckpointStatus> {

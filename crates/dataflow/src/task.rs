@@ -20,7 +20,7 @@ use std::task::Poll;
 use std::time::Duration;
 use tokio::sync::watch;
 use weir_base::{Clock, Code};
-use weir_plan::{Durable, Element, Epoch, Position, Rows, Sink, StreamError};
+use weir_plan::{Durable, Element, Epoch, Position, Rows, RowsAt, Sink, StreamError};
 
 /// Batches above this are fed in slices, so that a query can be cancelled between them.
 pub(crate) const SLICE_ROWS_MAX: usize = 65_536;
@@ -50,7 +50,11 @@ pub(crate) struct Task {
     /// Of a query that lasts.
     pub keeping: Option<Keeping>,
     pub told: Told,
+    /// What was being taken in when it failed.
+    pub failed_at: FailedAt,
 }
+
+pub(crate) type FailedAt = Arc<parking_lot::Mutex<Option<RowsAt>>>;
 
 /// What was said to the sink of a lasting query.
 #[derive(Default)]
@@ -119,8 +123,22 @@ impl Task {
         }
     }
 
-    /// Takes in an element, a large batch in slices; `false` = cancelled meanwhile.
+    /// Takes in an element; `false` = cancelled meanwhile.
     async fn feed(&mut self, leaf: usize, element: Element) -> Result<bool, StreamError> {
+        let fed = self.feed_slices(leaf, element).await;
+        let now = self.graph.leaves[leaf].position();
+        let before = std::mem::replace(&mut self.graph.leaves[leaf].fed, now.clone());
+        if fed.is_err() {
+            let node = self.graph.leaves[leaf].id;
+            let moved = before.iter().zip(&now).enumerate().find(|(_, (a, b))| a < b);
+            *self.failed_at.lock() =
+                moved.map(|(shard, (from, end))| RowsAt { node, shard, from: *from, end: *end });
+        }
+        fed
+    }
+
+    /// A large batch in slices.
+    async fn feed_slices(&mut self, leaf: usize, element: Element) -> Result<bool, StreamError> {
         let Element::Rows(rows) = element else {
             self.graph.feed(leaf, element)?;
             return Ok(true);

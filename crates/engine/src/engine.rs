@@ -16,6 +16,7 @@ use crate::session_state::States;
 use crate::settings::{QuerySettings, check_server, history_bounds};
 use crate::streams::Streams;
 use crate::system::Columns;
+use crate::view::Views;
 use arrow::array::RecordBatch;
 use datafusion::execution::SessionState;
 use futures::{FutureExt, StreamExt};
@@ -60,6 +61,7 @@ pub(crate) struct Shared {
     pub history: Arc<QueryHistory>,
     pub metrics: Arc<Registry>,
     pub counters: Counters,
+    pub views: Views,
     /// Removal of dropped streams and the like.
     tasks: TaskTracker,
     /// Set by the shutdown.
@@ -127,6 +129,7 @@ impl Engine {
             history,
             metrics,
             counters,
+            views: Views::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -134,6 +137,7 @@ impl Engine {
         let entered = shared.config.compute.clone();
         let _guard = entered.enter();
         shared.streams.open_all(&shared.catalog.snapshot(), &shared.compiler())?;
+        shared.views.open_all(&shared);
         Ok(Arc::new(Engine { shared }))
     }
 
@@ -317,11 +321,37 @@ impl Shared {
         self.stopping.is_cancelled()
     }
 
+    /// Cancelled by the shutdown.
+    pub fn stopping(&self) -> CancellationToken {
+        self.stopping.clone()
+    }
+
+    /// Work of the server's own, which the shutdown waits for.
+    pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn_on(work, &self.config.compute);
+    }
+
     /// Changes the catalog; goes through whether or not who asked waits for it.
     pub async fn apply(&self, event: Event, dependents: Dependents) -> Result<Arc<Snapshot>, CatalogError> {
         let catalog = self.catalog.clone();
         let task = self.config.compute.spawn(async move { catalog.apply(event, dependents).await });
         task.await.unwrap_or(Err(CatalogError::Append(weir_log::AppendError::Closed)))
+    }
+
+    /// As [`Shared::apply`], with a last look at what the event will change.
+    pub async fn apply_checked(
+        &self,
+        event: Event,
+        dependents: Dependents,
+        check: impl FnOnce(&Snapshot) -> Result<(), CatalogError> + Send + 'static,
+    ) -> Result<Arc<Snapshot>, CatalogError> {
+        let catalog = self.catalog.clone();
+        let change = async move { catalog.apply_checked(event, dependents, check).await };
+        self.config
+            .compute
+            .spawn(change)
+            .await
+            .unwrap_or(Err(CatalogError::Append(weir_log::AppendError::Closed)))
     }
 
     /// Removes a stream's files in the background, after its last reader; no event names it any

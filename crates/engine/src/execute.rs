@@ -3,7 +3,7 @@
 use crate::ddl;
 use crate::engine::{Shared, Statement};
 use crate::explain;
-use crate::ingest::{StreamWriter, rows_of_values};
+use crate::ingest::{IngestPlan, StreamWriter, rows_of_values};
 use crate::insert_select::insert_select;
 use crate::outcome::{Done, InsertHandle, InsertWriter, Outcome, QueryHandle};
 use crate::query::{
@@ -64,6 +64,27 @@ fn context(
     Ok(Statement { shared, session: session.clone(), settings, query_id, text, format, record })
 }
 
+/// A statement of the server's own: what a view runs. It is not remembered as a query.
+pub(crate) fn background(
+    shared: Arc<Shared>,
+    database: &str,
+    settings: &BTreeMap<String, String>,
+    text: &str,
+    query_id: &str,
+) -> Result<Statement> {
+    let record = shared.history.begin(QueryAbout {
+        query_id: query_id.to_owned(),
+        user: "default".into(),
+        database: database.to_owned(),
+        text: shown(text.as_bytes()),
+        kind: "View",
+        streaming: true,
+    });
+    record.forget();
+    let session = Session { database: database.to_owned(), ..Session::default() };
+    context(shared, &session, settings, text.as_bytes(), query_id.to_owned(), None, record)
+}
+
 /// Of a statement's text in `system.queries` and `system.query_log`.
 const TEXT_SHOWN_BYTES_MAX: usize = 16 << 10;
 
@@ -83,7 +104,7 @@ pub(crate) async fn statement(
         return Err(err!(QueryWasCancelled, "the server is shutting down"));
     }
     let Parsed { statement, settings, format } = one_statement(text)?;
-    // SETTINGS of CREATE STREAM are the stream's.
+    // SETTINGS of CREATE STREAM are the stream's, those of a view its own.
     let (query_settings, own_settings) = match &statement {
         Ast::CreateStream(_) => (BTreeMap::new(), settings),
         _ => (settings, BTreeMap::new()),
@@ -113,6 +134,8 @@ pub(crate) async fn statement(
             ddl::drop_database(&cx, name, if_exists, cascade).await
         }
         Ast::CreateStream(create) => ddl::create_stream(&cx, create, own_settings).await,
+        Ast::CreateMaterializedView(create) => ddl::create_materialized_view(&cx, create).await,
+        Ast::AlterView { name, change } => ddl::alter_view(&cx, &name, change).await,
         Ast::CreateView { name, if_not_exists, or_replace, select, comment } => {
             ddl::create_view(&cx, &name, if_not_exists, or_replace, select, comment).await
         }
@@ -145,7 +168,11 @@ fn kind_of(statement: &Ast) -> &'static str {
         Ast::Describe(_) => "Describe",
         Ast::Exists { .. } => "Exists",
         Ast::KillQuery { .. } => "KillQuery",
-        Ast::CreateDatabase { .. } | Ast::CreateStream(_) | Ast::CreateView { .. } => "Create",
+        Ast::CreateDatabase { .. }
+        | Ast::CreateStream(_)
+        | Ast::CreateView { .. }
+        | Ast::CreateMaterializedView(_) => "Create",
+        Ast::AlterView { .. } => "Alter",
         Ast::DropDatabase { .. } | Ast::Drop { .. } => "Drop",
         Ast::Truncate { .. } => "Truncate",
         Ast::Rename { .. } => "Rename",
@@ -170,6 +197,8 @@ fn changes_something(statement: &Ast) -> bool {
         | Ast::DropDatabase { .. }
         | Ast::CreateStream(_)
         | Ast::CreateView { .. }
+        | Ast::CreateMaterializedView(_)
+        | Ast::AlterView { .. }
         | Ast::Drop { .. }
         | Ast::Truncate { .. }
         | Ast::Rename { .. }
@@ -293,6 +322,14 @@ impl Target {
     /// Every column an insert may name.
     pub fn insertable(&self) -> Vec<String> {
         self.open.ingest.insertable().map(|c| c.name.clone()).collect()
+    }
+
+    pub fn ingest(&self) -> Arc<IngestPlan> {
+        self.open.ingest.clone()
+    }
+
+    pub fn shards(&self) -> &[Arc<weir_storage::Shard>] {
+        self.open.store.shards()
     }
 }
 

@@ -30,6 +30,7 @@ pub mod source;
 mod steer;
 mod streams;
 mod system;
+mod view;
 
 pub use access::Users;
 pub use config::{EngineConfig, World};

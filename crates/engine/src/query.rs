@@ -24,6 +24,7 @@ mod tests;
 mod why;
 
 pub use bounded::start_bounded;
+pub(crate) use buffer::Late;
 pub use history::{FinishedQuery, HistoryBounds, QueryAbout, QueryHistory, QueryRecord, QueryWarning};
 pub use late::{LateLog, LateRow};
 pub(crate) use late::{LateWriter, late_target};

@@ -77,7 +77,9 @@ impl EngineScope {
                 };
                 Ok((StreamAccess::Random(access), visible))
             }
-            RelationKind::View { .. } => unreachable!("views are resolved before they are read"),
+            RelationKind::MaterializedView { .. } | RelationKind::View { .. } => {
+                unreachable!("views are resolved before they are read")
+            }
         }
     }
 }
@@ -94,6 +96,8 @@ impl Scope for EngineScope {
                 .map(ScopeRelation::Table);
         }
         let relation = self.snapshot.expect_relation(database, name)?;
+        self.used.lock().insert(relation.full_name());
+        let relation = self.snapshot.rows_of(relation)?;
         self.used.lock().insert(relation.full_name());
         if let RelationKind::View { select, resolve_in, .. } = &relation.kind {
             return Ok(ScopeRelation::View { select: select.clone(), database: resolve_in.clone() });
@@ -115,13 +119,14 @@ impl Scope for EngineScope {
     fn alias_columns(&self, database: Option<&str>, name: &str) -> Result<Vec<AliasColumn>, Error> {
         let database = database.unwrap_or(&self.database);
         let Some(relation) = self.snapshot.relation(database, name) else { return Ok(Vec::new()) };
+        let relation = self.snapshot.rows_of(relation)?;
         match &relation.kind {
             RelationKind::Stream { .. } => Ok(self.shared.streams.get(relation)?.aliases.clone()),
             RelationKind::Random { .. } => {
                 let (schema, _, _) = stored_schema(relation)?;
                 alias_columns(relation, &schema, &self.shared.compiler())
             }
-            RelationKind::View { .. } => Ok(Vec::new()),
+            RelationKind::MaterializedView { .. } | RelationKind::View { .. } => Ok(Vec::new()),
         }
     }
 
@@ -141,6 +146,6 @@ impl Scope for EngineScope {
 impl StreamLookup for EngineScope {
     fn store(&self, database: &str, relation: &str) -> Result<StreamAccess> {
         let relation = self.snapshot.expect_relation(database, relation)?;
-        self.access(relation).map(|(access, _)| access)
+        self.access(self.snapshot.rows_of(relation)?).map(|(access, _)| access)
     }
 }

@@ -74,6 +74,12 @@ pub(crate) fn history_bounds(settings: &BTreeMap<String, String>) -> HistoryBoun
     }
 }
 
+/// # Errors
+/// `UnknownSetting` (115).
+pub(crate) fn known(name: &str) -> Result<()> {
+    find(name).map(|_| ())
+}
+
 /// Checks all and gives those that mean something.
 pub fn check_all(settings: &BTreeMap<String, String>) -> Result<()> {
     settings.iter().try_for_each(|(name, value)| check(name, value))

@@ -38,3 +38,4 @@ pub use generate::{RowGenerator, TypedGenerator};
 pub use progress::{QuerySources, SourceRead};
 
 pub(crate) use random::generate_block;
+pub(crate) use tail::Cuts;

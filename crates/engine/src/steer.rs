@@ -1,5 +1,6 @@
 //! SYSTEM, KILL QUERY and OPTIMIZE: what operators and tests steer the server with.
 
+use crate::ddl;
 use crate::engine::Statement;
 use crate::outcome::{Done, Outcome};
 use crate::streams::OpenStream;
@@ -18,7 +19,7 @@ const KILL_WAIT: Duration = Duration::from_secs(10);
 fn stream(cx: &Statement, name: &Name) -> Result<Arc<OpenStream>> {
     let name = cx.full_name(name);
     let snapshot = cx.shared.catalog.snapshot();
-    let relation = snapshot.expect_relation(&name.database, &name.name)?;
+    let relation = snapshot.rows_of(snapshot.expect_relation(&name.database, &name.name)?)?;
     if !relation.is_stored() {
         return Err(err!(BadArguments, "{name} keeps no rows"));
     }
@@ -39,6 +40,7 @@ pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {
             }
         }
         System::MergeStream(name) => return merge(cx, &name).await,
+        System::View { verb, name } => return ddl::steer_view(cx, verb, &name).await,
         System::ClockAdvance { micros } => {
             let Some(clock) = &cx.shared.config.test_clock else {
                 return Err(err!(

@@ -10,6 +10,7 @@ mod numbers;
 mod provider;
 mod running;
 mod storage;
+mod views;
 
 pub(crate) use catalog::default_word;
 pub(crate) use provider::Columns;
@@ -44,6 +45,7 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("functions", fixed::functions),
     ("late_rows", running::late_rows),
     ("log_segments", storage::log_segments),
+    ("materialized_views", views::materialized_views),
     ("metrics", running::metrics),
     ("one", fixed::one),
     ("parts", storage::parts),
@@ -57,6 +59,7 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("streams", catalog::tables),
     ("table_functions", fixed::table_functions),
     ("tables", catalog::tables),
+    ("view_log", views::view_log),
 ];
 
 /// # Errors

@@ -23,6 +23,7 @@ fn main() {
             event_min: EventTime(0),
             event_max: EventTime(0),
             idempotency: None,
+            progress: None,
             payload: payload.clone(),
             attachment: None,
         });

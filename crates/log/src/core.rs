@@ -16,8 +16,9 @@
 use crate::frontier::PromiseFile;
 use crate::idempotency::{IdempotencyIndex, RECORDS_MAX, Seen, same_rows};
 use crate::pieces::Pieces;
+use crate::progress::ProgressTable;
 use crate::record::{Header, align_up, is_internal};
-use crate::recover::{Recovered, recover};
+use crate::recover::{Keys, Recovered, recover};
 use crate::segment::SegmentHeader;
 use crate::shared::{ReadState, Shared};
 use crate::{
@@ -48,6 +49,8 @@ pub struct LogCore {
     pub(crate) segment_next: u64,
     pub(crate) next: SeqNo,
     pub(crate) ids: IdempotencyIndex,
+    /// Of all that is written.
+    pub(crate) progress: ProgressTable,
     pub(crate) poisoned: Option<String>,
     /// Names changed that no directory sync has covered.
     pub(crate) dir_unsynced: bool,
@@ -111,7 +114,7 @@ impl LogCore {
         mut config: LogConfig,
     ) -> Result<Self, OpenError> {
         config.record_bytes_max = config.record_bytes_max.min(u64::from(u32::MAX));
-        let Recovered { segments, active, ids, durable_end, append_last } = recover(&*disk, dir, &config)?;
+        let Recovered { segments, active, keys, durable_end, append_last } = recover(&*disk, dir, &config)?;
         let promise = PromiseFile::open(disk.clone(), dir)?;
         let segment_next = segments.back().map_or(0, |s| s.header.number + 1);
         let active = active.map(|a| {
@@ -126,7 +129,8 @@ impl LogCore {
                 has_records: state.append_first.is_some(),
             }
         });
-        let state = ReadState { segments, durable_end };
+        let Keys { ids, progress } = keys;
+        let state = ReadState { segments, durable_end, progress: progress.clone() };
         Ok(LogCore {
             shared: Arc::new(Shared::new(disk, clock, config, state, append_last, promise)),
             dir: dir.to_owned(),
@@ -134,6 +138,7 @@ impl LogCore {
             segment_next,
             next: durable_end,
             ids,
+            progress,
             poisoned: None,
             dir_unsynced: true,
         })
@@ -192,9 +197,13 @@ impl LogCore {
         active.has_records = true;
         {
             let mut state = self.shared.state.write();
+            let state = &mut *state;
             let segment = state.segments.back_mut().expect("the active segment is the last");
             for new in &group.new {
                 segment.note(new.offset, &new.header, self.shared.config.index_interval_bytes);
+            }
+            for progress in group.new.iter().filter_map(|n| n.header.progress.as_ref()) {
+                state.progress.note(progress);
             }
             segment.file_bytes = active.allocated;
             state.durable_end = self.next;
@@ -231,6 +240,11 @@ impl LogCore {
         }
         active.sealed = true;
         Ok(())
+    }
+
+    /// See [`crate::ShardLog::progress`].
+    pub fn progress(&self, writer: &[u8; 16]) -> Option<Bytes> {
+        self.shared.progress(writer)
     }
 
     pub fn start(&self) -> SeqNo {
@@ -274,6 +288,11 @@ impl LogCore {
             let size_bytes = append.payload.len() as u64;
             if size_bytes > limit {
                 return Slot::Refused(AppendError::TooLarge { size_bytes, limit_bytes: limit });
+            }
+            if let Some(progress) = &append.progress
+                && let Err(e) = self.progress.check(progress)
+            {
+                return Slot::Refused(e);
             }
             let Some(key) = &append.idempotency else {
                 accepted += 1;
@@ -331,6 +350,7 @@ impl LogCore {
                 event_min: append.event_min,
                 event_max: append.event_max,
                 idempotency: append.idempotency,
+                progress: append.progress,
                 payload_len: append.payload.len() as u32,
                 payload_crc: crc32c::crc32c(&append.payload),
                 durable_end,
@@ -357,6 +377,9 @@ impl LogCore {
         for new in new.iter() {
             if let Some(key) = &new.header.idempotency {
                 self.ids.insert(key, seen(&new.header, key));
+            }
+            if let Some(progress) = &new.header.progress {
+                self.progress.note(progress);
             }
         }
         Ok(())
@@ -446,7 +469,8 @@ fn seen(header: &Header, key: &Idempotency) -> Seen {
 /// What an append takes in the file.
 fn record_bytes(append: &Append) -> u64 {
     let id = append.idempotency.as_ref().map_or(0, |i| i.id.len());
-    align_up((crate::record::HEADER_FIXED + id) as u64) + align_up(append.payload.len() as u64)
+    let progress = append.progress.as_ref().map_or(0, |p| crate::record::PROGRESS_FIXED + p.bytes.len());
+    align_up((crate::record::HEADER_FIXED + progress + id) as u64) + align_up(append.payload.len() as u64)
 }
 
 /// The header of a record that the log writes for itself, at the start of a group.
@@ -465,6 +489,7 @@ pub(crate) fn internal_header(
         event_min: EventTime(0),
         event_max: EventTime(0),
         idempotency: None,
+        progress: None,
         payload_len: payload.len() as u32,
         payload_crc: crc32c::crc32c(payload),
         durable_end: at,

@@ -17,6 +17,7 @@ mod index;
 mod lead;
 mod memory;
 mod pieces;
+mod progress;
 mod record;
 mod recover;
 mod roll;
@@ -26,6 +27,7 @@ mod writer;
 
 pub use crate::core::{Group, LogCore};
 pub use memory::{MemoryLog, MemoryLogConfig};
+pub use progress::{PROGRESS_BYTES_MAX, Progress, WRITERS_MAX};
 pub use writer::{LogMetrics, SegmentLog};
 
 use bytes::Bytes;
@@ -69,6 +71,8 @@ pub struct Append {
     pub event_min: EventTime,
     pub event_max: EventTime,
     pub idempotency: Option<Idempotency>,
+    /// How far the writer of the record has come, which the log remembers.
+    pub progress: Option<Progress>,
     pub payload: Bytes,
     /// Handed back to the [`CommitObserver`], so that a decoded form need not be decoded again.
     pub attachment: Option<Arc<dyn Any + Send + Sync>>,
@@ -127,6 +131,12 @@ pub enum AppendError {
     IdTooLong { size_bytes: u64 },
     #[error("idempotent_id '{id}' has {limit} records, the most that are remembered; insert larger blocks")]
     IdTooManyRecords { id: String, limit: u64 },
+    #[error("progress of {size_bytes} bytes exceeds the limit of {PROGRESS_BYTES_MAX} bytes")]
+    ProgressTooLong { size_bytes: u64 },
+    #[error(
+        "{limit} views write to this stream, the most there can be; drop one, or let this one write elsewhere"
+    )]
+    TooManyWriters { limit: u64 },
     #[error("the disk is full: {free_bytes} bytes free, {needed_bytes} needed; free space and retry")]
     DiskFull { free_bytes: u64, needed_bytes: u64 },
     #[error("the log refuses appends after an earlier failed write: {reason}")]
@@ -146,6 +156,8 @@ impl AppendError {
             Self::TooLarge { .. }
             | Self::IdempotencyConflict { .. }
             | Self::IdTooLong { .. }
+            | Self::ProgressTooLong { .. }
+            | Self::TooManyWriters { .. }
             | Self::IdTooManyRecords { .. } => ErrorKind::Invalid,
             Self::DiskFull { .. }
             | Self::Poisoned { .. }
@@ -255,6 +267,9 @@ pub trait ShardLog: Send + Sync + std::fmt::Debug {
     /// Asks for a group commit of everything accepted before the call, waits for it, and
     /// returns the durable end that covers it.
     async fn sync(&self) -> Result<SeqNo, AppendError>;
+
+    /// The newest durable progress of a writer; `None` = it has written nothing, or was forgotten.
+    fn progress(&self, writer: &[u8; 16]) -> Option<Bytes>;
 
     /// The oldest sequence number still held; equals `durable_end` for an empty log.
     fn start(&self) -> SeqNo;

@@ -7,9 +7,11 @@
 use crate::core::write_error;
 use crate::frontier::{ExtendGate, FILE_NAME, Frontier, NOTHING, Promise, PromiseFile, extend_soon};
 use crate::idempotency::{IdempotencyIndex, RECORDS_MAX, Seen};
+use crate::progress::ProgressTable;
 use crate::{
     Ack, Append, AppendError, Appended, CommitObserver, OpenError, ReadError, Record, SegmentInfo, ShardLog,
 };
+use bytes::Bytes;
 use parking_lot::Mutex;
 use std::collections::VecDeque;
 use std::io;
@@ -70,6 +72,7 @@ struct State {
     held: Option<Reservation>,
     next: SeqNo,
     ids: IdempotencyIndex,
+    progress: ProgressTable,
     closed: bool,
 }
 
@@ -115,6 +118,7 @@ impl MemoryLog {
             held: config.memory.as_ref().map(|m| m.reserve(0).expect("nothing fits any limit")),
             next: promise.sn,
             ids: IdempotencyIndex::new(config.idempotent_ids_max as usize),
+            progress: ProgressTable::default(),
             closed: false,
         };
         // What was reserved is used up; the first append reserves anew.
@@ -157,6 +161,9 @@ impl MemoryLog {
                 return Err(AppendError::IdTooManyRecords { id: key.id.to_string(), limit });
             }
         }
+        if let Some(progress) = &append.progress {
+            state.progress.check(progress)?;
+        }
         // Before anything is decided: a refusal changes nothing.
         if let Some(held) = &mut state.held {
             held.grow(size_bytes + RECORD_BYTES).map_err(AppendError::Memory)?;
@@ -172,6 +179,9 @@ impl MemoryLog {
         if let Some(key) = &append.idempotency {
             let content_hash = key.content_hash;
             state.ids.insert(key, Seen { content_hash, base, rows: append.rows, append_time });
+        }
+        if let Some(progress) = &append.progress {
+            state.progress.note(progress);
         }
         let rows = append.rows;
         let record = Record {
@@ -255,6 +265,10 @@ impl ShardLog for MemoryLog {
 
     async fn sync(&self) -> Result<SeqNo, AppendError> {
         Ok(self.durable_end())
+    }
+
+    fn progress(&self, writer: &[u8; 16]) -> Option<Bytes> {
+        self.inner.state.lock().progress.get(writer).cloned()
     }
 
     fn start(&self) -> SeqNo {

@@ -7,8 +7,10 @@
 //! it: after a failed sync the cache may hold bytes the disk never got.
 
 use crate::idempotency::{IdempotencyIndex, Seen};
+use crate::progress::ProgressTable;
 use crate::record::{
-    ALIGN, Damage, HEADER_FIXED, HEADER_MAX, Header, KIND_FOOTER, KIND_IDS, MAGIC, decode_record, is_internal,
+    ALIGN, Damage, HEADER_FIXED, HEADER_MAX, Header, KIND_FOOTER, KIND_IDS, KIND_KEYS, MAGIC, decode_record,
+    is_internal,
 };
 use crate::segment::{
     Footer, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentState, TMP_SUFFIX, TRAILER_BYTES, corrupt,
@@ -31,9 +33,15 @@ pub(crate) struct Recovered {
     pub segments: VecDeque<SegmentState>,
     /// The last segment, unless it is sealed.
     pub active: Option<RecoveredActive>,
-    pub ids: IdempotencyIndex,
+    pub keys: Keys,
     pub durable_end: SeqNo,
     pub append_last: AppendTime,
+}
+
+/// What is remembered of records apart from where they lie.
+pub(crate) struct Keys {
+    pub ids: IdempotencyIndex,
+    pub progress: ProgressTable,
 }
 
 pub(crate) struct RecoveredActive {
@@ -64,7 +72,10 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &str, config: &LogConfig) -> Result<
     let mut recovered = Recovered {
         segments: VecDeque::new(),
         active: None,
-        ids: IdempotencyIndex::new(config.idempotent_ids_max as usize),
+        keys: Keys {
+            ids: IdempotencyIndex::new(config.idempotent_ids_max as usize),
+            progress: ProgressTable::default(),
+        },
         durable_end: SeqNo::ZERO,
         append_last: AppendTime(i64::MIN),
     };
@@ -93,7 +104,7 @@ pub(crate) fn recover(disk: &dyn Disk, dir: &str, config: &LogConfig) -> Result<
         };
         match footer {
             Some(footer) if last => {
-                segment.recover_sealed(config, &footer, &mut recovered.ids)?;
+                segment.recover_sealed(config, &footer, &mut recovered.keys)?;
                 recovered.segments.push_back(segment.sealed_state(footer));
             }
             Some(footer) => recovered.segments.push_back(segment.sealed_state(footer)),
@@ -158,32 +169,35 @@ impl Opened {
         let mut trailer = [0; TRAILER_BYTES as usize];
         let n = self.file.read_at(trailer_at, &mut trailer).map_err(|e| self.failed(e))?;
         let Some(at) = decode_trailer(&trailer[..n], self.header.salt) else { return Ok(None) };
-        let (header, payload) = self.read_internal(at, trailer_at, KIND_FOOTER)?;
+        let (header, payload) = self.read_internal(at, trailer_at, &[KIND_FOOTER])?;
         let footer = Footer::decode(&payload)
             .filter(|f| f.records_end <= at && f.end == header.base && f.fits(&self.header))
             .ok_or_else(|| self.corrupt(at, "the segment's footer contradicts itself"))?;
         Ok(Some(footer))
     }
 
-    /// Adds the idempotency keys of all segments before this one; returns where the records
-    /// start. The keys were synced before the file had its name.
-    fn read_keys(&self, into: &mut IdempotencyIndex) -> Result<u64, ReadError> {
+    /// Adds what is remembered of all segments before this one; returns where the records start. It was
+    /// synced before the file had its name.
+    fn read_keys(&self, into: &mut Keys) -> Result<u64, ReadError> {
         let at = SEGMENT_HEADER_BYTES;
-        let (header, payload) = self.read_internal(at, self.len, KIND_IDS)?;
         let damaged = || self.corrupt(at, "the segment's idempotency keys are damaged");
-        into.decode_into(&payload).ok_or_else(damaged)?;
+        let (header, payload) = self.read_internal(at, self.len, &[KIND_IDS, KIND_KEYS])?;
+        let mut ids = &payload[..];
+        if header.kind == KIND_KEYS {
+            let (len, rest) = ids.split_first_chunk::<8>().ok_or_else(damaged)?;
+            let len = usize::try_from(u64::from_le_bytes(*len)).map_err(|_| damaged())?;
+            let (first, progress) = rest.split_at_checked(len).ok_or_else(damaged)?;
+            into.progress.decode_into(progress).ok_or_else(damaged)?;
+            ids = first;
+        }
+        into.ids.decode_into(ids).ok_or_else(damaged)?;
         Ok(at + header.record_len())
     }
 
     /// The last segment is sealed: nothing follows that has its keys, so they are collected
     /// from the records.
-    fn recover_sealed(
-        &self,
-        config: &LogConfig,
-        footer: &Footer,
-        ids: &mut IdempotencyIndex,
-    ) -> Result<(), OpenError> {
-        let (scan, damage) = self.scan(config, ids)?;
+    fn recover_sealed(&self, config: &LogConfig, footer: &Footer, keys: &mut Keys) -> Result<(), OpenError> {
+        let (scan, damage) = self.scan(config, keys)?;
         if (scan.state.end, scan.state.records_end) != (footer.end, footer.records_end) {
             return Err(self
                 .corrupt(scan.state.records_end, damage.unwrap_or("the records end early"))
@@ -201,7 +215,7 @@ impl Opened {
         &self,
         at: u64,
         end: u64,
-        kind: RecordKind,
+        kinds: &[RecordKind],
     ) -> Result<(Header, bytes::Bytes), ReadError> {
         if !at.is_multiple_of(ALIGN) || at < SEGMENT_HEADER_BYTES || at >= end {
             return Err(self.corrupt(at.min(end), "nothing can lie there"));
@@ -210,7 +224,7 @@ impl Opened {
         loop {
             let bytes = read_aligned(&*self.file, at, len as usize).map_err(|e| self.failed(e))?;
             match decode_record(&bytes, self.header.salt, at) {
-                Ok(record) if record.0.kind == kind => return Ok(record),
+                Ok(record) if kinds.contains(&record.0.kind) => return Ok(record),
                 Ok(_) => {
                     return Err(self.corrupt(at, "a record of another kind lies here"));
                 }
@@ -244,7 +258,7 @@ impl Opened {
         config: &LogConfig,
         into: &mut Recovered,
     ) -> Result<(), OpenError> {
-        let (mut scan, damage) = self.scan(config, &mut into.ids)?;
+        let (mut scan, damage) = self.scan(config, &mut into.keys)?;
         let end = scan.state.records_end;
         let after = match scan.seal_at {
             Some(at) => at + SEAL_BYTES,
@@ -277,17 +291,13 @@ impl Opened {
 
     /// Goes through keys and records up to the first that does not check, and says why it
     /// did not.
-    fn scan(
-        &self,
-        config: &LogConfig,
-        ids: &mut IdempotencyIndex,
-    ) -> Result<(Scan, Option<&'static str>), ReadError> {
-        let records_start = self.read_keys(ids)?;
+    fn scan(&self, config: &LogConfig, keys: &mut Keys) -> Result<(Scan, Option<&'static str>), ReadError> {
+        let records_start = self.read_keys(keys)?;
         let mut state = SegmentState::new(self.path.clone(), self.header, Some(self.file.clone()));
         state.file_bytes = self.len;
         state.records_end = records_start;
         let mut scan = Scan { state, group_start: records_start, known_end: SeqNo::ZERO, seal_at: None };
-        let damage = self.scan_records(config, &mut scan, ids)?;
+        let damage = self.scan_records(config, &mut scan, keys)?;
         Ok((scan, damage))
     }
 
@@ -295,7 +305,7 @@ impl Opened {
         &self,
         config: &LogConfig,
         scan: &mut Scan,
-        ids: &mut IdempotencyIndex,
+        keys: &mut Keys,
     ) -> Result<Option<&'static str>, ReadError> {
         let mut pos = scan.state.records_end;
         let mut need = 0;
@@ -331,7 +341,7 @@ impl Opened {
                     return Ok(Some("the segment's footer is not complete"));
                 }
                 if let Some(key) = &header.idempotency {
-                    ids.insert(
+                    keys.ids.insert(
                         key,
                         Seen {
                             content_hash: key.content_hash,
@@ -340,6 +350,9 @@ impl Opened {
                             append_time: header.append_time,
                         },
                     );
+                }
+                if let Some(progress) = &header.progress {
+                    keys.progress.note(progress);
                 }
                 scan.state.note(here, &header, config.index_interval_bytes);
                 at += header.record_len();

@@ -8,7 +8,7 @@
 use crate::AppendError;
 use crate::core::{Active, LogCore, internal_header, is_full, write_error};
 use crate::pieces::Pieces;
-use crate::record::{ALIGN, KIND_FOOTER, KIND_IDS};
+use crate::record::{ALIGN, KIND_FOOTER, KIND_IDS, KIND_KEYS};
 use crate::segment::{
     SEGMENT_HEADER_BYTES, SegmentHeader, SegmentState, TMP_SUFFIX, TRAILER_BYTES, encode_trailer, file_name,
 };
@@ -116,10 +116,19 @@ impl LogCore {
         };
         let path = format!("{}/{}", self.dir, file_name(header.number, header.base));
         let tmp = format!("{path}{TMP_SUFFIX}");
-        // The keys of all records so far: truncation may take the segments that have them.
-        let keys = Bytes::from(self.ids.encode());
+        // What is remembered of all records so far: truncation may take the segments that have them.
+        let ids = self.ids.encode();
+        let (kind, keys) = if self.progress.is_empty() {
+            (KIND_IDS, ids)
+        } else {
+            let mut keys = (ids.len() as u64).to_le_bytes().to_vec();
+            keys.extend_from_slice(&ids);
+            self.progress.encode(&mut keys);
+            (KIND_KEYS, keys)
+        };
+        let keys = Bytes::from(keys);
         let keys_at = SEGMENT_HEADER_BYTES;
-        let keys_header = internal_header(KIND_IDS, self.next, header.append_floor, keys_at, &keys);
+        let keys_header = internal_header(kind, self.next, header.append_floor, keys_at, &keys);
         let mut start = Pieces::default();
         start.scratch(|s| s.extend_from_slice(&header.encode()));
         start.push(&keys_header, &keys, header.salt, keys_at);

@@ -3,6 +3,7 @@
 //! Readers take positions and handles under a short lock and read without it.
 
 use crate::frontier::{Frontier, NOTHING, Promise, PromiseFile};
+use crate::progress::ProgressTable;
 use crate::record::{Damage, HEADER_FIXED, Header, decode_record};
 use crate::segment::{SegmentState, corrupt, read_error};
 use crate::{LogConfig, ReadError, Record, SegmentInfo};
@@ -27,6 +28,8 @@ const HINTS_MAX: usize = 64;
 pub(crate) struct ReadState {
     pub segments: VecDeque<SegmentState>,
     pub durable_end: SeqNo,
+    /// Of what is durable.
+    pub progress: ProgressTable,
 }
 
 /// Where the record after one that was read lies, so that a reader that goes on needs no
@@ -98,6 +101,10 @@ impl Shared {
 
     pub fn durable_end(&self) -> SeqNo {
         self.state.read().durable_end
+    }
+
+    pub fn progress(&self, writer: &[u8; 16]) -> Option<Bytes> {
+        self.state.read().progress.get(writer).cloned()
     }
 
     pub fn segments(&self) -> Vec<SegmentInfo> {

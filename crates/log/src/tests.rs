@@ -13,6 +13,7 @@ fn rows(n: u32, payload: impl Into<Bytes>) -> Append {
         event_min: EventTime(0),
         event_max: EventTime(0),
         idempotency: None,
+        progress: None,
         payload: payload.into(),
         attachment: None,
     }
@@ -247,6 +248,7 @@ fn the_last_insert_ids_are_remembered_through_restarts_and_truncation() {
     let open = || LogCore::open(Arc::new(disk.clone()), clock.clone(), "s", config.clone()).unwrap();
     let keyed = |id: &str, record_no, content_hash| Append {
         idempotency: Some(Idempotency { id: id.into(), record_no, content_hash }),
+        progress: None,
         ..rows(2, vec![7; 1000])
     };
     let mut log = open();

@@ -16,6 +16,7 @@ use crate::{
     Ack, Append, AppendError, Appended, CommitObserver, LogConfig, OpenError, ReadError, Record, SegmentInfo,
     ShardLog,
 };
+use bytes::Bytes;
 use parking_lot::{Condvar, Mutex, MutexGuard};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -264,6 +265,10 @@ impl ShardLog for SegmentLog {
         let (reply, heard) = oneshot::channel();
         self.enqueue(Item::Sync { reply, room })?;
         heard.await.unwrap_or(Err(AppendError::Closed))
+    }
+
+    fn progress(&self, writer: &[u8; 16]) -> Option<Bytes> {
+        self.inner.shared.progress(writer)
     }
 
     fn start(&self) -> SeqNo {

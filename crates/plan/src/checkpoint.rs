@@ -137,6 +137,17 @@ pub struct Lasting {
     pub written: Vec<Position>,
 }
 
+/// Rows of one shard of a source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RowsAt {
+    pub node: NodeId,
+    /// Its place among the source's shards.
+    pub shard: usize,
+    /// The first row, and one past the last.
+    pub from: SeqNo,
+    pub end: SeqNo,
+}
+
 /// What is known of a query's checkpoints.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct CheckpointStatus {

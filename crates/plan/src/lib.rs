@@ -20,7 +20,8 @@ pub mod window;
 
 pub use aggregate::{AggregateKind, AggregateSpec, EmitPolicy, EmitSpec, LifeSpec, RowOrder, WindowKeys};
 pub use checkpoint::{
-    CheckpointFile, CheckpointRead, CheckpointStatus, CheckpointStore, Lasting, Position, SourcePosition,
+    CheckpointFile, CheckpointRead, CheckpointStatus, CheckpointStore, Lasting, Position, RowsAt,
+    SourcePosition,
 };
 pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
 pub use history::{HistorySpec, ReplaySpec, SourceOrder};

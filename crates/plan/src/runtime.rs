@@ -1,8 +1,8 @@
 //! Contracts between whoever starts a streaming query, whoever runs it, and the two ends.
 
 use crate::{
-    CheckpointStatus, Element, Epoch, Lasting, LateRows, NodeId, Position, SourceSpec, StreamPlan,
-    WatermarkTime,
+    CheckpointStatus, CheckpointStore, Element, Epoch, Lasting, LateRows, NodeId, Position, RowsAt,
+    SourceSpec, StreamPlan, WatermarkTime,
 };
 use std::future::Future;
 use std::pin::Pin;
@@ -185,6 +185,11 @@ pub trait Running: Send + Sync {
         })
     }
 
+    /// The rows that a query was taking in when it failed.
+    fn failed_at(&self) -> Option<RowsAt> {
+        None
+    }
+
     /// Of a lasting query.
     fn checkpoints(&self) -> Option<CheckpointStatus> {
         None
@@ -203,4 +208,10 @@ pub trait Runtime: Send + Sync {
         memory: Arc<MemoryBudget>,
         lasting: Option<Lasting>,
     ) -> Result<Arc<dyn Running>, StreamError>;
+
+    /// Whether a plan can go on from the newest checkpoint in `store`; one that has none can.
+    ///
+    /// # Errors
+    /// Code 80 with what keeps it from that.
+    async fn check(&self, plan: &StreamPlan, store: Arc<dyn CheckpointStore>) -> Result<(), StreamError>;
 }

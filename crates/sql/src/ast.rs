@@ -58,6 +58,12 @@ pub enum Statement {
         select: String,
         comment: String,
     },
+    CreateMaterializedView(CreateMaterializedView),
+    /// `ALTER VIEW v …`.
+    AlterView {
+        name: Name,
+        change: ViewChange,
+    },
     /// `DROP STREAM | TABLE | VIEW`.
     Drop {
         object: ObjectKind,
@@ -92,6 +98,43 @@ pub enum Statement {
     Optimize {
         name: Name,
     },
+}
+
+#[derive(Debug, Clone)]
+pub struct CreateMaterializedView {
+    pub name: Name,
+    pub if_not_exists: bool,
+    pub into: Option<Name>,
+    /// As written, without its SETTINGS.
+    pub select: String,
+    pub settings: Settings,
+    pub comment: String,
+}
+
+#[derive(Debug, Clone)]
+pub enum ViewChange {
+    /// `MODIFY QUERY select`, with the settings it names.
+    Query {
+        select: String,
+        settings: Settings,
+    },
+    /// `MODIFY QUERY SETTING k = v, …`.
+    Settings(Settings),
+    /// `RESET QUERY SETTING k, …`.
+    Reset(Vec<String>),
+    Comment(String),
+}
+
+/// What a materialized view is told to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ViewVerb {
+    Pause,
+    Resume,
+    Recover,
+    Checkpoint,
+    Sync,
+    /// Only with `--test-clock`.
+    Drain,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -238,4 +281,9 @@ pub enum System {
     },
     /// `SYSTEM DRAIN [QUERY 'id']`; empty = every query.
     DrainQuery(String),
+    /// `SYSTEM PAUSE | RESUME | RECOVER | CHECKPOINT | SYNC | DRAIN [MATERIALIZED] VIEW v`.
+    View {
+        verb: ViewVerb,
+        name: Name,
+    },
 }

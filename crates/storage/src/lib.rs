@@ -39,4 +39,4 @@ pub use shard::{
     HistoryScan, LogPin, LogRows, MergeMode, Pruner, Shard, ShardSnapshot, ShardStats, TailCursor, Wanted,
 };
 pub use store::{Removal, StreamStore, remove_stream};
-pub use weir_log::{Ack, Appended, Idempotency, SegmentInfo};
+pub use weir_log::{Ack, Appended, Idempotency, Progress, SegmentInfo};

@@ -34,6 +34,7 @@ pub(crate) fn open(data: &[u8]) -> bool {
         event_min: EventTime(0),
         event_max: EventTime(0),
         idempotency: None,
+        progress: None,
         payload: Bytes::copy_from_slice(line),
         attachment: None,
     });

@@ -105,6 +105,7 @@ fn use_log(disk: &SimDisk, config: LogConfig) -> bool {
         event_min: EventTime(0),
         event_max: EventTime(0),
         idempotency: key.map(|id| Idempotency { id: id.into(), record_no: 0, content_hash: 1 }),
+        progress: None,
         payload: Bytes::from_static(b"row"),
         attachment: None,
     };

@@ -141,6 +141,7 @@ fn log(sealed: bool) -> Vec<u8> {
             event_min: EventTime(1),
             event_max: EventTime(2),
             idempotency: (i == 1).then(|| Idempotency { id: "an-id".into(), record_no: 0, content_hash: 5 }),
+            progress: None,
             payload: vec![b'p'; 100].into(),
             attachment: None,
         };

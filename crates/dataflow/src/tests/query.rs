@@ -165,6 +165,7 @@ async fn run_bare(root: &StreamNode, scripts: &Scripts) -> (Vec<Element>, Vec<cr
         snapshots: Some(Box::new(move |s| into.lock().push(s))),
         keeping: None,
         told: crate::task::Told::default(),
+        failed_at: Default::default(),
     };
     assert_eq!(task.run().await.unwrap(), Finish::Ended);
     let elements = std::mem::take(&mut *kept.0.lock());

@@ -1,13 +1,15 @@
 //! DROP, TRUNCATE and RENAME.
 
 use super::create::check_name;
+use super::show::is_view;
+use super::views;
 use crate::engine::Statement;
 use crate::outcome::Done;
 use weir_base::{Error, Result, err};
 use weir_catalog::{CatalogError, Dependents, Event, RelationKind};
 use weir_sql::ast::{Name, ObjectKind};
 
-fn dependents(cx: &Statement) -> Dependents {
+pub(super) fn dependents(cx: &Statement) -> Dependents {
     if cx.settings.check_dependents { Dependents::Refuse } else { Dependents::Ignore }
 }
 
@@ -27,7 +29,7 @@ pub(crate) async fn drop_database(
     if name == weir_catalog::DEFAULT_DATABASE {
         return Err(err!(AccessDenied, "database default is built in and cannot be dropped"));
     }
-    let relations: Vec<_> = database.relations.values().cloned().collect();
+    let mut relations: Vec<_> = database.relations.values().cloned().collect();
     if cascade && cx.settings.check_dependents {
         for r in &relations {
             let used_by: Vec<_> =
@@ -40,7 +42,17 @@ pub(crate) async fn drop_database(
     let check = if cascade { Dependents::Ignore } else { Dependents::Refuse };
     // What was created meanwhile goes with it; its files are removed at the next start.
     cx.shared.apply(Event::DropDatabase { name }, check).await?;
-    relations.iter().filter(|r| r.is_stored()).for_each(|r| cx.shared.forget(r.id));
+    // Views first: they read and fill the rest.
+    relations.sort_by_key(|r| r.is_stored());
+    for relation in relations {
+        match relation.kind {
+            RelationKind::MaterializedView { .. } => {
+                cx.shared.views.dropped(&cx.shared.queries, relation.id).await?;
+            }
+            RelationKind::Stream { .. } => cx.shared.forget(relation.id),
+            RelationKind::Random { .. } | RelationKind::View { .. } => {}
+        }
+    }
     Ok(cx.done())
 }
 
@@ -57,8 +69,11 @@ pub(crate) async fn drop_relation(
         Err(_) if if_exists => return Ok(cx.done()),
         Err(e) => return Err(e.into()),
     };
-    let is_view = matches!(relation.kind, RelationKind::View { .. });
-    if object == ObjectKind::View && !is_view {
+    if let RelationKind::MaterializedView { target, inner, .. } = &relation.kind {
+        let target = inner.then(|| snapshot.expect_relation(&target.database, &target.name)).transpose()?;
+        return views::drop_view(cx, relation.full_name(), relation.id, target.map(|t| t.id)).await;
+    }
+    if object == ObjectKind::View && !is_view(&relation.kind) {
         return Err(err!(UnknownStream, "{name} is a stream, not a view; use DROP STREAM {name}"));
     }
     let id = relation.is_stored().then_some(relation.id);
@@ -82,6 +97,12 @@ pub(crate) async fn truncate(cx: &Statement, name: &Name, if_exists: bool) -> Re
         Err(_) if if_exists => return Ok(cx.done()),
         Err(e) => return Err(e.into()),
     };
+    if let RelationKind::MaterializedView { target, .. } = &relation.kind {
+        return Err(err!(
+            BadArguments,
+            "{name} is a view: its rows are in {target} and its state would not know; drop it and create it again"
+        ));
+    }
     if !relation.is_stored() {
         return Err(err!(BadArguments, "{name} keeps no rows and can not be truncated"));
     }
@@ -100,6 +121,11 @@ pub(crate) async fn rename(cx: &Statement, pairs: &[(Name, Name)]) -> Result<Don
         let database = to.database.clone().unwrap_or_else(|| from.database.clone());
         full.push((from, weir_catalog::RelationName::new(database, &to.name)));
     }
-    cx.shared.apply(Event::Rename { pairs: full }, dependents(cx)).await?;
+    let after = cx.shared.apply(Event::Rename { pairs: full.clone() }, dependents(cx)).await?;
+    for relation in full.iter().filter_map(|(_, to)| after.relation(&to.database, &to.name)) {
+        if matches!(relation.kind, RelationKind::MaterializedView { .. }) {
+            cx.shared.views.changed(relation)?;
+        }
+    }
     Ok(cx.done())
 }

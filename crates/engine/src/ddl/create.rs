@@ -1,5 +1,6 @@
 //! CREATE DATABASE, STREAM and VIEW.
 
+use super::show::is_view;
 use crate::engine::{Shared, Statement};
 use crate::outcome::Done;
 use crate::random;
@@ -46,7 +47,7 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
         if !create.or_replace {
             return Err(CatalogError::RelationExists { name }.into());
         }
-        if matches!(existing.kind, RelationKind::View { .. }) {
+        if is_view(&existing.kind) {
             return Err(err!(StreamAlreadyExists, "{name} is a view; drop it with DROP VIEW {name}"));
         }
     }
@@ -96,7 +97,7 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
 }
 
 #[derive(Debug, thiserror::Error)]
-enum CreateError {
+pub(super) enum CreateError {
     #[error(transparent)]
     Catalog(#[from] CatalogError),
     #[error(transparent)]
@@ -179,7 +180,7 @@ async fn define(
                 }
             }
             RelationKind::Random { .. } => {}
-            RelationKind::View { .. } => {
+            RelationKind::MaterializedView { .. } | RelationKind::View { .. } => {
                 for c in &mut columns {
                     c.default = None;
                 }
@@ -234,7 +235,7 @@ async fn define(
 }
 
 /// Everything a stream's definition can be refused for, before anything is made.
-fn check(cx: &Statement, relation: &Relation) -> Result<()> {
+pub(super) fn check(cx: &Statement, relation: &Relation) -> Result<()> {
     let compiler = cx.shared.compiler();
     match &relation.kind {
         RelationKind::Stream { order_by, primary_key, .. } => {
@@ -253,11 +254,11 @@ fn check(cx: &Statement, relation: &Relation) -> Result<()> {
             alias_columns(relation, &schema, &compiler)?;
             random::defaults(relation, &order, &schema, &compiler).map(drop)
         }
-        RelationKind::View { .. } => Ok(()),
+        RelationKind::MaterializedView { .. } | RelationKind::View { .. } => Ok(()),
     }
 }
 
-fn column_of_field(field: &Field) -> Result<ColumnDef> {
+pub(super) fn column_of_field(field: &Field) -> Result<ColumnDef> {
     let t = Type::of_field(field).ok_or_else(|| {
         err!(UnknownType, "column {} of type {} fits no type of Weir", field.name(), field.data_type())
     })?;
@@ -311,7 +312,11 @@ fn column(cx: &Statement, spec: ColumnSpec, before: &[ColumnDef]) -> Result<Colu
 }
 
 /// Names are free and unique, and `_tp_time` is there; in a changelog `_tp_delta` before it.
-fn complete_columns(stream: &RelationName, columns: &mut Vec<ColumnDef>, changelog: bool) -> Result<()> {
+pub(super) fn complete_columns(
+    stream: &RelationName,
+    columns: &mut Vec<ColumnDef>,
+    changelog: bool,
+) -> Result<()> {
     for (i, c) in columns.iter().enumerate() {
         if c.name == WEIGHT_COLUMN && !changelog {
             return Err(err!(
@@ -401,7 +406,8 @@ pub(crate) async fn create_view(
             return Err(CatalogError::RelationExists { name }.into());
         }
         if !matches!(existing.kind, RelationKind::View { .. }) {
-            return Err(err!(StreamAlreadyExists, "{name} is a stream; drop it with DROP STREAM {name}"));
+            let what = if is_view(&existing.kind) { "VIEW" } else { "STREAM" };
+            return Err(err!(StreamAlreadyExists, "{name} keeps rows; drop it with DROP {what} {name}"));
         }
     }
     let (bound, used) = cx.bind_select(&select)?;

@@ -1,21 +1,28 @@
 //! SHOW, DESCRIBE, EXISTS, and the text a relation could be created with again.
 
+use super::views;
 use crate::engine::Statement;
 use crate::outcome::Outcome;
 use crate::settings::SETTINGS;
 use crate::streams::column_type;
 use crate::system::{Columns, Context, TABLES, processes};
+use std::collections::BTreeMap;
 use weir_base::{Result, err};
 use weir_catalog::{ColumnDef, Relation, RelationKind, SYSTEM_DATABASE};
 use weir_format::Spelling;
 use weir_format::types::Type;
 use weir_sql::ast::{Like, Name, ObjectKind, Show};
 
+pub(crate) fn is_view(kind: &RelationKind) -> bool {
+    matches!(kind, RelationKind::View { .. } | RelationKind::MaterializedView { .. })
+}
+
 pub(crate) fn engine_name(kind: &RelationKind) -> &'static str {
     match kind {
         RelationKind::Stream { .. } => "Stream",
         RelationKind::Random { .. } => "Random",
         RelationKind::View { .. } => "View",
+        RelationKind::MaterializedView { .. } => "MaterializedView",
     }
 }
 
@@ -32,7 +39,8 @@ pub(crate) fn show(cx: &Statement, show: Show) -> Result<Outcome> {
                 .expect_database(database)?
                 .relations
                 .values()
-                .filter(|r| !views_only || matches!(r.kind, RelationKind::View { .. }))
+                .filter(|r| !views_only || is_view(&r.kind))
+                .filter(|r| cx.settings.internal_streams || !views::is_internal(&r.name))
                 .map(|r| r.name.clone())
                 .collect();
             if database == SYSTEM_DATABASE && !views_only {
@@ -172,7 +180,7 @@ pub(crate) fn exists(cx: &Statement, object: ObjectKind, name: &Name) -> Result<
         _ => {
             let full = cx.full_name(name);
             match snapshot.relation(&full.database, &full.name) {
-                Some(r) => object != ObjectKind::View || matches!(r.kind, RelationKind::View { .. }),
+                Some(r) => object != ObjectKind::View || is_view(&r.kind),
                 None => {
                     full.database == SYSTEM_DATABASE
                         && object != ObjectKind::View
@@ -246,6 +254,18 @@ fn literal(text: &str) -> String {
 pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
     let name = format!("{}.{}", quote(&relation.database), quote(&relation.name));
     let mut out = match &relation.kind {
+        RelationKind::MaterializedView { select, target, inner, settings, .. } => {
+            let mut out = format!("CREATE MATERIALIZED VIEW {name}");
+            if !inner {
+                out += &format!(" INTO {}.{}", quote(&target.database), quote(&target.name));
+            }
+            out += &format!(" AS {select}");
+            out += &settings_text(settings);
+            if !relation.comment.is_empty() {
+                out += &format!("\nCOMMENT {}", literal(&relation.comment));
+            }
+            return out;
+        }
         RelationKind::View { select, .. } => {
             let mut out = format!("CREATE VIEW {name} AS {select}");
             if !relation.comment.is_empty() {
@@ -282,22 +302,27 @@ pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
             settings
         }
         RelationKind::Random { settings } => settings,
-        RelationKind::View { .. } => unreachable!("returned above"),
+        RelationKind::MaterializedView { .. } | RelationKind::View { .. } => unreachable!("returned above"),
     };
-    if !settings.is_empty() {
-        let pairs: Vec<String> = settings
-            .iter()
-            .map(|(k, v)| match v.parse::<i64>() {
-                Ok(n) if n.to_string() == *v => format!("{k} = {v}"),
-                _ => format!("{k} = {}", literal(v)),
-            })
-            .collect();
-        out += &format!("\nSETTINGS {}", pairs.join(", "));
-    }
+    out += &settings_text(settings);
     if !relation.comment.is_empty() {
         out += &format!("\nCOMMENT {}", literal(&relation.comment));
     }
     out
+}
+
+fn settings_text(settings: &BTreeMap<String, String>) -> String {
+    if settings.is_empty() {
+        return String::new();
+    }
+    let pairs: Vec<String> = settings
+        .iter()
+        .map(|(k, v)| match v.parse::<i64>() {
+            Ok(n) if n.to_string() == *v => format!("{k} = {v}"),
+            _ => format!("{k} = {}", literal(v)),
+        })
+        .collect();
+    format!("\nSETTINGS {}", pairs.join(", "))
 }
 
 /// A list of keys has to stand in parentheses, whatever way it was written.
@@ -333,8 +358,8 @@ pub(crate) fn expect_insertable(relation: &Relation) -> Result<()> {
         RelationKind::Random { .. } => {
             Err(err!(BadArguments, "{} makes up its rows; nothing can be inserted", relation.full_name()))
         }
-        RelationKind::View { .. } => {
-            Err(err!(BadArguments, "{} is a view; insert into the stream it reads", relation.full_name()))
+        RelationKind::MaterializedView { .. } | RelationKind::View { .. } => {
+            Err(err!(BadArguments, "{} is a view; insert into the streams it reads", relation.full_name()))
         }
     }
 }

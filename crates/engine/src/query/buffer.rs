@@ -4,7 +4,7 @@
 //! the whole limit goes through alone.
 
 use super::late::LateWriter;
-use super::registry::QueryRegistry;
+use super::registry::{QueryEntry, QueryRegistry};
 use crate::Progress;
 use arrow::array::RecordBatch;
 use std::sync::atomic::Ordering;
@@ -30,10 +30,33 @@ pub(super) struct BufferSink {
 }
 
 /// Where late rows of the query are noted.
-pub(super) struct Late {
+pub(crate) struct Late {
     pub query_id: Arc<str>,
     pub registry: Weak<QueryRegistry>,
     pub writer: Option<LateWriter>,
+}
+
+impl Late {
+    pub fn of(entry: &QueryEntry) -> Self {
+        Late {
+            query_id: entry.spec.query_id.as_str().into(),
+            registry: entry.registry(),
+            writer: entry.late_writer(),
+        }
+    }
+
+    pub async fn take(&mut self, rows: LateRows) -> Result<(), StreamError> {
+        if let Some(registry) = self.registry.upgrade() {
+            registry.late.add(&self.query_id, &rows);
+        }
+        match &mut self.writer {
+            None => Ok(()),
+            Some(writer) => writer.write(&rows.kept).await.map_err(|e| StreamError {
+                code: e.code,
+                message: format!("late_rows_stream: {}", e.message),
+            }),
+        }
+    }
 }
 
 pub(super) fn buffer(
@@ -92,15 +115,6 @@ impl Sink for BufferSink {
     }
 
     async fn late(&mut self, rows: LateRows) -> Result<(), StreamError> {
-        if let Some(registry) = self.late.registry.upgrade() {
-            registry.late.add(&self.late.query_id, &rows);
-        }
-        match &mut self.late.writer {
-            None => Ok(()),
-            Some(writer) => writer.write(&rows.kept).await.map_err(|e| StreamError {
-                code: e.code,
-                message: format!("late_rows_stream: {}", e.message),
-            }),
-        }
+        self.late.take(rows).await
     }
 }

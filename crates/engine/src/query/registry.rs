@@ -350,7 +350,7 @@ impl QueryEntry {
     }
 
     /// Ends the life cycle whatever it was.
-    pub(super) fn end(&self, finish: Finish, error: Option<&Error>) {
+    pub(crate) fn end(&self, finish: Finish, error: Option<&Error>) {
         if let Some(record) = &self.spec.record {
             match error {
                 Some(e) => record.fail(e),
@@ -375,7 +375,7 @@ impl QueryEntry {
         *self.streaming.lock() = None;
     }
 
-    pub(super) fn attach(
+    pub(crate) fn attach(
         &self,
         plan: Arc<StreamNode>,
         sources: Arc<QuerySources>,
@@ -417,7 +417,7 @@ impl QueryEntry {
         *self.late.lock() = Some(writer);
     }
 
-    pub(super) fn late_writer(&self) -> Option<LateWriter> {
+    pub(crate) fn late_writer(&self) -> Option<LateWriter> {
         self.late.lock().take()
     }
 

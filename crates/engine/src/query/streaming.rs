@@ -32,11 +32,7 @@ pub async fn start_streaming(
     clock: Arc<dyn Clock>,
 ) -> Result<StreamingQuery> {
     entry.on(Event::Start);
-    let late = Late {
-        query_id: entry.spec.query_id.as_str().into(),
-        registry: entry.registry(),
-        writer: entry.late_writer(),
-    };
+    let late = Late::of(&entry);
     let (sink, from) =
         buffer(entry.spec.output_buffer_bytes_max, entry.progress.clone(), clock.clone(), late);
     let sources = sources.for_plan(&plan.root, clock.clone());

@@ -43,6 +43,7 @@ pub struct QuerySettings {
     pub cast_overflow_wrap: bool,
     pub join_use_nulls: bool,
     pub check_dependents: bool,
+    pub internal_streams: bool,
     pub read_only: bool,
     /// Of times that have none of their own; `None` = UTC.
     pub time_zone: Option<Arc<str>>,
@@ -149,6 +150,7 @@ impl QuerySettings {
             cast_overflow_wrap: at.text("cast_overflow").eq_ignore_ascii_case("wrap"),
             join_use_nulls: at.flag("join_use_nulls"),
             check_dependents: at.flag("enable_dependency_check"),
+            internal_streams: at.flag("include_internal_streams"),
             read_only: session.read_only || at.text("readonly") != "0",
             time_zone: (!utc).then(|| zone.into()),
             log_queries: at.flag("log_queries"),

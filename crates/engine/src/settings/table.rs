@@ -74,6 +74,7 @@ pub const SETTINGS: &[Setting] = &[
         "error",
         "what a narrowing cast does with a value that does not fit",
     ),
+    q("checkpoint_interval", Seconds, "0", "seconds between the checkpoints of a view; 0 = 10"),
     q(
         "date_time_input_format",
         OneOf(&["basic", "best_effort", "best_effort_us"]),
@@ -102,6 +103,7 @@ pub const SETTINGS: &[Setting] = &[
     q("force_backfill_in_order", Bool, "0", "history is read in order also where the result depends on none"),
     q("format_csv_delimiter", Char, ",", "between the fields of CSV"),
     q("idempotent_id", Text, "", "names an INSERT: repeating the same rows adds nothing twice"),
+    q("include_internal_streams", Bool, "0", "SHOW STREAMS lists the streams made for views, too"),
     q(
         "include_session_end",
         Bool,
@@ -150,6 +152,12 @@ pub const SETTINGS: &[Setting] = &[
         "EMIT AFTER SESSION CLOSE: a row that opens joins an open session instead of closing it",
     ),
     q(
+        "on_error",
+        OneOf(&["stop", "skip", "dlq"]),
+        "stop",
+        "a view and a row it cannot take: it stops, leaves the row out, or keeps it in <view>_dlq",
+    ),
+    q(
         "output_buffer_bytes_max",
         UInt,
         "4194304",
@@ -164,6 +172,7 @@ pub const SETTINGS: &[Setting] = &[
         "86400000",
         "how far the watermark of a key (PARTITION BY over a window) may be behind its shard's",
     ),
+    q("pause_on_start", Bool, "0", "a view runs only once SYSTEM RESUME VIEW says so"),
     start("query_log_bytes_max", UInt, "4194304", "bytes of ended queries that system.query_log remembers"),
     start("query_log_rows_max", UInt, "1000", "ended queries that system.query_log remembers"),
     q(
@@ -174,6 +183,18 @@ pub const SETTINGS: &[Setting] = &[
     ),
     start("query_warnings_rows_max", UInt, "1000", "warnings that system.query_warnings remembers"),
     q("readonly", OneOf(&["0", "1", "2"]), "0", "refuse statements that change anything"),
+    q(
+        "recovery_policy",
+        OneOf(&["strict", "best_effort"]),
+        "strict",
+        "a view that fails for other reasons than a row tries again without end, or leaves out the row where it failed",
+    ),
+    q(
+        "recovery_retry_for_sn_failure",
+        UInt,
+        "3",
+        "failures at one row after which recovery_policy='best_effort' leaves it out",
+    ),
     q("replay_end_time", Text, "", "history after this time is left out, and the streaming query ends"),
     q("replay_order", OneOf(&["arrival", "event_time"]), "arrival", "order in which history is replayed"),
     q(
@@ -352,10 +373,6 @@ compatible! {
     "keep_versions" = "3",
     "compact_kv_stream" = "1",
     "enforce_append_only" = "0",
-    "checkpoint_interval" = "0",
-    "recovery_policy" = "strict",
-    "recovery_retry_for_sn_failure" = "3",
-    "include_internal_streams" = "0",
     "asterisk_include_reserved_columns" = "1",
     "async_ingest_block_timeout_ms" = "120000",
     "aysnc_ingest_max_outstanding_blocks" = "10000",

@@ -10,7 +10,7 @@ use super::prune::PlanPruner;
 use super::random::RandomSource;
 use super::shard::ShardReader;
 use super::start::resolve;
-use super::tail::{LogOrder, Phase, ShardState, StreamSource};
+use super::tail::{Cuts, LogOrder, Phase, ShardState, StreamSource};
 use crate::Progress;
 use crate::query::QueryRecord;
 use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup, full_schema};
@@ -18,6 +18,7 @@ use arrow::datatypes::Schema;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::utils::reassign_expr_columns;
 use parking_lot::Mutex;
+use std::collections::HashMap;
 use std::sync::Arc;
 use weir_base::{AppendTime, Clock, Error, EventTime, MemoryBudget, SeqNo, SystemClock};
 use weir_plan::{
@@ -73,6 +74,8 @@ pub struct StreamSources {
     /// For history at the pace at which it came.
     clock: Arc<dyn Clock>,
     began: Arc<Began>,
+    /// Rows that a view's query failed on, by source and shard.
+    cuts: HashMap<(NodeId, usize), Cuts>,
 }
 
 impl StreamSources {
@@ -97,6 +100,7 @@ impl StreamSources {
             together: Vec::new(),
             clock: Arc::new(SystemClock::new()),
             began: Arc::default(),
+            cuts: HashMap::new(),
         }
     }
 
@@ -106,6 +110,13 @@ impl StreamSources {
         self.alone = plan.sources().len() == 1;
         self.together = plan.together().into_iter().flatten().collect();
         self.clock = clock;
+        self
+    }
+
+    /// Leaves rows out, or gives them one by one.
+    #[must_use]
+    pub(crate) fn cutting(mut self, cuts: HashMap<(NodeId, usize), Cuts>) -> Self {
+        self.cuts = cuts;
         self
     }
 
@@ -220,10 +231,12 @@ impl StreamSources {
         let shards = shards
             .into_iter()
             .zip(starts.into_iter().zip(ends))
-            .map(|(shard, (start, end))| {
+            .enumerate()
+            .map(|(i, (shard, (start, end)))| {
+                let cuts = self.cuts.get(&(id, i)).cloned().unwrap_or_default();
                 let origin =
                     Origin { stream: access.name.clone(), shard: shard.id().0, source: seat.index() };
-                ShardState::new(ShardReader::new(shard, start, wanted.clone()), origin, end)
+                ShardState::new(ShardReader::new(shard, start, wanted.clone()), origin, end, cuts)
             })
             .collect();
         Ok(Box::new(StreamSource {

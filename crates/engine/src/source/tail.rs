@@ -11,6 +11,7 @@ use super::shard::{Mode, ShardReader};
 use crate::Progress;
 use crate::scan::Picker;
 use arrow::array::RecordBatch;
+use std::collections::{BTreeSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -111,13 +112,60 @@ pub(super) struct ShardState {
     begun: bool,
     /// Nothing from here on is given for now.
     stop: SeqNo,
+    /// Rows that are left out, and those that are given one by one.
+    cuts: Cuts,
+    /// Pieces of what was read.
+    pieces: VecDeque<TailBatch>,
+}
+
+/// What a view knows of rows of one shard that its query failed on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Cuts {
+    /// Not given at all.
+    pub skipped: BTreeSet<SeqNo>,
+    /// Given one by one, to find the one that fails: the first, and one past the last.
+    pub careful: Option<(SeqNo, SeqNo)>,
+}
+
+impl Cuts {
+    /// What remains of rows, in pieces.
+    fn cut(&self, rows: TailBatch, into: &mut VecDeque<TailBatch>) {
+        let n = rows.rows();
+        let (Some(first), Some(last)) = ((n > 0).then(|| rows.sn(0)), n.checked_sub(1).map(|i| rows.sn(i)))
+        else {
+            return;
+        };
+        let slow = self.careful.filter(|(from, end)| *from <= last && first < *end);
+        if slow.is_none() && self.skipped.range(first..=last).next().is_none() {
+            into.push_back(rows);
+            return;
+        }
+        let single = |sn: SeqNo| slow.is_some_and(|(from, end)| from <= sn && sn < end);
+        let mut begin = 0;
+        for i in 0..n {
+            let sn = rows.sn(i);
+            let skipped = self.skipped.contains(&sn);
+            if skipped || single(sn) {
+                if begin < i {
+                    into.push_back(rows.slice(begin, i - begin));
+                }
+                if !skipped {
+                    into.push_back(rows.slice(i, 1));
+                }
+                begin = i + 1;
+            }
+        }
+        if begin < n {
+            into.push_back(rows.slice(begin, n - begin));
+        }
+    }
 }
 
 /// Rows that are given at once: between two batches a query says how far it has come.
 const GIVEN_ROWS_MAX: usize = 65_536;
 
 impl ShardState {
-    pub fn new(reader: ShardReader, origin: Origin, history_end: SeqNo) -> Self {
+    pub fn new(reader: ShardReader, origin: Origin, history_end: SeqNo, cuts: Cuts) -> Self {
         let next = reader.position();
         ShardState {
             reader,
@@ -130,6 +178,8 @@ impl ShardState {
             next,
             begun: false,
             stop: SeqNo::MAX,
+            cuts,
+            pieces: VecDeque::new(),
         }
     }
 
@@ -151,6 +201,30 @@ impl ShardState {
         low
     }
 
+    /// The next rows as they are to be given.
+    fn poll_rows(
+        &mut self,
+        mode: Mode,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<Option<TailBatch>, StorageError>> {
+        loop {
+            if let Some(rows) = self.pieces.pop_front() {
+                return Poll::Ready(Ok(Some(rows)));
+            }
+            match ready!(self.reader.poll(mode, cx)) {
+                Ok(Some(rows)) if self.cuts == Cuts::default() => return Poll::Ready(Ok(Some(rows))),
+                Ok(Some(rows)) => {
+                    self.cuts.cut(rows, &mut self.pieces);
+                    if self.pieces.is_empty() {
+                        // Nothing is left of them.
+                        self.next = self.next.max(self.reader.position());
+                    }
+                }
+                other => return Poll::Ready(other),
+            }
+        }
+    }
+
     /// Fills `head` or finds the end of history.
     fn poll_head(
         &mut self,
@@ -160,11 +234,11 @@ impl ShardState {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), StreamError>> {
         while !self.history_done && self.head.is_none() {
-            if self.reader.position() >= self.history_end {
+            if self.pieces.is_empty() && self.reader.position() >= self.history_end {
                 self.end_history();
                 break;
             }
-            let rows = match ready!(self.reader.poll(Mode::History, cx)) {
+            let rows = match ready!(self.poll_rows(Mode::History, cx)) {
                 Ok(Some(rows)) => rows,
                 Ok(None) => {
                     self.end_history();
@@ -207,6 +281,7 @@ impl ShardState {
     /// From here on what is durable now is all there is.
     fn drain(&mut self) {
         (self.head, self.carry) = (None, None);
+        self.pieces.clear();
         // A live read under way is let go; the rows it would have given are read again.
         self.reader.reset(self.next);
         self.history_end = self.reader.shard().durable_end();
@@ -217,7 +292,7 @@ impl ShardState {
         self.history_done = true;
         // Rows at the end of history that were removed, or left out, count as given.
         self.next = self.next.max(self.history_end);
-        if self.carry.is_none() {
+        if self.carry.is_none() && self.pieces.is_empty() {
             self.next = self.next.max(self.reader.position());
         }
     }
@@ -482,7 +557,7 @@ impl StreamSource {
             loop {
                 let rows = match shard.head.take() {
                     Some(rows) => rows,
-                    None => match shard.reader.poll(Mode::Live, cx) {
+                    None => match shard.poll_rows(Mode::Live, cx) {
                         Poll::Pending => break,
                         Poll::Ready(Ok(Some(rows))) => rows,
                         Poll::Ready(Ok(None)) => continue,
@@ -512,7 +587,7 @@ impl StreamSource {
                 self.shards.iter().map(|s| s.reader.shard().append_frontier().0).collect();
             for (shard, frontier) in self.shards.iter_mut().zip(&mut frontiers) {
                 while shard.head.is_none() {
-                    match shard.reader.poll(Mode::Live, cx) {
+                    match shard.poll_rows(Mode::Live, cx) {
                         Poll::Ready(Ok(rows)) => {
                             shard.begun = true;
                             shard.head = rows.filter(|r| r.rows() > 0);

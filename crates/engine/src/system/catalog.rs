@@ -56,7 +56,9 @@ pub(super) fn tables(cx: &Context) -> Result<Columns> {
         .text(
             "as_select",
             clause(|k| match k {
-                RelationKind::View { select, .. } => Some(select.clone()),
+                RelationKind::View { select, .. } | RelationKind::MaterializedView { select, .. } => {
+                    Some(select.clone())
+                }
                 _ => None,
             }),
         )

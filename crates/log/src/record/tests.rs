@@ -10,6 +10,7 @@ fn header(id: Option<String>, payload: &[u8], offset: u64) -> Header {
         event_min: EventTime(i64::MIN),
         event_max: EventTime(i64::MAX),
         idempotency: id.map(|id| Idempotency { id: id.into(), record_no: 3, content_hash: u64::MAX }),
+        progress: None,
         payload_len: payload.len() as u32,
         payload_crc: crc32c::crc32c(payload),
         durable_end: SeqNo(40),

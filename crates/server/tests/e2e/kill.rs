@@ -137,7 +137,7 @@ fn check(server: &Server, notes: &Notes) -> u64 {
 }
 
 /// A small generator of its own (SplitMix64), so that a seed means the same for ever.
-fn fastrand(mut state: u64) -> impl FnMut() -> u64 {
+pub fn fastrand(mut state: u64) -> impl FnMut() -> u64 {
     move || {
         state = state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = state;

@@ -21,4 +21,7 @@ mod slt;
 mod spill;
 mod stitch;
 mod united;
+mod view_answer;
+mod view_kill;
+mod views;
 mod why;

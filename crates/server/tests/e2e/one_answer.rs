@@ -25,30 +25,30 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Final {
+pub enum Final {
     Rows,
     LastOf(usize),
     Changelog,
 }
 
 #[derive(Debug)]
-struct Query {
-    sql: String,
+pub struct Query {
+    pub sql: String,
     rule: Final,
     bounded: bool,
     expected: Vec<String>,
 }
 
 #[derive(Debug, Default)]
-struct File {
-    columns: String,
-    late: bool,
-    rows: Vec<String>,
-    queries: Vec<Query>,
+pub struct File {
+    pub columns: String,
+    pub late: bool,
+    pub rows: Vec<String>,
+    pub queries: Vec<Query>,
 }
 
 impl File {
-    fn parse(text: &str) -> Result<File, String> {
+    pub fn parse(text: &str) -> Result<File, String> {
         let mut file = File::default();
         let mut lines = text.lines().filter(|l| !l.starts_with('#')).peekable();
         while let Some(line) = lines.next() {
@@ -90,7 +90,7 @@ impl File {
     }
 
     /// Names of the columns that rows are written for.
-    fn names(&self) -> String {
+    pub fn names(&self) -> String {
         let inner = self.columns.trim().trim_start_matches('(');
         let (mut depth, mut names, mut name) = (0, Vec::new(), String::new());
         for c in inner.chars() {
@@ -218,7 +218,7 @@ fn lines(text: &str) -> Vec<String> {
     all
 }
 
-fn compare(query: &Query, text: &str, how: &str) -> Result<(), String> {
+pub fn compare(query: &Query, text: &str, how: &str) -> Result<(), String> {
     let got = match query.rule {
         Final::Rows => lines(text),
         Final::LastOf(columns) => {

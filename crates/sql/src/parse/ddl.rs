@@ -8,14 +8,16 @@
 use super::cursor::Cursor;
 use super::lex::Tok;
 use super::words::ends_operand;
-use crate::ast::{ColumnSpec, CreateStream, DefaultWord, Settings, Statement, StreamKind};
+use crate::ast::{
+    ColumnSpec, CreateMaterializedView, CreateStream, DefaultWord, Settings, Statement, StreamKind,
+    ViewChange,
+};
 use sqlparser::tokenizer::Token;
 use std::collections::HashSet;
 use weir_base::Error;
 
 /// Objects other systems of this dialect have, answered with code 48.
 pub const OTHER_OBJECTS: &[&str] = &[
-    "MATERIALIZED",
     "SCHEDULED",
     "FUNCTION",
     "USER",
@@ -56,6 +58,14 @@ const STREAM_CLAUSES: &[&str] =
 
 pub fn create(c: &mut Cursor, settings: &mut Settings) -> Result<Statement, Error> {
     let or_replace = c.eat(&["OR", "REPLACE"]);
+    if c.eat(&["MATERIALIZED", "VIEW"]) {
+        if or_replace {
+            return Err(c.not_implemented(
+                "CREATE OR REPLACE MATERIALIZED VIEW (DROP VIEW, or ALTER VIEW … MODIFY QUERY)",
+            ));
+        }
+        return create_materialized_view(c);
+    }
     if let Some(word) = OTHER_OBJECTS.iter().find(|w| c.looks(&[w])) {
         let second = c.peek_nth(1).and_then(Tok::word).map(str::to_ascii_uppercase);
         let second = second.filter(|s| {
@@ -115,6 +125,106 @@ fn create_database(c: &mut Cursor, settings: &mut Settings) -> Result<Statement,
     }
 }
 
+fn create_materialized_view(c: &mut Cursor) -> Result<Statement, Error> {
+    let if_not_exists = c.if_not_exists();
+    let name = c.name("the name of a view")?;
+    refuse_on_cluster(c)?;
+    let into = if c.eat_any(&["INTO", "TO"]).is_some() {
+        Some(c.name("the stream that takes the rows")?)
+    } else {
+        None
+    };
+    if c.looks_token(&Token::LParen) {
+        return Err(c.not_implemented(
+            "a column list in CREATE MATERIALIZED VIEW (name columns with AS in the SELECT instead)",
+        ));
+    }
+    for (word, what) in
+        [("ENGINE", "ENGINE"), ("POPULATE", "POPULATE (read history with SETTINGS seek_to='earliest')")]
+    {
+        if c.looks(&[word]) {
+            return Err(c.not_implemented(&format!("CREATE MATERIALIZED VIEW … {what}")));
+        }
+    }
+    let mut comment = String::new();
+    if c.eat(&["COMMENT"]) {
+        comment = c.string("a comment in quotes")?;
+    }
+    c.expect(&["AS"])?;
+    let select = take_comment(&c.toks[c.at..], &mut comment);
+    let (select, settings) = view_select(c, select)?;
+    c.at = c.toks.len();
+    let view = CreateMaterializedView { name, if_not_exists, into, select, settings, comment };
+    Ok(Statement::CreateMaterializedView(view))
+}
+
+/// `… COMMENT 'text'` at the very end belongs to the view.
+fn take_comment<'t>(select: &'t [Tok], comment: &mut String) -> &'t [Tok] {
+    match select {
+        [before @ .., word, text]
+            if word.is("COMMENT") && text.string().is_some() && before.last().is_some_and(ends_operand) =>
+        {
+            *comment = text.string().unwrap_or_default().to_string();
+            before
+        }
+        whole => whole,
+    }
+}
+
+/// The SELECT of a view as written, and its settings apart.
+fn view_select(c: &Cursor, toks: &[Tok]) -> Result<(String, Settings), Error> {
+    if !toks.first().is_some_and(|t| t.is_any(&["SELECT", "WITH", "FROM"]) || t.is_token(&Token::LParen)) {
+        return Err(c.expected("SELECT"));
+    }
+    let query = c.query_of(toks)?;
+    let mut settings = super::reserved::user_settings(&query);
+    settings.retain(|k, _| !super::reserved::is_reserved(k));
+    let (mut depth, mut end) = (0i32, toks.len());
+    for (i, tok) in toks.iter().enumerate() {
+        depth += i32::from(tok.opens()) - i32::from(tok.closes());
+        let begins =
+            depth == 0 && tok.is("SETTINGS") && toks.get(i + 2).is_some_and(|t| t.is_token(&Token::Eq));
+        if begins && i > 0 && ends_operand(&toks[i - 1]) {
+            end = i;
+        }
+    }
+    Ok((c.source(&toks[..end]).to_string(), settings))
+}
+
+/// `ALTER VIEW …`.
+pub fn alter(c: &mut Cursor) -> Result<Statement, Error> {
+    let _ = c.eat(&["MATERIALIZED"]);
+    c.expect(&["VIEW"])?;
+    let name = c.name("the name of a view")?;
+    refuse_on_cluster(c)?;
+    let change = if c.eat(&["RESET", "QUERY", "SETTING"]) {
+        let mut names = vec![c.identifier("the name of a setting")?];
+        while c.eat_token(&Token::Comma) {
+            names.push(c.identifier("the name of a setting")?);
+        }
+        ViewChange::Reset(names)
+    } else {
+        c.expect(&["MODIFY"]).map_err(|_| {
+            c.expected("MODIFY QUERY, MODIFY QUERY SETTING, RESET QUERY SETTING or MODIFY COMMENT")
+        })?;
+        if c.eat(&["COMMENT"]) {
+            ViewChange::Comment(c.string("a comment in quotes")?)
+        } else {
+            c.expect(&["QUERY"]).map_err(|_| c.expected("QUERY, QUERY SETTING or COMMENT"))?;
+            if c.eat(&["SETTING"]) {
+                let mut settings = Settings::new();
+                c.settings(&mut settings)?;
+                ViewChange::Settings(settings)
+            } else {
+                let (select, settings) = view_select(c, &c.toks[c.at..])?;
+                c.at = c.toks.len();
+                ViewChange::Query { select, settings }
+            }
+        }
+    };
+    Ok(Statement::AlterView { name, change })
+}
+
 fn create_view(c: &mut Cursor, or_replace: bool) -> Result<Statement, Error> {
     let if_not_exists = c.if_not_exists();
     let name = c.name("the name of a view")?;
@@ -129,17 +239,7 @@ fn create_view(c: &mut Cursor, or_replace: bool) -> Result<Statement, Error> {
         comment = c.string("a comment in quotes")?;
     }
     c.expect(&["AS"])?;
-    let select = &c.toks[c.at..];
-    // `… COMMENT 'text'` at the very end belongs to the view.
-    let select = match select {
-        [before @ .., word, text]
-            if word.is("COMMENT") && text.string().is_some() && before.last().is_some_and(ends_operand) =>
-        {
-            comment = text.string().unwrap_or_default().to_string();
-            before
-        }
-        whole => whole,
-    };
+    let select = take_comment(&c.toks[c.at..], &mut comment);
     if !select.first().is_some_and(|t| t.is_any(&["SELECT", "WITH", "FROM"]) || t.is_token(&Token::LParen)) {
         return Err(c.expected("SELECT"));
     }

@@ -4,7 +4,7 @@
 
 use super::cursor::Cursor;
 use super::lex::{self, Kind, Tok};
-use crate::ast::{DescribeTarget, Like, Name, ObjectKind, Show, Statement, System};
+use crate::ast::{DescribeTarget, Like, Name, ObjectKind, Show, Statement, System, ViewVerb};
 use sqlparser::tokenizer::Token;
 use weir_base::Error;
 
@@ -191,11 +191,32 @@ pub fn describe(c: &mut Cursor) -> Result<Statement, Error> {
     )))
 }
 
+/// `SYSTEM verb [MATERIALIZED] VIEW v`.
+fn view(c: &mut Cursor) -> Result<Option<System>, Error> {
+    let verbs = [
+        ("PAUSE", ViewVerb::Pause),
+        ("RESUME", ViewVerb::Resume),
+        ("UNPAUSE", ViewVerb::Resume),
+        ("RECOVER", ViewVerb::Recover),
+        ("CHECKPOINT", ViewVerb::Checkpoint),
+        ("SYNC", ViewVerb::Sync),
+        ("DRAIN", ViewVerb::Drain),
+    ];
+    for (word, verb) in verbs {
+        if c.eat(&[word, "VIEW"]) || c.eat(&[word, "MATERIALIZED", "VIEW"]) {
+            return Ok(Some(System::View { verb, name: c.name("the name of a view")? }));
+        }
+    }
+    Ok(None)
+}
+
 pub fn system(c: &mut Cursor) -> Result<Statement, Error> {
+    if let Some(view) = view(c)? {
+        return Ok(Statement::System(view));
+    }
     let verb = c.eat_any(&["SYNC", "FLUSH", "MERGE", "CLOCK", "DRAIN"]);
     let system = match verb {
         Some("SYNC") if c.eat(&["QUERY"]) => System::SyncQuery(c.string("a query id in quotes")?),
-        Some("SYNC") if c.looks(&["VIEW"]) => return Err(c.not_implemented("SYSTEM SYNC VIEW")),
         Some("SYNC") => System::SyncStream(stream(c)?),
         Some("FLUSH") if c.looks(&["LOGS"]) => return Err(c.not_implemented("SYSTEM FLUSH LOGS")),
         Some("FLUSH") => System::FlushStream(stream(c)?),
@@ -248,7 +269,9 @@ pub fn system(c: &mut Cursor) -> Result<Statement, Error> {
                 Some(first) if KNOWN.contains(&first.as_str()) => {
                     c.not_implemented(&format!("SYSTEM {}", words.join(" ")))
                 }
-                _ => c.expected("SYNC, FLUSH, MERGE, CLOCK ADVANCE or DRAIN"),
+                _ => c.expected(
+                    "SYNC, FLUSH, MERGE, PAUSE, RESUME, RECOVER, CHECKPOINT, CLOCK ADVANCE or DRAIN",
+                ),
             });
         }
     };

@@ -48,8 +48,8 @@ const NOT_DONE: &[&str] = &[
 ];
 
 const DONE: &[&str] = &[
-    "SELECT", "WITH", "FROM", "INSERT", "CREATE", "DROP", "TRUNCATE", "RENAME", "SHOW", "DESCRIBE", "DESC",
-    "EXISTS", "USE", "KILL", "SET", "SYSTEM", "OPTIMIZE", "EXPLAIN",
+    "SELECT", "WITH", "FROM", "INSERT", "CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "SHOW", "DESCRIBE",
+    "DESC", "EXISTS", "USE", "KILL", "SET", "SYSTEM", "OPTIMIZE", "EXPLAIN",
 ];
 
 /// One statement from its tokens.
@@ -83,6 +83,7 @@ fn one(c: &mut Cursor, settings: &mut Settings, data: Option<InsertSource>) -> R
     match upper.as_str() {
         "INSERT" => insert(c, settings, data),
         "CREATE" => ddl::create(c, settings),
+        "ALTER" if c.looks(&["VIEW"]) || c.looks(&["MATERIALIZED"]) => ddl::alter(c),
         "DROP" => drop(c),
         "TRUNCATE" => {
             if c.eat(&["DATABASE"]) || c.eat(&["ALL"]) {
@@ -253,7 +254,7 @@ fn column_list(c: &mut Cursor) -> Result<Vec<String>, Error> {
 }
 
 fn drop(c: &mut Cursor) -> Result<Statement, Error> {
-    let _ = c.eat(&["TEMPORARY"]);
+    let _ = c.eat(&["TEMPORARY"]) || c.looks(&["MATERIALIZED", "VIEW"]) && c.eat(&["MATERIALIZED"]);
     let Some(object) = c.eat_any(&["STREAM", "TABLE", "VIEW", "DATABASE"]) else {
         let what = c.peek().and_then(|t| t.word()).map(str::to_ascii_uppercase);
         return Err(match what {

@@ -6,9 +6,10 @@ use crate::error::{Result, StorageError};
 use crate::payload;
 use crate::ring::Attached;
 use arrow_array::{RecordBatch, RecordBatchOptions};
+use bytes::Bytes;
 use std::sync::atomic::Ordering;
-use weir_base::SeqNo;
-use weir_log::{Ack, Append, AppendError, Appended, Idempotency, RecordKind};
+use weir_base::{EventTime, SeqNo};
+use weir_log::{Ack, Append, AppendError, Appended, Idempotency, Progress, RecordKind};
 
 impl Shard {
     /// Appends one record, whole or not at all, and returns as `ack` asks. The batch has the
@@ -24,6 +25,47 @@ impl Shard {
         idempotency: Option<Idempotency>,
         ack: Ack,
     ) -> Result<Appended> {
+        self.append_record(batch, idempotency, None, ack).await
+    }
+
+    /// As [`Shard::append`], for who must know after a restart how far it has come: the newest progress
+    /// of a writer is kept until it is forgotten, whatever becomes of the record.
+    pub async fn append_as(&self, batch: RecordBatch, progress: Progress, ack: Ack) -> Result<Appended> {
+        self.append_record(batch, None, Some(progress), ack).await
+    }
+
+    /// The newest durable progress of a writer.
+    pub fn progress(&self, writer: &[u8; 16]) -> Option<Bytes> {
+        self.log.progress(writer)
+    }
+
+    /// Lets go of what is kept of a writer. Durable when it returns.
+    pub async fn forget_progress(&self, writer: [u8; 16]) -> Result<()> {
+        if self.progress(&writer).is_none() {
+            return Ok(());
+        }
+        let zero = EventTime(0);
+        let append = Append {
+            kind: RecordKind::MARK,
+            rows: 0,
+            event_min: zero,
+            event_max: zero,
+            idempotency: None,
+            progress: Some(Progress { writer, bytes: Bytes::new() }),
+            payload: Bytes::new(),
+            attachment: None,
+        };
+        let appended = self.log.append(append, Ack::Durable).await;
+        appended.map(|_| ()).map_err(|e| self.append_error(e))
+    }
+
+    async fn append_record(
+        &self,
+        batch: RecordBatch,
+        idempotency: Option<Idempotency>,
+        progress: Option<Progress>,
+        ack: Ack,
+    ) -> Result<Appended> {
         let batch = self.conform(batch)?;
         self.wait_for_room().await?;
         let payload = payload::encode(&batch, self.book.current(), self.options().log_codec)?;
@@ -36,6 +78,7 @@ impl Shard {
             event_min,
             event_max,
             idempotency,
+            progress,
             payload,
             attachment: Some(Attached::new(batch, held)),
         };

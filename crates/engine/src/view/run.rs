@@ -1,0 +1,224 @@
+//! Starts a view's query: bound anew from its text, restored from its newest checkpoint, with its target
+//! at the end.
+
+use super::ViewSpec;
+use super::bad_rows::BadRows;
+use super::files::CheckpointDir;
+use super::route::Route;
+use super::select::{self, TIME_ALIAS};
+use super::sink::{Fitting, ViewSink, Written};
+use crate::engine::{Shared, Statement};
+use crate::execute::{Target, background, target};
+use crate::query::{Event, Finish, Late, LateWriter, QueryEntry, late_target};
+use crate::scope::EngineScope;
+use crate::source::StreamSources;
+use arrow::datatypes::Field;
+use datafusion::execution::{SessionState, TaskContext};
+use std::sync::Arc;
+use weir_base::{Error, Result, err};
+use weir_catalog::RelationName;
+use weir_plan::{Lasting, NodeId, Position, ReplayOrder, Running, SourceFactory, StreamPlan, WEIGHT_COLUMN};
+use weir_sql::bind::{BindOptions, BoundQuery, bind_query};
+use weir_sql::stream;
+use weir_storage::TIME_COLUMN;
+
+/// A view's query while it runs. Dropping it ends it.
+pub(super) struct RunningView {
+    pub entry: Arc<QueryEntry>,
+    pub running: Arc<dyn Running>,
+    /// Streams by the node that reads them.
+    pub sources: Vec<(NodeId, RelationName)>,
+    pub warnings: Vec<String>,
+    ended: bool,
+}
+
+impl RunningView {
+    /// Says how it ended, once.
+    pub fn end(&mut self, error: Option<&Error>) {
+        if !std::mem::replace(&mut self.ended, true) {
+            self.running.cancel();
+            let finish = if error.is_some() { Finish::Failed } else { Finish::Cancelled };
+            self.entry.end(finish, error);
+        }
+    }
+}
+
+impl Drop for RunningView {
+    fn drop(&mut self) {
+        self.end(None);
+    }
+}
+
+/// A view's SELECT, bound.
+pub(crate) struct BoundView {
+    cx: Statement,
+    bound: BoundQuery,
+    scope: Arc<EngineScope>,
+    state: SessionState,
+}
+
+impl BoundView {
+    /// What it gives, under the names of its target's columns.
+    pub fn columns(&self) -> impl Iterator<Item = Field> {
+        self.bound.schema.fields().iter().map(|f| match f.name().as_str() {
+            TIME_ALIAS => f.as_ref().clone().with_name(TIME_COLUMN),
+            _ => f.as_ref().clone(),
+        })
+    }
+
+    /// Every relation it reads.
+    pub fn used(&self) -> Vec<RelationName> {
+        self.scope.used().into_iter().collect()
+    }
+}
+
+/// Binds a view's SELECT against what exists now. `now()` is when the view was created, at every start:
+/// else it would be another query each time.
+///
+/// # Errors
+/// What its SELECT is refused with; code 80 where it has an end.
+pub(crate) fn bind(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<BoundView> {
+    let cx = background(shared.clone(), &spec.resolve_in, &spec.settings, &spec.text(), &spec.query_id())?;
+    let state = cx.state()?;
+    let options = BindOptions { now_us: spec.created_us, ..cx.bind_options(false) };
+    let mut first_error = None;
+    for query in select::candidates(&spec.select)? {
+        let scope = Arc::new(cx.scope());
+        match bind_query(&query, &*scope, &state, &options) {
+            Ok(bound) => {
+                let names = bound
+                    .schema
+                    .fields()
+                    .iter()
+                    .filter(|f| [TIME_ALIAS, TIME_COLUMN].contains(&f.name().as_str()));
+                if names.count() > 1 {
+                    continue;
+                }
+                check(spec, &bound)?;
+                return Ok(BoundView { cx, bound, scope, state });
+            }
+            // The last one is the SELECT as it was written.
+            Err(e) => first_error = Some(e),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| err!(LogicalError, "view {} has no SELECT", spec.name)))
+}
+
+fn check(spec: &ViewSpec, bound: &BoundQuery) -> Result<()> {
+    if !bound.unbounded {
+        return Err(err!(
+            IncorrectQuery,
+            "the SELECT of view {} ends: it reads no stream as it grows; use a task (CREATE TASK) for what is to be \
+             computed now and then",
+            spec.name
+        ));
+    }
+    if bound.replay_order == ReplayOrder::EventTime {
+        return Err(err!(
+            NotImplemented,
+            "a view takes rows in log order; replay_order='event_time' is for queries that are not kept"
+        ));
+    }
+    Ok(())
+}
+
+/// The plan of a view, and the statement it runs as.
+pub(super) struct Planned {
+    pub cx: Statement,
+    pub plan: StreamPlan,
+    pub target: Target,
+    late: Option<Target>,
+    scope: Arc<EngineScope>,
+    replay_order: ReplayOrder,
+    task: Arc<TaskContext>,
+}
+
+/// Plans a view.
+///
+/// # Errors
+/// As [`bind`]; code 80 where it gives what its target does not take.
+pub(super) fn plan(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<Planned> {
+    let bound = bind(shared, spec)?;
+    let names: Vec<String> = bound.columns().map(|f| f.name().clone()).collect();
+    let BoundView { cx, mut bound, scope, state } = bound;
+    let target = target(&cx, &spec.target, Some(&names)).map_err(|e| {
+        let way = if names.iter().any(|n| n == WEIGHT_COLUMN) {
+            "; a changelog goes into a stream WITH SETTINGS mode='changelog'"
+        } else {
+            ""
+        };
+        let message =
+            format!("view {} does not fit its target {}: {}{way}", spec.name, spec.target, e.message);
+        Error { message, ..e }
+    })?;
+    let late = late_target(&cx)?;
+    bound.late_columns = late.iter().flat_map(|t| &t.columns).map(|(name, _)| name.clone()).collect();
+    let replay_order = bound.replay_order;
+    let plan = stream::lower(bound, &state)?;
+    let task = Arc::new(TaskContext::from(&state));
+    Ok(Planned { cx, plan, target, late, scope, replay_order, task })
+}
+
+/// Starts it; returns once it has a checkpoint to go on from.
+pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) -> Result<RunningView> {
+    let Planned { cx, plan, target, late, scope, replay_order, task } = self::plan(shared, spec)?;
+    let entry = cx.register(true)?;
+    entry.on(Event::Start);
+    let started = async {
+        if let Some(late) = late {
+            entry.keep_late(LateWriter::new(&cx, late, &plan, &entry)?);
+        }
+        let writer = spec.writer();
+        let mut ahead = Vec::new();
+        for shard in target.shards() {
+            let position = match shard.progress(&writer) {
+                None => None,
+                Some(bytes) => Some(Position::decode(&bytes).ok_or_else(|| {
+                    err!(CorruptedData, "the position of view {} in {} is not one", spec.name, spec.target)
+                })?),
+            };
+            ahead.push(position);
+        }
+        let written = ahead.iter().flatten().cloned().collect();
+        let fitting = Fitting::new(&target, plan.root.schema(), cx.settings.cast_overflow_wrap)?;
+        let route = Route::of(&plan.root);
+        let counted = Arc::new(Written { rows: entry.writing(), progress: entry.progress.clone() });
+        let sink = ViewSink::new(
+            writer,
+            &target,
+            fitting,
+            route,
+            ahead,
+            entry.memory.clone(),
+            (Late::of(&entry), counted),
+        );
+        let store = Arc::new(CheckpointDir::new(shared.world.disk.clone(), &spec.id.to_string()));
+        let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
+        let clock = shared.world.clock.clone();
+        let shown = Arc::new(plan.root.clone());
+        let named = shown.sources().into_iter();
+        let named: Vec<_> =
+            named.map(|(id, s)| (id, RelationName::new(s.database.clone(), s.relation.clone()))).collect();
+        let sources = StreamSources::new(scope, replay_order, task, memory, progress)
+            .telling(cx.record.clone())
+            .for_plan(&plan.root, clock.clone())
+            .cutting(bad.cuts(&named));
+        let (warnings, positions) = (sources.warnings(), sources.sources());
+        let factory: Arc<dyn SourceFactory> = Arc::new(sources);
+        let lasting = Some(Lasting { store, written });
+        let memory = entry.memory.clone();
+        let running = shared.runtime.start(plan, factory, Box::new(sink), clock, memory, lasting).await?;
+        entry.attach(shown, positions, running.clone());
+        entry.on(Event::Run);
+        Ok::<_, Error>((running, named, warnings.all()))
+    };
+    match started.await {
+        Ok((running, sources, warnings)) => {
+            Ok(RunningView { entry, running, sources, warnings, ended: false })
+        }
+        Err(e) => {
+            entry.end(Finish::Failed, Some(&e));
+            Err(e)
+        }
+    }
+}

@@ -1,0 +1,357 @@
+//! The end of a view's query: its rows into the view's target, each record with how far the view had come.
+//!
+//! ```text
+//! rows -> held until all is here that its input became -> dealt to target shards -> a lane each:
+//!         what waits becomes one record, with the newest position it is complete to -> append
+//! ```
+//!
+//! Invariants
+//! - a record holds all rows of its shard up to the position it names, from the record before on: whoever
+//!   finds it knows what not to write again;
+//! - the shard of a row is a function of the row (its group, else its source's shard), the same after a
+//!   restart;
+//! - nothing is written to a shard before the restored query has come to that shard's newest position.
+//!
+//! Not here: what a position is (`plan::Position`), records and their syncs (`storage`).
+
+use super::route::Route;
+use super::select::TIME_ALIAS;
+use crate::execute::Target;
+use crate::expr::convert_column;
+use crate::query::Late;
+use crate::{Progress as QueryProgress, ingest::IngestPlan};
+use arrow::array::{RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow::compute::{concat_batches, take_record_batch};
+use arrow::datatypes::SchemaRef;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::{Notify, watch};
+use weir_base::{Code, Error, MemoryBudget, Reservation, Result, err};
+use weir_plan::{Durable, Element, Epoch, LateRows, Position, Sink, StreamError};
+use weir_storage::{Ack, Progress, Shard, StorageError, TIME_COLUMN};
+
+/// Rows of one lane that wait while a record is on its way, bytes; then the query waits too.
+const WAITING_BYTES_MAX: u64 = 16 << 20;
+
+/// Turns what a query gives into rows of its target.
+pub(super) struct Fitting {
+    ingest: Arc<IngestPlan>,
+    /// Of each column of the target that is given: where it stands in the result.
+    given: Vec<usize>,
+    source: SchemaRef,
+    columns: Vec<(String, weir_format::types::Type)>,
+    schema: SchemaRef,
+    wrap: bool,
+}
+
+impl Fitting {
+    /// Columns go by name.
+    pub fn new(target: &Target, source: SchemaRef, wrap: bool) -> Result<Self> {
+        let given = target
+            .columns
+            .iter()
+            .map(|(name, _)| {
+                let found = source.index_of(name).or_else(|e| match name.as_str() {
+                    TIME_COLUMN => source.index_of(TIME_ALIAS),
+                    _ => Err(e),
+                });
+                found.map_err(|_| err!(LogicalError, "column {name} is not in the result"))
+            })
+            .collect::<Result<_>>()?;
+        let (columns, schema) = (target.columns.clone(), target.schema.clone());
+        Ok(Fitting { ingest: target.ingest(), given, source, columns, schema, wrap })
+    }
+
+    fn fit(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+        let arrays = self
+            .given
+            .iter()
+            .zip(&self.columns)
+            .map(|(i, (_, to))| convert_column(batch.column(*i), self.source.field(*i), to, self.wrap))
+            .collect::<Result<Vec<_>>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let given = RecordBatch::try_new_with_options(self.schema.clone(), arrays, &options)
+            .map_err(|e| err!(TypeMismatch, "the rows do not fit the target: {e}"))?;
+        let absent = vec![None; given.num_columns()];
+        self.ingest.complete(&given, &absent)
+    }
+
+    /// Rows by shard.
+    fn deal(&self, route: &Route, result: &RecordBatch, from: usize) -> Result<Vec<(usize, RecordBatch)>> {
+        let complete = self.fit(result)?;
+        let shards = self.ingest.shards() as usize;
+        if shards == 1 {
+            return Ok(vec![(0, complete)]);
+        }
+        let own =
+            if self.ingest.sharding_is_deterministic() { self.ingest.shards_of(&complete)? } else { None };
+        let of_row = match own {
+            Some(of_row) => of_row,
+            None => match route.shards(result, shards)? {
+                Some(of_row) => of_row,
+                None => return Ok(vec![(from % shards, complete)]),
+            },
+        };
+        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); shards];
+        for (row, shard) in of_row.iter().enumerate() {
+            rows[*shard as usize].push(row as u32);
+        }
+        let some = rows.into_iter().enumerate().filter(|(_, rows)| !rows.is_empty());
+        some.map(|(shard, rows)| {
+            let picked = take_record_batch(&complete, &UInt32Array::from(rows));
+            picked.map(|batch| (shard, batch)).map_err(|e| err!(LogicalError, "could not deal rows: {e}"))
+        })
+        .collect()
+    }
+}
+
+/// What waits for a shard of the target.
+#[derive(Default)]
+struct Waiting {
+    batches: Vec<RecordBatch>,
+    bytes: u64,
+    held: Vec<Reservation>,
+    at: Option<Position>,
+    /// Someone appends, and takes what waits when that is done.
+    busy: bool,
+    failed: Option<StreamError>,
+}
+
+/// One shard of the target.
+struct Lane {
+    shard: Arc<Shard>,
+    writer: [u8; 16],
+    name: String,
+    waiting: Mutex<Waiting>,
+    /// A record is durable, or failed.
+    moved: Notify,
+    written: Arc<Written>,
+}
+
+/// Rows that are durable, and counters of the view.
+pub(super) struct Written {
+    pub rows: watch::Sender<u64>,
+    pub progress: Arc<QueryProgress>,
+}
+
+impl Lane {
+    /// Adds rows that are complete to a position. Waits while too much waits.
+    async fn add(
+        self: &Arc<Self>,
+        batches: Vec<RecordBatch>,
+        at: &Position,
+        memory: &Arc<MemoryBudget>,
+    ) -> Result<(), StreamError> {
+        let bytes: u64 = batches.iter().map(|b| b.get_array_memory_size() as u64).sum();
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            {
+                let mut waiting = self.waiting.lock();
+                if let Some(e) = &waiting.failed {
+                    return Err(e.clone());
+                }
+                if waiting.bytes == 0 || waiting.bytes + bytes <= WAITING_BYTES_MAX {
+                    waiting.held.push(memory.reserve(bytes).map_err(|e| StreamError {
+                        code: Code::MemoryLimitExceeded,
+                        message: format!("rows on their way to {}: {e}; raise max_memory_usage", self.name),
+                    })?);
+                    waiting.batches.extend(batches);
+                    waiting.bytes += bytes;
+                    waiting.at = Some(at.clone());
+                    if !std::mem::replace(&mut waiting.busy, true) {
+                        tokio::spawn(self.clone().write());
+                    }
+                    return Ok(());
+                }
+            }
+            moved.await;
+        }
+    }
+
+    /// Appends what waits until nothing does.
+    async fn write(self: Arc<Self>) {
+        loop {
+            let (batches, at, held) = {
+                let mut waiting = self.waiting.lock();
+                let Some(at) = waiting.at.take().filter(|_| waiting.failed.is_none()) else {
+                    waiting.busy = false;
+                    drop(waiting);
+                    self.moved.notify_waiters();
+                    return;
+                };
+                waiting.bytes = 0;
+                (std::mem::take(&mut waiting.batches), at, std::mem::take(&mut waiting.held))
+            };
+            let appended = self.append(batches, &at).await;
+            drop(held);
+            match appended {
+                Ok(rows) => {
+                    self.written.progress.written_rows.fetch_add(rows, Ordering::Relaxed);
+                    self.written.rows.send_modify(|all| *all += rows);
+                }
+                Err(e) => {
+                    let mut waiting = self.waiting.lock();
+                    waiting.failed = Some(e);
+                    // The rows are made again from the last checkpoint.
+                    (waiting.batches, waiting.held, waiting.at) = (Vec::new(), Vec::new(), None);
+                }
+            }
+            self.moved.notify_waiters();
+        }
+    }
+
+    async fn append(&self, batches: Vec<RecordBatch>, at: &Position) -> Result<u64, StreamError> {
+        let joined = match &batches[..] {
+            [one] => one.clone(),
+            all => concat_batches(&all[0].schema(), all).map_err(|e| StreamError {
+                code: Code::LogicalError,
+                message: format!("could not join rows for {}: {e}", self.name),
+            })?,
+        };
+        let (rows, bytes) = (joined.num_rows() as u64, joined.get_array_memory_size() as u64);
+        let progress = Progress { writer: self.writer, bytes: at.encode().into() };
+        let appended = self.shard.append_as(joined, progress, Ack::Durable).await;
+        appended.map_err(|e| {
+            let e = match e {
+                StorageError::Dropped => err!(UnknownStream, "stream {} was dropped", self.name),
+                e => Error::from(e),
+            };
+            StreamError { code: e.code, message: format!("writing to {}: {}", self.name, e.message) }
+        })?;
+        self.written.progress.written_bytes.fetch_add(bytes, Ordering::Relaxed);
+        Ok(rows)
+    }
+
+    /// Returns once nothing waits.
+    async fn settled(self: Arc<Self>) -> Result<(), StreamError> {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            {
+                let waiting = self.waiting.lock();
+                if let Some(e) = &waiting.failed {
+                    return Err(e.clone());
+                }
+                if !waiting.busy {
+                    return Ok(());
+                }
+            }
+            moved.await;
+        }
+    }
+}
+
+pub(super) struct ViewSink {
+    fitting: Fitting,
+    route: Route,
+    lanes: Vec<Arc<Lane>>,
+    /// Of each lane the position up to which it was written before and to which the query has not come.
+    ahead: Vec<Option<Position>>,
+    /// Since the last position.
+    held: Vec<RecordBatch>,
+    last: Position,
+    memory: Arc<MemoryBudget>,
+    late: Late,
+    written: Arc<Written>,
+}
+
+impl ViewSink {
+    /// `ahead`: of each shard of the target how far the view had written to it.
+    pub fn new(
+        writer: [u8; 16],
+        target: &Target,
+        fitting: Fitting,
+        route: Route,
+        ahead: Vec<Option<Position>>,
+        memory: Arc<MemoryBudget>,
+        (late, written): (Late, Arc<Written>),
+    ) -> Self {
+        let lane = |shard: &Arc<Shard>| {
+            Arc::new(Lane {
+                shard: shard.clone(),
+                writer,
+                name: target.name.to_string(),
+                waiting: Mutex::default(),
+                moved: Notify::new(),
+                written: written.clone(),
+            })
+        };
+        let lanes = target.shards().iter().map(lane).collect();
+        let (held, last) = (Vec::new(), Position::default());
+        ViewSink { fitting, route, lanes, ahead, held, last, memory, late, written }
+    }
+
+    /// Which shard of its sources the rows since the last position came from.
+    fn moved(&self, at: &Position) -> usize {
+        for (i, source) in at.sources.iter().enumerate() {
+            let before = self.last.sources.get(i);
+            let moved = |(s, next)| before.is_none_or(|b| b.next.get(s) != Some(next));
+            if let Some(shard) = source.next.iter().enumerate().position(moved) {
+                return shard;
+            }
+        }
+        0
+    }
+}
+
+#[async_trait::async_trait]
+impl Sink for ViewSink {
+    async fn send(&mut self, element: Element) -> Result<(), StreamError> {
+        if let Element::Rows(rows) = element {
+            let n = rows.batch.num_rows() as u64;
+            self.written.progress.given_rows.fetch_add(n, Ordering::Relaxed);
+            self.written.progress.taken_rows.fetch_add(n, Ordering::Relaxed);
+            self.written.progress.result_rows.fetch_add(n, Ordering::Relaxed);
+            self.held.push(rows.batch);
+        }
+        Ok(())
+    }
+
+    async fn complete(&mut self, at: &Position) -> Result<(), StreamError> {
+        let from = self.moved(at);
+        self.last = at.clone();
+        let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes.len()];
+        for batch in std::mem::take(&mut self.held) {
+            for (shard, rows) in self.fitting.deal(&self.route, &batch, from)? {
+                dealt[shard].push(rows);
+            }
+        }
+        for (shard, batches) in dealt.into_iter().enumerate().filter(|(_, b)| !b.is_empty()) {
+            if self.ahead[shard].is_some() {
+                // It is there already.
+                let n: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
+                self.written.rows.send_modify(|all| *all += n);
+                continue;
+            }
+            self.lanes[shard].add(batches, at, &self.memory).await?;
+        }
+        Ok(())
+    }
+
+    async fn passed(&mut self, at: &Position) -> Result<(), StreamError> {
+        for ahead in &mut self.ahead {
+            if ahead.as_ref().is_some_and(|a| a.within(at)) {
+                *ahead = None;
+            }
+        }
+        Ok(())
+    }
+
+    async fn barrier(&mut self, _epoch: Epoch) -> Result<Durable, StreamError> {
+        let lanes = self.lanes.clone();
+        Ok(Box::pin(async move {
+            for lane in lanes {
+                lane.settled().await?;
+            }
+            Ok(())
+        }))
+    }
+
+    async fn late(&mut self, rows: LateRows) -> Result<(), StreamError> {
+        self.late.take(rows).await
+    }
+}

@@ -1,0 +1,161 @@
+//! The life of materialized views, as a user has it.
+
+use crate::life::wait_until;
+use crate::process::Server;
+use crate::view_answer::{Restarted, wait_for_view};
+
+#[test]
+fn a_view_is_filled_read_in_every_way_and_goes_on_after_a_kill() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &[]);
+    server.query("CREATE STREAM s (k string, v int64) SETTINGS shards=2");
+    server.query("INSERT INTO s (k, v) VALUES ('before', 1)");
+    server.query("CREATE MATERIALIZED VIEW mv AS SELECT k, v * 2 AS w FROM s WHERE v > 0");
+    server.query("CREATE MATERIALIZED VIEW IF NOT EXISTS mv AS SELECT 1");
+    server.query("INSERT INTO s (k, v) VALUES ('a', 1), ('b', -1), ('c', 3)");
+    server.query("SYSTEM SYNC VIEW mv");
+    assert_eq!(server.query("SELECT k, w FROM table(mv) ORDER BY k"), "a\t2\nc\t6\n");
+
+    // History and then live; live alone begins after what is there.
+    let streaming = server.server.as_ref().unwrap().streaming.clone();
+    let mut both = streaming.follow("SELECT k FROM mv SETTINGS seek_to='earliest' FORMAT TSV").unwrap();
+    let mut two = vec![both.line().unwrap().unwrap(), both.line().unwrap().unwrap()];
+    two.sort();
+    assert_eq!(two, ["a", "c"]);
+    server.query("INSERT INTO s (k, v) VALUES ('d', 4)");
+    assert_eq!(both.line().unwrap().as_deref(), Some("d"));
+    drop(both);
+
+    server.kill();
+    wait_for_view(&server, "mv");
+    server.query("INSERT INTO s (k, v) VALUES ('e', 5)");
+    server.query("SYSTEM SYNC VIEW mv");
+    assert_eq!(server.query("SELECT k, w FROM table(mv) ORDER BY k"), "a\t2\nc\t6\nd\t8\ne\t10\n");
+    // `_tp_time` of a row is its source's.
+    assert_eq!(
+        server.query(
+            "SELECT count() FROM table(s) AS s JOIN table(mv) AS m ON s.k = m.k AND s._tp_time = m._tp_time"
+        ),
+        "4\n"
+    );
+    server.query("SYSTEM PAUSE VIEW mv");
+    server.query("INSERT INTO s (k, v) VALUES ('f', 6)");
+    assert_eq!(server.query("SELECT state FROM system.materialized_views"), "Paused\n");
+    server.query("SYSTEM RESUME VIEW mv");
+    server.query("SYSTEM SYNC VIEW mv");
+    assert_eq!(server.query("SELECT count() FROM table(mv)"), "5\n");
+    let events = server.query("SELECT DISTINCT event FROM system.view_log");
+    for event in ["Restoring", "Running", "Paused"] {
+        assert!(events.lines().any(|e| e == event), "{event} among {events}");
+    }
+    server.query("DROP VIEW mv");
+    assert_eq!(server.query("SELECT count() FROM system.materialized_views"), "0\n");
+}
+
+#[test]
+fn views_over_views_and_into_streams_of_other_shards() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &["--test-clock"]);
+    server.query("CREATE STREAM s (k int32, v int64) SETTINGS shards=3");
+    server.query("CREATE STREAM t (k int32, v int64) SETTINGS shards=2");
+    server.query("CREATE MATERIALIZED VIEW a INTO t AS SELECT k, v FROM s WHERE v % 2 = 0");
+    server.query("CREATE MATERIALIZED VIEW b AS SELECT k, v + 1 AS v FROM a");
+    server.query(
+        "CREATE MATERIALIZED VIEW c AS SELECT k, count() AS c, sum(v) AS s FROM b GROUP BY k EMIT CHANGELOG",
+    );
+    for part in 0..6 {
+        server.query(&format!(
+            "INSERT INTO s (k, v) SELECT number % 7, number FROM numbers({}, 100)",
+            part * 100
+        ));
+        server.query("SYSTEM CLOCK ADVANCE 10ms");
+        if part % 2 == 0 {
+            server.kill();
+            for view in ["a", "b", "c"] {
+                wait_for_view(&server, view);
+            }
+        }
+    }
+    for view in ["a", "b", "c", "c"] {
+        server.query(&format!("SYSTEM SYNC VIEW {view}"));
+    }
+    server.query("SYSTEM DRAIN VIEW c");
+    assert_eq!(server.query("SELECT count(), sum(v) FROM table(t)"), "300\t89700\n");
+    assert_eq!(server.query("SELECT count(), sum(v) FROM table(b)"), "300\t90000\n");
+    assert_eq!(
+        server.query("SELECT k, c, s FROM table(c) GROUP BY k, c, s HAVING sum(_tp_delta) != 0 ORDER BY k"),
+        server.query("SELECT k, count(), sum(v) FROM table(b) GROUP BY k ORDER BY k")
+    );
+}
+
+#[test]
+fn a_row_that_fails_stops_the_view_is_skipped_or_kept_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &[]);
+    server.query("CREATE STREAM s (k string)");
+    for (view, how) in [("stops", "stop"), ("skips", "skip"), ("keeps", "dlq")] {
+        server.query(&format!(
+            "CREATE MATERIALIZED VIEW {view} AS SELECT cast(k, 'int64') AS n FROM s SETTINGS on_error='{how}'"
+        ));
+    }
+    server.query("INSERT INTO s (k) VALUES ('1'), ('2'), ('three'), ('4')");
+    server.query("INSERT INTO s (k) VALUES ('5'), ('six'), ('7')");
+    for view in ["skips", "keeps"] {
+        wait_until("bad rows are passed", || {
+            server.query(&format!("SELECT count() FROM table({view})")) == "5\n"
+        });
+        assert_eq!(server.query(&format!("SELECT sum(n) FROM table({view})")), "19\n", "{view}");
+    }
+    assert_eq!(
+        server.query(
+            "SELECT shard, sn, row LIKE '%three%' OR row LIKE '%six%' FROM table(keeps_dlq) ORDER BY sn"
+        ),
+        "0\t2\ttrue\n0\t5\ttrue\n"
+    );
+    let state = "SELECT state, error_shard, error_sn FROM system.materialized_views WHERE name = 'stops'";
+    wait_until("the view stops", || server.query(state) == "Error\t0\t2\n");
+    let error = server.query("SELECT last_error FROM system.materialized_views WHERE name = 'stops'");
+    assert!(error.contains("three") && error.contains("SYSTEM RECOVER VIEW"), "{error}");
+    let refused = server.server.as_ref().unwrap().table.query("SYSTEM SYNC VIEW stops").unwrap_err();
+    assert!(refused.text.contains("state Error"), "{refused}");
+    // What was decided stays decided.
+    server.kill();
+    for view in ["skips", "keeps"] {
+        wait_for_view(&server, view);
+    }
+    server.query("ALTER VIEW stops MODIFY QUERY SETTING on_error='skip'");
+    server.query("SYSTEM RECOVER VIEW stops");
+    wait_until("bad rows are passed", || server.query("SELECT count() FROM table(stops)") == "5\n");
+    assert_eq!(server.query("SELECT count() FROM table(keeps_dlq)"), "2\n");
+}
+
+#[test]
+fn what_can_be_no_view_is_refused_with_the_way() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    server.query("CREATE STREAM s (k string, v int64)");
+    server.query("CREATE STREAM t (k string)");
+    let cases = [
+        ("CREATE MATERIALIZED VIEW m AS SELECT k FROM table(s)", "task"),
+        ("CREATE MATERIALIZED VIEW m INTO t AS SELECT k, v FROM s", "no column v"),
+        ("CREATE MATERIALIZED VIEW m INTO nowhere AS SELECT k FROM s", "nowhere"),
+        ("CREATE MATERIALIZED VIEW m AS SELECT k FROM s SETTINGS replay_order='event_time'", "log order"),
+        ("CREATE MATERIALIZED VIEW m INTO t AS SELECT k, count() FROM s GROUP BY k EMIT CHANGELOG", ""),
+        ("CREATE MATERIALIZED VIEW s AS SELECT k FROM t", "s"),
+    ];
+    for (sql, says) in cases {
+        let refused = server.table.query(sql).map(|_| ()).unwrap_err();
+        assert!(refused.text.contains(says), "{sql}: {refused}");
+    }
+    server.query("CREATE MATERIALIZED VIEW m INTO t AS SELECT k FROM s");
+    for sql in
+        ["DROP STREAM s", "DROP STREAM t", "RENAME STREAM s TO other", "INSERT INTO m (k) VALUES ('x')"]
+    {
+        let refused = server.table.query(sql).map(|_| ()).unwrap_err();
+        assert!(refused.text.contains("m"), "{sql}: {refused}");
+    }
+    let made = server.query("SHOW CREATE VIEW m");
+    assert!(made.contains("CREATE MATERIALIZED VIEW") && made.contains("INTO"), "{made}");
+    server.query("DROP VIEW m");
+    server.query("DROP STREAM t");
+}
