@@ -137,8 +137,13 @@ impl Runtime for DataflowRuntime {
             done.send_replace(Some(result));
         });
         let query = Query { counters, cancel, outcome, checkpoints, failed_at };
-        if let Some(first) = first {
-            query.written(first).await?;
+        if let Some(first) = first
+            && let Err(e) = query.written(first).await
+        {
+            query.cancel();
+            // How it ends changes nothing about why.
+            let _ = query.join().await;
+            return Err(e);
         }
         Ok(Arc::new(query))
     }

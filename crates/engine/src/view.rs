@@ -499,8 +499,7 @@ impl Driver {
         let mut at = None;
         if let Some(mut running) = self.running.take() {
             running.end(Some(&e));
-            // What it holds goes before it starts again.
-            let _ = running.running.join().await;
+            running.gone().await;
             let rows = running.running.failed_at();
             let name =
                 |node| running.sources.iter().find(|(id, _)| *id == node).map(|(_, name)| name.clone());
@@ -563,7 +562,7 @@ impl Driver {
             }
         }
         running.end(None);
-        let _ = running.running.join().await;
+        running.gone().await;
     }
 
     async fn remove(&mut self) {

@@ -83,6 +83,8 @@ fn arg_extreme(name: &str, ascending: bool) -> Arc<AggregateUDF> {
         let y = p.args.pop().expect("two arguments, checked by coerce_types");
         // Neither a null y nor a null x ever wins.
         let mut p = not_null(and_filter(p, y.clone().is_not_null()));
+        // An order names a column once.
+        p.order_by.retain(|by| by.expr != y);
         p.order_by.insert(0, Sort::new(y, ascending, false));
         p.distinct = false;
         call(&first_value, p)

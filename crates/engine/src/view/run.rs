@@ -6,7 +6,7 @@ use super::bad_rows::BadRows;
 use super::files::CheckpointDir;
 use super::route::Route;
 use super::select::{self, TIME_ALIAS};
-use super::sink::{Fitting, ViewSink, Written};
+use super::sink::{Fitting, Lane, ViewSink, Written};
 use crate::engine::{Shared, Statement};
 use crate::execute::{Target, background, target};
 use crate::query::{Event, Finish, Late, LateWriter, QueryEntry, late_target};
@@ -29,6 +29,7 @@ pub(super) struct RunningView {
     /// Streams by the node that reads them.
     pub sources: Vec<(NodeId, RelationName)>,
     pub warnings: Vec<String>,
+    lanes: Vec<Arc<Lane>>,
     ended: bool,
 }
 
@@ -40,6 +41,19 @@ impl RunningView {
             let finish = if error.is_some() { Finish::Failed } else { Finish::Cancelled };
             self.entry.end(finish, error);
         }
+    }
+
+    /// Returns once its task has ended and nothing it wrote is on its way.
+    pub async fn gone(&self) {
+        // How it ended is known.
+        let _ = self.running.join().await;
+        idle(&self.lanes).await;
+    }
+}
+
+async fn idle(lanes: &[Arc<Lane>]) {
+    for lane in lanes {
+        lane.idle().await;
     }
 }
 
@@ -164,6 +178,7 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
     let Planned { cx, plan, target, late, scope, replay_order, task } = self::plan(shared, spec)?;
     let entry = cx.register(true)?;
     entry.on(Event::Start);
+    let mut lanes = Vec::new();
     let started = async {
         if let Some(late) = late {
             entry.keep_late(LateWriter::new(&cx, late, &plan, &entry)?);
@@ -192,6 +207,7 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
             entry.memory.clone(),
             (Late::of(&entry), counted),
         );
+        lanes = sink.lanes();
         let store = Arc::new(CheckpointDir::new(shared.world.disk.clone(), &spec.id.to_string()));
         let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
         let clock = shared.world.clock.clone();
@@ -214,9 +230,10 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
     };
     match started.await {
         Ok((running, sources, warnings)) => {
-            Ok(RunningView { entry, running, sources, warnings, ended: false })
+            Ok(RunningView { entry, running, sources, warnings, lanes, ended: false })
         }
         Err(e) => {
+            idle(&lanes).await;
             entry.end(Finish::Failed, Some(&e));
             Err(e)
         }

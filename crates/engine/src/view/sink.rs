@@ -119,7 +119,7 @@ struct Waiting {
 }
 
 /// One shard of the target.
-struct Lane {
+pub(super) struct Lane {
     shard: Arc<Shard>,
     writer: [u8; 16],
     name: String,
@@ -225,6 +225,20 @@ impl Lane {
         Ok(rows)
     }
 
+    /// Returns once nothing is on its way, however that ended: a query that is restarted before would not
+    /// know of it.
+    pub async fn idle(&self) {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if !self.waiting.lock().busy {
+                return;
+            }
+            moved.await;
+        }
+    }
+
     /// Returns once nothing waits.
     async fn settled(self: Arc<Self>) -> Result<(), StreamError> {
         loop {
@@ -283,6 +297,11 @@ impl ViewSink {
         let lanes = target.shards().iter().map(lane).collect();
         let (held, last) = (Vec::new(), Position::default());
         ViewSink { fitting, route, lanes, ahead, held, last, memory, late, written }
+    }
+
+    /// One for each shard of the target.
+    pub fn lanes(&self) -> Vec<Arc<Lane>> {
+        self.lanes.clone()
     }
 
     /// Which shard of its sources the rows since the last position came from.
