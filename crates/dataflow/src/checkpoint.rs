@@ -9,6 +9,8 @@ use crate::graph::Snapshot;
 use crate::identity::{Identity, MEANING_VERSION};
 use crate::state::StateReader;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::runs::{RunFiles, RunRef, is_run};
+use std::collections::HashSet;
 use std::io;
 use std::sync::Arc;
 use weir_plan::{CheckpointStore, Epoch, Position};
@@ -42,14 +44,50 @@ fn epoch_of(name: &str) -> Option<Epoch> {
     u64::from_str_radix(name.strip_prefix("epoch-")?, 16).ok().map(Epoch)
 }
 
-/// Writes an epoch and lets older ones go. Blocks; returns the bytes written.
+/// The complete epochs that are kept, the newest last, with the runs that each needs.
+#[derive(Debug, Default)]
+pub(crate) struct KeptEpochs(Vec<(Epoch, Vec<RunRef>)>);
+
+impl KeptEpochs {
+    /// Keeps a complete epoch; older ones are kept no more.
+    fn add(&mut self, epoch: Epoch, runs: Vec<RunRef>) {
+        self.0.push((epoch, runs));
+        let over = self.0.len().saturating_sub(EPOCHS_KEPT);
+        self.0.drain(..over);
+    }
+
+    /// Removes every file that none of them needs. Blocks; nothing may be being written.
+    pub fn remove_others(&self, store: &dyn CheckpointStore) -> io::Result<()> {
+        let runs: HashSet<String> =
+            self.0.iter().flat_map(|(_, runs)| runs.iter().map(RunRef::name)).collect();
+        for file in store.list()? {
+            let wanted = match epoch_of(&file) {
+                Some(epoch) => self.0.iter().any(|(kept, _)| *kept == epoch),
+                None => !is_run(&file) || runs.contains(&file),
+            };
+            if !wanted {
+                store.remove(&file)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Bytes written for an epoch, and of all files that it needs.
+pub(crate) struct Sizes {
+    pub written: u64,
+    pub all: u64,
+}
+
+/// Writes an epoch, whose runs are durable, and lets older ones go. Blocks.
 pub(crate) fn write(
     store: &dyn CheckpointStore,
+    kept: &parking_lot::Mutex<KeptEpochs>,
     identity: &Identity,
     position: &Position,
     at_us: i64,
     (epoch, states): &Snapshot,
-) -> io::Result<u64> {
+) -> io::Result<Sizes> {
     let mut out = Writer::default();
     out.u32(MAGIC);
     out.u32(VERSION);
@@ -59,10 +97,10 @@ pub(crate) fn write(
     out.u64(identity.meaning);
     out.i64(at_us);
     out.bytes(&position.encode());
-    let kept = states.iter().filter_map(|(id, state)| Some((identity.place_of(*id)?, state)));
-    let kept: Vec<_> = kept.collect();
-    out.u64(kept.len() as u64);
-    for (place, state) in kept {
+    let all = states.iter().filter_map(|(id, state)| Some((identity.place_of(*id)?, state)));
+    let all: Vec<_> = all.collect();
+    out.u64(all.len() as u64);
+    for (place, state) in all {
         out.u32(place);
         state.save(&mut out);
     }
@@ -71,30 +109,57 @@ pub(crate) fn write(
     let mut file = store.create(&name(*epoch))?;
     file.write(&out.0)?;
     let bytes = file.finish()?;
-    let mut epochs: Vec<Epoch> = store.list()?.iter().filter_map(|n| epoch_of(n)).collect();
-    epochs.sort_unstable();
-    for old in epochs.iter().rev().skip(EPOCHS_KEPT) {
-        store.remove(&name(*old))?;
+    let runs = runs_of(states.iter().map(|(_, state)| state)).map_err(io::Error::other)?;
+    let own: u64 = runs.iter().filter(|r| r.epoch == epoch.0).map(|r| r.bytes).sum();
+    let sizes = Sizes { written: bytes + own, all: bytes + runs.iter().map(|r| r.bytes).sum::<u64>() };
+    let mut kept = kept.lock();
+    kept.add(*epoch, runs);
+    // The epoch counts; what stays lying about goes with the next one.
+    if let Err(e) = kept.remove_others(store) {
+        tracing::warn!(epoch = epoch.0, error = %e, "could not remove files of older checkpoints");
     }
-    Ok(bytes)
+    Ok(sizes)
 }
 
-/// The newest epoch that is whole; `None` = there is none. Blocks.
-pub(crate) fn newest(store: &Arc<dyn CheckpointStore>) -> io::Result<Option<Saved>> {
+fn runs_of<'a>(states: impl Iterator<Item = &'a StateReader>) -> Result<Vec<RunRef>, Damaged> {
+    let mut all = Vec::new();
+    for state in states {
+        all.extend(state.runs()?);
+    }
+    Ok(all)
+}
+
+/// The newest epoch that is whole (`None` = there is none), and all that are to be kept. Blocks.
+pub(crate) fn newest(store: &Arc<dyn CheckpointStore>) -> io::Result<(Option<Saved>, KeptEpochs)> {
     let mut epochs: Vec<Epoch> = store.list()?.iter().filter_map(|n| epoch_of(n)).collect();
     epochs.sort_unstable();
+    let (mut newest, mut kept) = (None, Vec::new());
     for epoch in epochs.into_iter().rev() {
         let file = store.open(&name(epoch))?;
         let mut bytes = vec![0; file.len() as usize];
         file.read_at(0, &mut bytes)?;
-        match load(&bytes, epoch) {
-            Ok(saved) => return Ok(Some(saved)),
+        let loaded = load(&bytes, epoch).and_then(|saved| {
+            let runs = runs_of(saved.states.iter().map(|(_, state)| state))?;
+            Ok((saved, runs))
+        });
+        match loaded {
+            Ok((mut saved, runs)) => {
+                for (_, state) in &mut saved.states {
+                    state.lies_in(RunFiles::new(store.clone()));
+                }
+                saved.bytes += runs.iter().map(|r| r.bytes).sum::<u64>();
+                kept.insert(0, (epoch, runs));
+                newest.get_or_insert(saved);
+                if kept.len() == EPOCHS_KEPT {
+                    break;
+                }
+            }
             Err(e) => {
                 tracing::warn!(epoch = epoch.0, error = %e, "a checkpoint is not whole, the one before it counts");
             }
         }
     }
-    Ok(None)
+    Ok((newest, KeptEpochs(kept)))
 }
 
 fn load(bytes: &[u8], epoch: Epoch) -> Result<Saved, Damaged> {

@@ -7,8 +7,9 @@
 //! Not here: polling sources, waiting for the sink (`task`), what a gate lets pass (`gate`).
 
 use crate::gate::{Gate, Signal};
-use crate::operator::{InputId, Operator, Output, Stats};
-use crate::state::{StateReader, StateWriter};
+use crate::operator::{InputId, Operator, Output, Stats, Wrote};
+use crate::state::runs::RunFiles;
+use crate::state::{PendingRuns, StateReader, StateWriter};
 use crate::watermark::Judge;
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -153,6 +154,11 @@ pub(crate) struct Graph {
     /// Whether barriers make operators write their state down.
     pub keep_snapshots: bool,
     partial: Vec<(NodeId, StateReader)>,
+    /// Where large state goes at a barrier.
+    pub files: Option<RunFiles>,
+    /// What operators write of the last barrier, and whether they are still at it.
+    pub runs: Vec<(NodeId, PendingRuns)>,
+    pub writing: bool,
     /// Complete snapshots, for whoever stores them.
     pub snapshots: Vec<Snapshot>,
     /// Nothing follows at the top.
@@ -172,6 +178,9 @@ impl Graph {
             late: VecDeque::new(),
             keep_snapshots: false,
             partial: Vec::new(),
+            files: None,
+            runs: Vec::new(),
+            writing: false,
             snapshots: Vec::new(),
             ended: false,
         }
@@ -481,10 +490,17 @@ impl Graph {
             Signal::EndOfBackfill => self.call(index, |op, out| op.end_of_backfill(out)),
             Signal::Barrier(epoch) => {
                 if self.keep_snapshots {
-                    let mut state = StateWriter::default();
                     let node = &mut self.nodes[index];
+                    let mut state = match &self.files {
+                        Some(files) => StateWriter::with_files(files.clone(), epoch, node.id),
+                        None => StateWriter::default(),
+                    };
                     node.op.snapshot(&mut state)?;
                     node.gate.save(&mut state);
+                    if let Some(runs) = state.take_runs() {
+                        self.runs.push((node.id, runs));
+                        self.writing = true;
+                    }
                     self.partial.push((node.id, state.finish()));
                 }
                 self.send(self.nodes[index].target, Element::Barrier(epoch))
@@ -519,6 +535,24 @@ impl Graph {
             self.end(index)?;
         }
         Ok(true)
+    }
+
+    /// Has operators write more of what the last barrier asked for; how far they are.
+    pub fn write_more(&mut self, things: usize) -> Result<Wrote, StreamError> {
+        let mut all = Wrote::All;
+        for node in self.nodes.iter_mut().filter(|_| self.writing) {
+            all = all.max(node.op.snapshot_more(things)?);
+            if all != Wrote::All {
+                break;
+            }
+        }
+        self.writing &= all != Wrote::All;
+        Ok(all)
+    }
+
+    /// The last checkpoint was not completed.
+    pub fn snapshot_lost(&mut self) {
+        self.nodes.iter_mut().for_each(|n| n.op.snapshot_lost());
     }
 
     /// One call of an operator, timed; what it emitted goes on at once.

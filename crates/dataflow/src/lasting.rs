@@ -11,10 +11,12 @@
 //!
 //! Not here: what is in an epoch's file (`checkpoint`), passing positions again (`task`).
 
-use crate::checkpoint::{self, Saved};
+use crate::checkpoint::{self, KeptEpochs, Saved, Sizes};
 use crate::graph::Snapshot;
 use crate::identity::Identity;
+use crate::state::PendingRuns;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -51,6 +53,10 @@ pub(crate) struct Keeping {
     /// Those that the restored epoch lies behind.
     pub passed: Vec<Position>,
     writing: Option<JoinHandle<()>>,
+    /// Epochs that are kept.
+    pub kept: Arc<parking_lot::Mutex<KeptEpochs>>,
+    /// The last one could not be written.
+    lost: Arc<AtomicBool>,
 }
 
 impl Keeping {
@@ -73,7 +79,14 @@ impl Keeping {
             written: Vec::new(),
             passed: Vec::new(),
             writing: None,
+            kept: Arc::default(),
+            lost: Arc::default(),
         }
+    }
+
+    /// Whether the last epoch could not be written; asked once.
+    pub fn was_lost(&self) -> bool {
+        self.lost.swap(false, Ordering::Relaxed)
     }
 
     /// Goes on from an epoch.
@@ -113,33 +126,54 @@ impl Keeping {
         }
     }
 
+    /// Waits for what is being written.
+    pub async fn end(self) {
+        if let Some(writing) = self.writing {
+            // Who asked for it hears how it ended.
+            let _ = writing.await;
+        }
+    }
+
     /// Writes an epoch beside the task, once `durable` says that it may count.
     pub fn write(
         &mut self,
         position: Position,
-        snapshot: Snapshot,
+        mut snapshot: Snapshot,
+        runs: Vec<(NodeId, PendingRuns)>,
         durable: Durable,
         stopped: Duration,
         answer: Answer,
     ) {
         let (store, identity, status) = (self.store.clone(), self.identity.clone(), self.status.clone());
         let (clock, sources) = (self.clock.clone(), self.sources.clone());
+        let (kept, lost) = (self.kept.clone(), self.lost.clone());
         let (epoch, began) = (snapshot.0, clock.monotonic().saturating_sub(stopped));
         self.writing = Some(tokio::spawn(async move {
             let written = async {
+                let cut = |e: std::io::Error| {
+                    io_failed(&format!("checkpoint {} could not be written", epoch.0), &e)
+                };
+                for (node, runs) in runs {
+                    let runs = runs.durable().await.map_err(cut)?;
+                    if let Some((_, state)) = snapshot.1.iter_mut().find(|(id, _)| *id == node) {
+                        state.name_runs(&runs);
+                    }
+                }
                 durable.await?;
                 let (at, at_us) = (position.clone(), clock.now_us());
-                let write = move || checkpoint::write(&*store, &identity, &at, at_us, &snapshot);
+                let write = move || checkpoint::write(&*store, &kept, &identity, &at, at_us, &snapshot);
                 let written = spawn_blocking(write).await.map_err(|e| failed(epoch, &e))?;
-                written.map_err(|e| io_failed(&format!("checkpoint {} could not be written", epoch.0), &e))
+                written.map_err(cut)
             };
-            let written = written.await.map(|bytes| {
+            let written = written.await;
+            lost.store(written.is_err(), Ordering::Relaxed);
+            let written = written.map(|Sizes { written, all }| {
                 let took_us = clock.monotonic().saturating_sub(began).as_micros() as u64;
                 let mut status = status.lock();
                 *status = CheckpointStatus {
                     epoch: epoch.0,
-                    written_bytes: bytes,
-                    bytes,
+                    written_bytes: written,
+                    bytes: all,
                     took_us,
                     stopped_us: stopped.as_micros() as u64,
                     at_us: clock.now_us(),

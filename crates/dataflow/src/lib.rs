@@ -33,7 +33,7 @@ mod time;
 mod watermark;
 mod workers;
 
-pub use operator::{InputId, OpError, Operator, Output, Stats};
+pub use operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 pub use resources::Resources;
 pub use runtime::DataflowRuntime;
 pub use state::spill::SpillSpace;

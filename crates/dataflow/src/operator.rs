@@ -162,6 +162,24 @@ pub trait Operator: Send {
     fn restore(&mut self, _from: &StateReader) -> Result<(), OpError> {
         Ok(())
     }
+
+    /// Writes about so many more things of the state that the last barrier asked for, as they were at it.
+    fn snapshot_more(&mut self, _things: usize) -> Result<Wrote, OpError> {
+        Ok(Wrote::All)
+    }
+
+    /// The last checkpoint was not completed: the next one counts on nothing that was written for it.
+    fn snapshot_lost(&mut self) {}
+}
+
+/// How far an operator is with what a barrier asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Wrote {
+    All,
+    /// There is more, and room for it.
+    More,
+    /// There is more; the disk has to come along.
+    Waits,
 }
 
 /// What one call of an operator emits, in order.

@@ -3,10 +3,11 @@
 //! A panic anywhere in a query is that query's failure, never the process's.
 
 use crate::build::build;
-use crate::checkpoint::{self, Saved};
+use crate::checkpoint::{self, KeptEpochs, Saved};
 use crate::identity::Identity;
 use crate::lasting::{Answer, Keeping, Status, io_failed, requests};
 use crate::resources::Resources;
+use crate::state::runs::RunFiles;
 use crate::state::spill::SpillSpace;
 use crate::task::{FailedAt, Finish, Task, Told};
 use crate::workers::Workers;
@@ -61,9 +62,12 @@ impl Runtime for DataflowRuntime {
         let (ask, asked) = requests();
         let prepare = async move {
             let identity = Arc::new(Identity::of(&plan));
+            let mut files = None;
+            let mut kept = KeptEpochs::default();
             let mut saved = match &lasting {
                 Some(lasting) => {
-                    let saved = newest(&lasting.store).await?;
+                    let (saved, epochs) = newest(&lasting.store).await?;
+                    kept = epochs;
                     if saved.is_none() && !lasting.written.is_empty() {
                         return Err(nothing_left());
                     }
@@ -73,6 +77,15 @@ impl Runtime for DataflowRuntime {
             };
             if let Some(saved) = &saved {
                 fits(saved, &identity)?;
+            }
+            if let Some(lasting) = &lasting {
+                // What a stop left unfinished would be in the way of its number.
+                kept = blocking(lasting.store.clone(), move |store| {
+                    kept.remove_others(&**store)?;
+                    Ok(kept)
+                })
+                .await?;
+                files = Some(RunFiles::new(lasting.store.clone()));
             }
             let mut opened = HashMap::new();
             for (i, (id, spec)) in plan.root.sources().into_iter().enumerate() {
@@ -86,6 +99,7 @@ impl Runtime for DataflowRuntime {
             let node = |place: u32| identity.kept.get(place as usize).copied();
             let states: Vec<_> = states.into_iter().filter_map(|(at, s)| Some((node(at)?, s))).collect();
             let mut graph = build(&plan, &mut opened, clock.clone(), &memory, &resources, &states)?;
+            graph.files = files;
             let keeping = lasting.map(|lasting| {
                 let sources = plan.root.sources().into_iter().map(|(id, _)| id).collect();
                 let mut keeping = Keeping::new(lasting.store, identity, asked, clock, sources);
@@ -99,6 +113,7 @@ impl Runtime for DataflowRuntime {
                     keeping.written = written.split_off(past.unwrap_or(written.len()));
                 }
                 keeping.passed = written;
+                *keeping.kept.lock() = kept;
                 keeping
             });
             Ok::<_, StreamError>((graph, keeping))
@@ -149,7 +164,7 @@ impl Runtime for DataflowRuntime {
     }
 
     async fn check(&self, plan: &StreamPlan, store: Arc<dyn CheckpointStore>) -> Result<(), StreamError> {
-        match newest(&store).await? {
+        match newest(&store).await?.0 {
             Some(saved) => fits(&saved, &Identity::of(plan)),
             None => Ok(()),
         }
@@ -189,14 +204,19 @@ impl Query {
 }
 
 /// What a lasting query goes on from; `None` = it begins.
-async fn newest(store: &Arc<dyn CheckpointStore>) -> Result<Option<Saved>, StreamError> {
-    let store = store.clone();
-    let newest = tokio::task::spawn_blocking(move || checkpoint::newest(&store)).await;
-    let newest = newest.map_err(|e| StreamError {
+async fn newest(store: &Arc<dyn CheckpointStore>) -> Result<(Option<Saved>, KeptEpochs), StreamError> {
+    blocking(store.clone(), checkpoint::newest).await
+}
+
+async fn blocking<T: Send + 'static>(
+    store: Arc<dyn CheckpointStore>,
+    f: impl FnOnce(&Arc<dyn CheckpointStore>) -> std::io::Result<T> + Send + 'static,
+) -> Result<T, StreamError> {
+    let done = tokio::task::spawn_blocking(move || f(&store)).await.map_err(|e| StreamError {
         code: Code::LogicalError,
         message: format!("reading checkpoints stopped on a bug: {e}"),
     })?;
-    newest.map_err(|e| io_failed("a checkpoint could not be read", &e))
+    done.map_err(|e| io_failed("a checkpoint could not be read", &e))
 }
 
 fn nothing_left() -> StreamError {

@@ -13,19 +13,75 @@ pub(crate) mod bytes;
 pub(crate) mod keys;
 pub(crate) mod paged;
 pub(crate) mod rows;
+pub(crate) mod runs;
 pub(crate) mod spill;
 pub(crate) mod table;
 
 use crate::operator::OpError;
+use runs::{RunFiles, RunRef, Written};
 use std::collections::BTreeMap;
+use std::io;
+use tokio::sync::oneshot;
+use weir_plan::{Epoch, NodeId};
 
 /// Takes the state of one operator.
 #[derive(Debug, Default)]
 pub struct StateWriter {
     values: BTreeMap<&'static str, Vec<u8>>,
+    /// Where large state may go, and as whose of which epoch.
+    files: Option<(RunFiles, Epoch, NodeId)>,
+    runs: Option<PendingRuns>,
+}
+
+/// The runs that an operator's state lies in; the last one may still be on its way.
+#[derive(Debug)]
+pub struct PendingRuns {
+    before: Vec<RunRef>,
+    last: Option<Written>,
+    ends: Option<oneshot::Receiver<RunRef>>,
+}
+
+/// Under which the runs of an operator are named in its state.
+const RUNS: &str = "runs";
+
+impl PendingRuns {
+    /// Waits until all of them are durable.
+    pub(crate) async fn durable(self) -> io::Result<Vec<RunRef>> {
+        let mut all = self.before;
+        if let (Some(last), Some(ends)) = (self.last, self.ends) {
+            let given_up = |_| io::Error::other("the query has ended");
+            last.await.map_err(given_up)??;
+            all.push(ends.await.map_err(given_up)?);
+        }
+        Ok(all)
+    }
 }
 
 impl StateWriter {
+    /// For an operator that may write files.
+    pub(crate) fn with_files(files: RunFiles, epoch: Epoch, node: NodeId) -> Self {
+        StateWriter { files: Some((files, epoch, node)), ..StateWriter::default() }
+    }
+
+    pub(crate) fn files(&self) -> Option<(RunFiles, Epoch, NodeId)> {
+        self.files.clone()
+    }
+
+    /// Says which runs the state lies in: those there are, and one that is being written, of which `ends`
+    /// tells when it is complete.
+    pub(crate) fn put_runs(
+        &mut self,
+        before: Vec<RunRef>,
+        last: Option<(Written, oneshot::Receiver<RunRef>)>,
+    ) {
+        let (last, ends) = last.unzip();
+        self.runs = Some(PendingRuns { before, last, ends });
+    }
+
+    pub(crate) fn take_runs(&mut self) -> Option<PendingRuns> {
+        self.runs.take()
+    }
+
     pub fn put(&mut self, name: &'static str, value: Vec<u8>) {
         let before = self.values.insert(name, value);
         assert!(before.is_none(), "state value {name} written twice in one snapshot");
@@ -36,17 +92,45 @@ impl StateWriter {
     }
 
     pub fn finish(self) -> StateReader {
-        StateReader { values: self.values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect() }
+        let values = self.values.into_iter().map(|(k, v)| (k.to_owned(), v)).collect();
+        StateReader { values, files: None }
     }
 }
 
 /// Gives back what [`StateWriter`] took.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default)]
 pub struct StateReader {
     values: BTreeMap<String, Vec<u8>>,
+    files: Option<RunFiles>,
+}
+
+impl PartialEq for StateReader {
+    fn eq(&self, other: &Self) -> bool {
+        self.values == other.values
+    }
 }
 
 impl StateReader {
+    /// Names the runs that this state lies in.
+    pub(crate) fn name_runs(&mut self, runs: &[RunRef]) {
+        let mut out = bytes::Writer::default();
+        RunRef::save(runs, &mut out);
+        self.values.insert(RUNS.to_owned(), out.0);
+    }
+
+    /// The runs that this state lies in, the oldest first.
+    pub(crate) fn runs(&self) -> Result<Vec<RunRef>, bytes::Damaged> {
+        self.get(RUNS).map_or(Ok(Vec::new()), |runs| RunRef::load(&mut bytes::Reader(runs)))
+    }
+
+    pub(crate) fn lies_in(&mut self, files: RunFiles) {
+        self.files = Some(files);
+    }
+
+    pub(crate) fn files(&self) -> Option<&RunFiles> {
+        self.files.as_ref()
+    }
+
     pub(crate) fn save(&self, out: &mut bytes::Writer) {
         out.u64(self.values.len() as u64);
         for (name, value) in &self.values {
@@ -62,7 +146,7 @@ impl StateReader {
                 .map_err(|_| bytes::Damaged("a value's name is no text"))?;
             values.insert(name, from.bytes()?.to_vec());
         }
-        Ok(StateReader { values })
+        Ok(StateReader { values, files: None })
     }
 
     pub fn get(&self, name: &str) -> Option<&[u8]> {

@@ -13,6 +13,7 @@
 
 use crate::graph::{Graph, Snapshot};
 use crate::lasting::{Answer, Keeping};
+use crate::operator::Wrote;
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -29,6 +30,10 @@ const ROWS_BEFORE_YIELD: usize = 32_768;
 
 /// How long a query that comes to where it stood waits before it looks at where it is.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
+/// Groups of a checkpoint that are written between two elements.
+const THINGS_AT_ONCE: usize = 8_192;
+/// How long a query without rows waits for the disk to take more of a checkpoint.
+const LOOK_AT_DISK: Duration = Duration::from_millis(1);
 /// How long a wait for the clock goes on without looking at it, microseconds.
 const CLOCK_LOOK_US: u64 = 100_000;
 
@@ -69,6 +74,17 @@ pub(crate) struct Told {
 
 impl Task {
     pub async fn run(mut self) -> Result<Finish, StreamError> {
+        let finish = self.work().await;
+        let Task { graph, keeping, .. } = self;
+        // A checkpoint that is being written is over before anybody starts from another.
+        drop(graph);
+        if let Some(keeping) = keeping {
+            keeping.end().await;
+        }
+        finish
+    }
+
+    async fn work(&mut self) -> Result<Finish, StreamError> {
         self.graph.keep_snapshots = self.snapshots.is_some() || self.keeping.is_some();
         self.graph.begin()?;
         if !self.pass_written().await? {
@@ -92,6 +108,7 @@ impl Task {
                 rows_since_wait = 0;
                 tokio::task::yield_now().await;
             }
+            let wrote = self.graph.write_more(THINGS_AT_ONCE)?;
             let due = self.graph.tick_due();
             if due.is_some_and(|due| due <= self.graph.clock().now_us()) {
                 self.graph.tick()?;
@@ -100,8 +117,16 @@ impl Task {
             }
             let (leaf, element) = match self.ready(turn)? {
                 Some(found) => found,
+                None if wrote == Wrote::More => {
+                    tokio::task::yield_now().await;
+                    if *self.cancel.borrow() {
+                        return Ok(Finish::Cancelled);
+                    }
+                    continue;
+                }
                 None => {
                     rows_since_wait = 0;
+                    let waits = wrote == Wrote::Waits;
                     let mut cancel = self.cancel.clone();
                     let clock = self.graph.clock().clone();
                     tokio::select! {
@@ -109,6 +134,7 @@ impl Task {
                         () = cancelled(&mut cancel) => return Ok(Finish::Cancelled),
                         () = asked(&mut self.keeping) => continue,
                         () = reached(clock, due) => continue,
+                        () = disk(waits) => continue,
                         found = wait_any(&mut self.graph, turn) => found?,
                     }
                 }
@@ -180,6 +206,9 @@ impl Task {
         let began = clock.monotonic();
         let at = self.graph.position(self.told.ticked);
         let Some(keeping) = &mut self.keeping else { return Ok(()) };
+        if keeping.was_lost() {
+            self.graph.snapshot_lost();
+        }
         keeping.epoch = Epoch(keeping.epoch.0 + 1);
         let epoch = keeping.epoch;
         for leaf in 0..self.graph.leaves.len() {
@@ -196,7 +225,8 @@ impl Task {
         let durable = self.told.durable.take().ok_or_else(|| bug("a barrier did not come to the sink"))?;
         let stopped = clock.monotonic().saturating_sub(began);
         if let Some(keeping) = &mut self.keeping {
-            keeping.write(at, snapshot, durable, stopped, answer);
+            let runs = std::mem::take(&mut self.graph.runs);
+            keeping.write(at, snapshot, runs, durable, stopped, answer);
         }
         Ok(())
     }
@@ -359,6 +389,11 @@ async fn asked(keeping: &mut Option<Keeping>) {
         Some(keeping) => keeping.wait().await,
         None => std::future::pending().await,
     }
+}
+
+/// Returns when the disk may take more of a checkpoint; never where nobody waits for it.
+async fn disk(waits: bool) {
+    if waits { tokio::time::sleep(LOOK_AT_DISK).await } else { std::future::pending().await }
 }
 
 /// Returns when the clock has come to a time; never for none.

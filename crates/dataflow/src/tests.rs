@@ -11,5 +11,6 @@ pub(crate) mod query;
 mod seeds;
 mod spilled;
 mod stateful;
+mod stored;
 mod substreams;
 pub(crate) mod support;

@@ -15,6 +15,7 @@
 //! Not here: late rows (none come here), state in memory (`state`), aggregates (`agg`).
 
 mod core;
+mod deltas;
 mod emit;
 mod expiry;
 mod leaving;
@@ -27,7 +28,7 @@ mod table;
 
 use self::core::{Core, Window};
 use crate::agg::Shape;
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::KeyForm;
@@ -35,7 +36,9 @@ use crate::state::table::Picked;
 use crate::state::{StateReader, StateWriter};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion_common::DataFusionError;
+use deltas::Runs;
 use leaving::{Leaving, What};
+use merged::Merged;
 pub use panes::Panes;
 use part::Part;
 use spilled::Spilled;
@@ -79,6 +82,9 @@ pub struct Aggregate {
     leaving: Option<Leaving>,
     /// The next emission is the one after history.
     first: bool,
+    /// What is written of it at barriers; groups note their changes.
+    runs: Runs,
+    tracks: bool,
     bytes: usize,
     /// Bytes when this call began: the loop has counted so many.
     counted: usize,
@@ -197,16 +203,38 @@ impl Aggregate {
             expired: 0,
             leaving: None,
             first: false,
+            runs: Runs::default(),
+            tracks: false,
             bytes: 0,
             counted: 0,
             groups: 0,
         })
     }
 
+    /// Panes are merged when a window closes: all of them may go.
+    fn write_before_close(&mut self, up_to: i64) {
+        self.write_pending_to(if self.panes.is_some() { i64::MAX } else { up_to });
+    }
+
+    fn save_head(&self, out: &mut Writer) {
+        out.i64(self.came);
+        out.u64(u64::from(self.muted));
+        out.u64(u64::from(self.changed));
+        out.i64(self.closed);
+    }
+
+    fn load_head(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
+        self.came = from.i64()?;
+        self.muted = from.u64()? == 1;
+        self.changed = from.u64()? == 1;
+        self.closed = from.i64()?;
+        Ok(())
+    }
+
     /// What a window holds now is counted.
     fn account(&mut self, bounds: Bounds) -> Result<(), OpError> {
         let Some(table) = self.tables.get_mut(&bounds) else { return Ok(()) };
-        table.tidy(&self.core, &self.resources)?;
+        table.tidy(bounds, &self.core, &self.resources)?;
         let (bytes, groups) = (table.bytes(), table.keys(&self.core, !self.muted));
         self.expired += std::mem::take(&mut table.expired);
         self.bytes = self.bytes + bytes - std::mem::replace(&mut table.held_bytes, bytes);
@@ -256,6 +284,7 @@ impl Aggregate {
         let Some(bounds) = self.tables.iter().filter(much).map(|(b, _)| *b).next_back() else {
             return Ok(false);
         };
+        self.write_pending(bounds);
         let table = self.tables.get_mut(&bounds).expect("found above");
         table.spill(&self.core, &space, &self.resources, !self.muted)?;
         self.account(bounds)?;
@@ -269,6 +298,7 @@ impl Aggregate {
         };
         let some = self.tables.iter().filter(|(_, t)| !t.spilled.is_empty()).map(|(b, _)| *b);
         for bounds in some.collect::<Vec<_>>() {
+            self.write_pending(bounds);
             let table = self.tables.get_mut(&bounds).expect("found above");
             table.spill(&self.core, &space, &self.resources, !self.muted)?;
             self.account(bounds)?;
@@ -286,10 +316,16 @@ impl Aggregate {
         jobs: &mut Vec<Job>,
     ) -> Result<(), OpError> {
         if !self.tables.contains_key(&bounds) {
-            self.tables.insert(bounds, Table::new(&self.core)?);
+            let mut table = Table::new(&self.core)?;
+            if self.tracks {
+                // Nothing of it is in any run.
+                table.whole_next = true;
+                table.parts.iter_mut().for_each(Part::track);
+            }
+            self.tables.insert(bounds, table);
         }
         let table = self.tables.get_mut(&bounds).expect("put there above");
-        table.divide(&self.core, &self.resources)?;
+        table.divide(bounds, &self.core, &self.resources)?;
         let looked_up = !table.spilled.is_empty() && self.core.whole_groups(!self.muted);
         let spilled = if looked_up { table.spilled.clone() } else { Vec::new() };
         let parts = std::mem::take(&mut table.parts);
@@ -367,11 +403,15 @@ impl Operator for Aggregate {
         let done: Vec<_> =
             if shared { self.resources.workers.run(jobs, run) } else { jobs.into_iter().map(run).collect() };
         let (mut all, mut last) = (Ok(()), None);
+        let mut told_bounds = Vec::new();
         let mut told = Vec::new();
         for (job, updated) in done {
             // Parts of a window lie one behind the other, in their order.
             if let Some(last) = last.filter(|bounds| *bounds != job.bounds) {
                 self.account(last)?;
+            }
+            if last != Some(job.bounds) {
+                told_bounds.push(job.bounds);
             }
             last = Some(job.bounds);
             let parts = &mut self.tables.get_mut(&job.bounds).expect("its parts were dealt").parts;
@@ -386,6 +426,9 @@ impl Operator for Aggregate {
         if let Some(bounds) = last {
             self.account(bounds)?;
         }
+        if self.runs.is_writing() {
+            told_bounds.into_iter().for_each(|b| self.hand_on(b));
+        }
         all?;
         self.came += n as i64;
         self.changed = !each_row;
@@ -395,6 +438,7 @@ impl Operator for Aggregate {
         }
         if self.core.emit.policy == EmitPolicy::Complete {
             self.changed = false;
+            self.write_before_close(i64::MAX);
             return self.emit(What::Closed(i64::MAX), None, out);
         }
         // Changes that wait for their time leave before it where there is no room for them.
@@ -416,6 +460,7 @@ impl Operator for Aggregate {
         let passed =
             keys.passes.map(|bound| Element::Watermark(WatermarkTime(keys.spec.passed_on(at.0, bound))));
         let up_to = if keys.closed_below() { i64::MAX } else { at.0 };
+        self.write_before_close(up_to);
         self.emit(What::Closed(up_to), passed, out)
     }
 
@@ -461,6 +506,7 @@ impl Operator for Aggregate {
     fn end(&mut self, out: &mut Output) -> Result<(), OpError> {
         self.counted = self.bytes;
         if self.core.window.is_some() {
+            self.write_before_close(i64::MAX);
             return self.emit(What::Closed(i64::MAX), None, out);
         }
         if self.changed { self.emit_due(None, out) } else { Ok(()) }
@@ -497,11 +543,12 @@ impl Operator for Aggregate {
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
+        if self.snapshot_runs(into)? {
+            self.tracks = true;
+            return Ok(());
+        }
         let mut out = Writer::default();
-        out.i64(self.came);
-        out.u64(u64::from(self.muted));
-        out.u64(u64::from(self.changed));
-        out.i64(self.closed);
+        self.save_head(&mut out);
         out.u64(self.tables.len() as u64);
         for ((end, start), table) in &self.tables {
             out.i64(*end);
@@ -512,15 +559,24 @@ impl Operator for Aggregate {
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        Ok(self.write_more(things))
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.lose_runs();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        if let Some(head) = from.get("windows") {
+            self.tracks = true;
+            return self.restore_runs(from, head);
+        }
         let bytes = from.bytes(self.core.name, "tables")?;
         let mut from = Reader(bytes);
         let core = self.core.clone();
         let damaged = |e: Damaged| core.damaged(&e);
-        self.came = from.i64().map_err(damaged)?;
-        self.muted = from.u64().map_err(damaged)? == 1;
-        self.changed = from.u64().map_err(damaged)? == 1;
-        self.closed = from.i64().map_err(damaged)?;
+        self.load_head(&mut from).map_err(damaged)?;
         for _ in 0..from.count(16).map_err(damaged)? {
             let bounds = (from.i64().map_err(damaged)?, from.i64().map_err(damaged)?);
             let mut table = Table::new(&core)?;

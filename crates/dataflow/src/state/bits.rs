@@ -23,10 +23,35 @@ impl Bits {
         new
     }
 
-    pub fn remove(&mut self, row: u32) {
-        if let Some(word) = self.words.get_mut(row as usize / 64) {
-            *word &= !(1 << (row % 64));
+    /// Whether it was there.
+    #[inline]
+    pub fn remove(&mut self, row: u32) -> bool {
+        let Some(word) = self.words.get_mut(row as usize / 64) else { return false };
+        let was = *word & 1 << (row % 64) != 0;
+        *word &= !(1 << (row % 64));
+        was
+    }
+
+    /// All below `n`.
+    pub fn all(n: usize) -> Self {
+        let mut words = vec![u64::MAX; n / 64];
+        if n % 64 > 0 {
+            words.push((1 << (n % 64)) - 1);
         }
+        Bits { words }
+    }
+
+    /// Removes and gives the least row from `word` on (a word has 64), and says in which it was found.
+    pub fn take_next(&mut self, word: &mut usize) -> Option<u32> {
+        while let Some(bits) = self.words.get_mut(*word) {
+            if *bits != 0 {
+                let bit = bits.trailing_zeros();
+                *bits &= *bits - 1;
+                return Some(*word as u32 * 64 + bit);
+            }
+            *word += 1;
+        }
+        None
     }
 
     pub fn bytes(&self) -> usize {

@@ -184,6 +184,7 @@ impl Core {
             let known = part.groups.len();
             let interned = part.groups.intern(&work.keys, picked, &mut groups);
             interned.map_err(|e| OpError::Row { reason: e.to_string() })?;
+            part.note(bounds, &groups);
             self.touch(part, &groups, known, work.now_us)?;
             if work.marks {
                 self.mark(bounds, part, &groups)?;

@@ -53,10 +53,11 @@ impl Aggregate {
         if !self.core.emit.changelog {
             return self.emit(What::All, Some(then), out);
         }
-        for table in self.tables.values_mut().filter(|t| t.spilled.is_empty()) {
+        for (bounds, table) in self.tables.iter_mut().filter(|(_, t)| t.spilled.is_empty()) {
             let mut at = 0;
             while let Some(part) = table.piece_mut(at) {
                 let all: Vec<u32> = (0..part.groups.len() as u32).filter(|g| part.is_kept(*g)).collect();
+                part.note(*bounds, &all);
                 part.groups.mark(&all);
                 at += 1;
             }

@@ -216,6 +216,7 @@ impl Cursor {
                 let mut groups = changed[self.row..end].to_vec();
                 groups.retain(|g| part.is_kept(*g));
                 self.row = end;
+                part.note(self.bounds, &groups);
                 return Ok(Some(if core.emit.changelog {
                     core.changes(self.bounds, part, &groups)?
                 } else {

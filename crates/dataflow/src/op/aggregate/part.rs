@@ -1,6 +1,7 @@
 //! A share of one window's groups with the states of their aggregates, and what a changelog must
 //! remember. One thread at a time works on a part.
 
+use super::deltas::Changes;
 use super::expiry::{Ages, Aging};
 use crate::agg::Accumulate;
 use crate::state::bits::Bits;
@@ -26,6 +27,8 @@ pub(super) struct Part {
     loaded_groups: usize,
     /// So many groups are worth looking for those that no row is left of.
     pub tidy_at: usize,
+    /// Where checkpoints say what changed.
+    pub changes: Option<Box<Changes>>,
     /// Where keys are forgotten.
     pub aging: Option<Box<Aging>>,
     /// What it takes before there are groups, and when they are on disk.
@@ -59,6 +62,7 @@ impl Part {
             loaded: Bits::default(),
             loaded_groups: 0,
             tidy_at: 0,
+            changes: None,
             aging: ages.map(|ages| Box::new(Aging::new(ages))),
         }
     }
@@ -103,6 +107,7 @@ impl Part {
             + self.loaded.bytes()
             + self.old.len() * 32
             + self.old_batches.iter().map(RecordBatch::get_array_memory_size).sum::<usize>()
+            + self.changes.as_ref().map_or(0, |c| c.bytes())
             + self.aging.as_ref().map_or(0, |a| a.bytes())
     }
 

@@ -4,6 +4,7 @@
 //! looked up in the runs before it is taken in; elsewhere runs hold shares of a group's state, and nobody
 //! reads them before results leave.
 
+use super::Bounds;
 use super::core::{Core, Work};
 use super::merged::Merged;
 use super::part::Part;
@@ -196,23 +197,28 @@ impl Table {
     }
 
     /// Groups that no row is left of go when they are the most. What lies on disk must be told first.
-    pub fn tidy(&mut self, core: &Core, resources: &Resources) -> Result<(), OpError> {
+    pub fn tidy(&mut self, bounds: Bounds, core: &Core, resources: &Resources) -> Result<(), OpError> {
         if !core.changelog || !self.spilled.is_empty() {
             return Ok(());
         }
-        for part in &mut self.parts {
+        for at in 0..self.parts.len() {
+            let part = &self.parts[at];
             let groups = part.groups.len();
             if groups < part.tidy_at.max(resources.tidy_groups) {
                 continue;
             }
             let kept: Vec<u32> = (0..groups as u32).filter(|g| part.counts(*g)).collect();
             if 2 * kept.len() < groups {
+                self.put_all(bounds);
                 let mut fewer = core.new_part()?;
-                let all = std::mem::replace(part, core.new_part()?);
+                let mut all = std::mem::replace(&mut self.parts[at], core.new_part()?);
+                all.hand_changes(&mut fewer);
                 all.keep(&kept, &mut fewer).map_err(|e| core.damaged(&e))?;
-                *part = fewer;
+                self.parts[at] = fewer;
+                // Runs know groups that nothing says any more that they are gone.
+                self.whole_next = true;
             }
-            part.tidy_at = 2 * kept.len();
+            self.parts[at].tidy_at = 2 * kept.len();
         }
         Ok(())
     }

@@ -3,6 +3,7 @@
 //!
 //! Not here: what of them lies on disk (`spilled`).
 
+use super::Bounds;
 use super::core::Core;
 use super::merged::Merged;
 use super::part::Part;
@@ -29,6 +30,9 @@ pub(super) struct Table {
     pub shares: Hll,
     /// Keys that were forgotten on disk, and are not counted yet.
     pub expired: u64,
+    /// The epoch of the first run that says anything of it; the next one says all.
+    pub first_run: u64,
+    pub whole_next: bool,
     /// What was last reported as held.
     pub held_bytes: usize,
     pub held_groups: usize,
@@ -55,6 +59,8 @@ impl Table {
             spilled_keys: 0,
             shares: Hll::default(),
             expired: 0,
+            first_run: 0,
+            whole_next: false,
             held_bytes: 0,
             held_groups: 0,
         })
@@ -89,15 +95,21 @@ impl Table {
     }
 
     /// Deals the groups over threads once there are many.
-    pub fn divide(&mut self, core: &Core, resources: &Resources) -> Result<(), OpError> {
+    pub fn divide(&mut self, bounds: Bounds, core: &Core, resources: &Resources) -> Result<(), OpError> {
         let few = self.parts.len() > 1 || self.parts[0].groups.len() <= resources.divide_groups;
         // Old rows that wait to be taken back stay where they are until they have left.
         let waits = self.pieces().iter().any(|p| !p.old.is_empty());
         if few || resources.threads < 2 || waits || matches!(core.form, KeyForm::Unit) {
             return Ok(());
         }
-        let whole = self.parts.pop().expect("there is one");
-        self.parts = (0..resources.threads).map(|_| core.new_part()).collect::<Result<_, _>>()?;
+        self.put_all(bounds);
+        let mut whole = self.parts.pop().expect("there is one");
+        let noted: Vec<bool> = (0..whole.groups.len() as u32).map(|g| whole.changed_since(g)).collect();
+        self.share_out(core, resources)?;
+        if whole.changes.is_some() {
+            self.parts.iter_mut().for_each(Part::track);
+            whole.hand_changes(&mut self.parts[0]);
+        }
         let mut one = Writer::default();
         for group in 0..whole.groups.len() as u32 {
             one.0.clear();
@@ -106,8 +118,17 @@ impl Table {
             if whole.loaded.contains(group) {
                 self.parts[part].came_back(new);
             }
+            if noted[group as usize] {
+                self.parts[part].note_moved(new);
+            }
         }
         self.divide_aging(core, &whole)
+    }
+
+    /// As many empty parts as there are threads.
+    pub fn share_out(&mut self, core: &Core, resources: &Resources) -> Result<(), OpError> {
+        self.parts = (0..resources.threads).map(|_| core.new_part()).collect::<Result<_, _>>()?;
+        Ok(())
     }
 
     /// Takes one saved group in; gives its part and number there.
@@ -161,7 +182,7 @@ impl Table {
     }
 
     /// Old rows of all parts: their keys, then they as one batch.
-    fn save_old(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
+    pub fn save_old(&self, core: &Core, out: &mut Writer) -> Result<(), OpError> {
         let mut batches: Vec<&RecordBatch> = Vec::new();
         let mut places = Vec::new();
         let (at, mut n) = (out.0.len(), 0u64);
@@ -199,7 +220,7 @@ impl Table {
     ) -> Result<(), OpError> {
         let damaged = |e: Damaged| core.damaged(&e);
         if from.u64().map_err(damaged)? == 1 {
-            self.parts = (0..resources.threads).map(|_| core.new_part()).collect::<Result<_, _>>()?;
+            self.share_out(core, resources)?;
         }
         let n = from.count(2).map_err(damaged)?;
         for i in 1..=n {
@@ -212,6 +233,12 @@ impl Table {
                 self.spill(core, space, resources, live)?;
             }
         }
+        self.load_old(core, from)
+    }
+
+    /// What [`Self::save_old`] wrote, once the groups are there.
+    pub fn load_old(&mut self, core: &Core, from: &mut Reader<'_>) -> Result<(), OpError> {
+        let damaged = |e: Damaged| core.damaged(&e);
         let mut groups = Vec::new();
         for _ in 0..from.count(1).map_err(damaged)? {
             let key = Key::load(from).map_err(damaged)?;

@@ -7,6 +7,7 @@ use crate::build::build;
 use crate::graph::{Graph, Snapshot};
 use crate::resources::Resources;
 use crate::state::spill::SpillSpace;
+use crate::tests::stored::Stored;
 use crate::tests::support::Scripts;
 use crate::workers::Workers;
 use arrow_array::cast::AsArray;
@@ -63,6 +64,8 @@ struct Runner {
     /// What left, by the element that caused it.
     out: Vec<Vec<Rows>>,
     epoch: u64,
+    stored: Stored,
+    restored: usize,
 }
 
 impl Runner {
@@ -77,7 +80,17 @@ impl Runner {
             resources.spill_bytes_min = 1;
         }
         let graph = Self::build(&plan, &clock, &memory, &resources, None);
-        Runner { plan, clock, memory, resources, graph, out: Vec::new(), epoch: 0 }
+        Runner {
+            plan,
+            clock,
+            memory,
+            resources,
+            graph,
+            out: Vec::new(),
+            epoch: 0,
+            stored: Stored::default(),
+            restored: 0,
+        }
     }
 
     fn build(
@@ -127,7 +140,34 @@ impl Runner {
         Ok(())
     }
 
-    fn restore(&mut self) -> Result<(), StreamError> {
+    /// As after a restart; `next` comes meanwhile, and again.
+    fn restore(&mut self, next: Option<&Rows>) -> Result<(), StreamError> {
+        self.restored += 1;
+        if self.restored % 5 == 1 { self.restore_inline() } else { self.restore_stored(next) }
+    }
+
+    fn restore_stored(&mut self, next: Option<&Rows>) -> Result<(), StreamError> {
+        self.epoch += 1;
+        let within = self.stored.begin(&mut self.graph);
+        self.feed(Element::Barrier(Epoch(self.epoch)))?;
+        let there = self.out.len();
+        self.graph.files = None;
+        // What comes while it is written is not in it.
+        self.graph.write_more(1)?;
+        if let Some(next) = next {
+            self.feed(Element::Rows(next.clone()))?;
+        }
+        self.graph.write_more(1)?;
+        self.tick()?;
+        let saved = self.stored.complete(&mut self.graph, &self.plan);
+        drop(within);
+        self.out.truncate(there);
+        self.resources.threads = self.resources.threads % 5 + 1;
+        self.graph = Self::build(&self.plan, &self.clock, &self.memory, &self.resources, Some(&saved));
+        Ok(())
+    }
+
+    fn restore_inline(&mut self) -> Result<(), StreamError> {
         self.epoch += 1;
         self.feed(Element::Barrier(Epoch(self.epoch)))?;
         let snapshot = self.graph.snapshots.pop().expect("the barrier has left at the top");
@@ -163,14 +203,16 @@ pub fn run(case: &Case, mode: &Mode) -> Result<Vec<FinalRow>, StreamError> {
     let seam = mode.backfill.min(case.log.len());
     let mut fed = 0;
     for (part, rows) in [&case.log[..seam], &case.log[seam..]].into_iter().enumerate() {
-        for rows in batches(rows, mode.batch_rows) {
+        let batches = batches(rows, mode.batch_rows);
+        for (at, rows) in batches.iter().enumerate() {
             runner.feed(Element::Rows(Rows::append(batch(case, rows))))?;
             fed += 1;
             if fed % 5 == 0 {
                 runner.tick()?;
             }
             if mode.restore_every.is_some_and(|k| fed % k == 0) {
-                runner.restore()?;
+                let next = batches.get(at + 1).map(|rows| Rows::append(batch(case, rows)));
+                runner.restore(next.as_ref())?;
             }
         }
         if part == 0 {

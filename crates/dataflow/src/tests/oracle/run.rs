@@ -6,6 +6,7 @@ use crate::build::build;
 use crate::graph::{Graph, Snapshot};
 use crate::resources::Resources;
 use crate::state::spill::SpillSpace;
+use crate::tests::stored::Stored;
 use crate::tests::support::Scripts;
 use crate::workers::Workers;
 use arrow_array::cast::AsArray;
@@ -220,6 +221,8 @@ pub(super) struct Runner {
     pub out: Vec<Rows>,
     pub late: Vec<LateRows>,
     epoch: u64,
+    stored: Stored,
+    restored: usize,
     /// Rows of shards from this one on are a second source's, there from 0.
     split: Option<i32>,
 }
@@ -251,6 +254,8 @@ impl Runner {
             out: Vec::new(),
             late: Vec::new(),
             epoch: 0,
+            stored: Stored::default(),
+            restored: 0,
             split: None,
         }
     }
@@ -329,7 +334,35 @@ impl Runner {
         }
     }
 
-    fn restore(&mut self) {
+    /// As after a restart; `next` comes meanwhile, and again.
+    fn restore(&mut self, next: &[LogRow]) {
+        self.restored += 1;
+        if self.restored % 5 == 1 { self.restore_inline() } else { self.restore_stored(next) }
+    }
+
+    fn restore_stored(&mut self, next: &[LogRow]) {
+        self.epoch += 1;
+        let there = (self.out.len(), self.late.len());
+        let within = self.stored.begin(&mut self.graph);
+        self.feed(Element::Barrier(Epoch(self.epoch)));
+        let there = (self.out.len().max(there.0), self.late.len().max(there.1));
+        self.graph.files = None;
+        // What comes while it is written is not in it.
+        self.graph.write_more(1).unwrap();
+        if !next.is_empty() {
+            self.rows(next);
+        }
+        self.graph.write_more(1).unwrap();
+        self.tick();
+        let saved = self.stored.complete(&mut self.graph, &self.plan);
+        drop(within);
+        self.out.truncate(there.0);
+        self.late.truncate(there.1);
+        self.resources.threads = self.resources.threads % 5 + 1;
+        self.graph = Self::build(&self.plan, &self.clock, &self.memory, &self.resources, Some(&saved));
+    }
+
+    fn restore_inline(&mut self) {
         self.epoch += 1;
         self.feed(Element::Barrier(Epoch(self.epoch)));
         let snapshot = self.graph.snapshots.pop().expect("the barrier has left at the top");
@@ -352,7 +385,8 @@ impl Runner {
         let seam = mode.backfill.min(log.len());
         let mut fed = 0;
         for (part, rows) in [&log[..seam], &log[seam..]].into_iter().enumerate() {
-            for rows in batches(rows, mode.batch_rows) {
+            let batches = batches(rows, mode.batch_rows);
+            for (at, rows) in batches.iter().enumerate() {
                 self.rows(rows);
                 fed += 1;
                 // Knowing that time has passed changes nothing but how soon windows close.
@@ -363,7 +397,7 @@ impl Runner {
                     self.tick();
                 }
                 if mode.restore_every.is_some_and(|k| fed % k == 0) {
-                    self.restore();
+                    self.restore(batches.get(at + 1).copied().unwrap_or_default());
                 }
             }
             if part == 0 {
