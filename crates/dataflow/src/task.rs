@@ -239,6 +239,7 @@ impl Task {
         for at in &passed {
             self.sink.passed(at).await?;
         }
+        self.sink.passed(&self.graph.position(false)).await?;
         for stop in &written {
             if !self.come_to(stop).await? {
                 return Ok(false);

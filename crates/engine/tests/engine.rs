@@ -5,8 +5,8 @@ use arrow::util::display::{ArrayFormatter, FormatOptions};
 use futures::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use weir_base::disk::RealDisk;
-use weir_base::{Clock, Error, ManualClock, Rng, SystemClock};
+use weir_base::disk::{RealDisk, SimDisk};
+use weir_base::{Clock, Disk, Error, ManualClock, Rng, SystemClock};
 use weir_engine::{
     Engine, EngineConfig, FunctionInfo, FunctionSet, Outcome, QueryHandle, QueryMode, Session, Users, World,
 };
@@ -18,6 +18,8 @@ mod lasting;
 mod memory;
 #[path = "engine/readers.rs"]
 mod readers;
+#[path = "engine/views.rs"]
+mod views;
 
 struct Server {
     runtime: tokio::runtime::Runtime,
@@ -33,11 +35,13 @@ struct Options {
     /// The time stands still until SYSTEM CLOCK ADVANCE.
     test_clock: bool,
     settings: Vec<(&'static str, &'static str)>,
+    /// Instead of a directory.
+    disk: Option<SimDisk>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { memory_limit_bytes: 1 << 30, test_clock: false, settings: Vec::new() }
+        Options { memory_limit_bytes: 1 << 30, test_clock: false, settings: Vec::new(), disk: None }
     }
 }
 
@@ -46,13 +50,17 @@ impl Server {
         Self::with(Options::default())
     }
 
-    fn with(options: Options) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
+    fn runtime() -> tokio::runtime::Runtime {
+        tokio::runtime::Builder::new_multi_thread()
             .worker_threads(2)
             .thread_stack_size(64 << 20)
             .enable_all()
             .build()
-            .unwrap();
+            .unwrap()
+    }
+
+    fn with(options: Options) -> Self {
+        let runtime = Self::runtime();
         let mut server = Server { runtime, dir: tempfile::tempdir().unwrap(), engine: None, options };
         server.start();
         server
@@ -90,7 +98,10 @@ impl Server {
             spill_dir: None,
             version: "0.1.0".into(),
         };
-        let disk = Arc::new(RealDisk::open(self.dir.path()).unwrap());
+        let disk: Arc<dyn Disk> = match &self.options.disk {
+            Some(disk) => Arc::new(disk.clone()),
+            None => Arc::new(RealDisk::open(self.dir.path()).unwrap()),
+        };
         let world = World { disk, clock, rng };
         let dataflow = Arc::new(weir_dataflow::DataflowRuntime::new(self.runtime.handle().clone()));
         self.engine = Some(Engine::open(config, world, dataflow).unwrap());
@@ -100,6 +111,16 @@ impl Server {
         let engine = self.engine.take().unwrap();
         self.runtime.block_on(engine.shutdown());
         drop(engine);
+        self.start();
+    }
+
+    /// The machine stops at once and starts again with what the simulated disk has kept.
+    fn power_fails(&mut self) {
+        let disk = self.options.disk.take().expect("a simulated disk");
+        disk.crash();
+        std::mem::replace(&mut self.runtime, Self::runtime()).shutdown_background();
+        self.engine = None;
+        self.options.disk = Some(disk.restart());
         self.start();
     }
 

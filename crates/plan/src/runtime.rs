@@ -64,8 +64,8 @@ pub trait Sink: Send {
         Ok(Box::pin(std::future::ready(Ok(()))))
     }
 
-    /// A restored query has come to a position of [`Lasting::written`]: what was sent so far was written
-    /// before by whoever had come there.
+    /// The query stands here: first where it begins, then at each position of [`Lasting::written`] that it has
+    /// come to: what was sent so far was written before by whoever had come there.
     async fn passed(&mut self, _at: &Position) -> Result<(), StreamError> {
         Ok(())
     }

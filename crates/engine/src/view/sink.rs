@@ -357,6 +357,10 @@ impl Sink for ViewSink {
                 *ahead = None;
             }
         }
+        // What comes next is told from what was there by where it moves on.
+        if self.last.sources.is_empty() || self.last.within(at) {
+            self.last = at.clone();
+        }
         Ok(())
     }
 
