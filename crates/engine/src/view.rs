@@ -398,12 +398,13 @@ impl Driver {
     async fn next(&mut self) -> Came {
         let (running, backoff) = (self.running.as_ref().map(|r| r.running.clone()), self.machine.state());
         let (clock, interval) = (self.shared.world.clock.clone(), self.spec().checkpoint_interval());
-        let killed = self.running.as_ref().map(|r| r.entry.killed.clone());
+        let killed = self.running.as_ref().map(|r| (r.entry.killed.clone(), r.unwritten()));
         let stopping = self.shared.stopping();
         let ended = async {
             match (running, killed) {
-                (Some(running), Some(killed)) => tokio::select! {
+                (Some(running), Some((killed, unwritten))) => tokio::select! {
                     ended = running.join() => ended.map_err(Error::from),
+                    e = unwritten => Err(e),
                     () = killed.cancelled() => Err(err!(QueryWasCancelled, "its query was killed; SYSTEM PAUSE VIEW stops a view")),
                 },
                 _ => std::future::pending().await,

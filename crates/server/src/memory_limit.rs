@@ -56,10 +56,37 @@ pub fn available_bytes() -> u64 {
     let read = |path: &str| std::fs::read_to_string(path).ok();
     let cgroup = |path: &str| read(path).and_then(|t| t.trim().parse::<u64>().ok());
     let ram = read("/proc/meminfo").and_then(|t| field_bytes(&t, "MemTotal:")).unwrap_or(1 << 30);
-    [cgroup("/sys/fs/cgroup/memory.max"), cgroup("/sys/fs/cgroup/memory/memory.limit_in_bytes")]
-        .into_iter()
-        .flatten()
-        .fold(ram, u64::min)
+    let own = read("/proc/self/cgroup").unwrap_or_default();
+    cgroup_files(&own).iter().filter_map(|path| cgroup(path)).fold(ram, u64::min)
+}
+
+/// Files that may say what the cgroup grants, of `/proc/self/cgroup`: a process in no namespace of its own
+/// finds its limit, or that of a group around it, below the root.
+fn cgroup_files(own: &str) -> Vec<String> {
+    let mut files = Vec::new();
+    let mut of = |root: &str, path: &str, file: &str| {
+        let mut path = path.trim_end_matches('/');
+        loop {
+            files.push(format!("{root}{path}/{file}"));
+            match path.rfind('/') {
+                Some(at) => path = &path[..at],
+                None => break,
+            }
+        }
+    };
+    of("/sys/fs/cgroup", "", "memory.max");
+    of("/sys/fs/cgroup/memory", "", "memory.limit_in_bytes");
+    for line in own.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        match (parts.next(), parts.next()) {
+            (Some(""), Some(path)) => of("/sys/fs/cgroup", path, "memory.max"),
+            (Some(controllers), Some(path)) if controllers.split(',').any(|c| c == "memory") => {
+                of("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes");
+            }
+            _ => {}
+        }
+    }
+    files
 }
 
 /// What the server may account for under a limit of the process: less what the process takes by itself,
@@ -83,6 +110,21 @@ fn field_bytes(table: &str, name: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_cgroup_below_the_root_is_found() {
+        let files = cgroup_files("9:name=systemd:/x\n4:memory:/weir/one\n0::/a.slice/b.service\n");
+        for wanted in [
+            "/sys/fs/cgroup/memory.max",
+            "/sys/fs/cgroup/memory/weir/one/memory.limit_in_bytes",
+            "/sys/fs/cgroup/memory/weir/memory.limit_in_bytes",
+            "/sys/fs/cgroup/a.slice/b.service/memory.max",
+            "/sys/fs/cgroup/a.slice/memory.max",
+        ] {
+            assert!(files.iter().any(|f| f == wanted), "{wanted} among {files:?}");
+        }
+        assert!(!files.iter().any(|f| f.contains("/x")));
+    }
 
     #[test]
     fn sizes() {

@@ -221,6 +221,8 @@ impl Aggregate {
         out.u64(u64::from(self.muted));
         out.u64(u64::from(self.changed));
         out.i64(self.closed);
+        // A restart is no reason to emit.
+        out.i64(self.due_us);
     }
 
     fn load_head(&mut self, from: &mut Reader<'_>) -> Result<(), Damaged> {
@@ -228,6 +230,7 @@ impl Aggregate {
         self.muted = from.u64()? == 1;
         self.changed = from.u64()? == 1;
         self.closed = from.i64()?;
+        self.due_us = from.i64()?;
         Ok(())
     }
 

@@ -272,9 +272,15 @@ impl QueryRegistry {
                 format!("query {query_id} failed before it had taken in all that was durable: {}", e.message);
             return Err(Error::new(e.code, message));
         }
-        drop(streaming);
-        all_written(written, &progress).await;
-        Ok(())
+        if all_written(written, &progress).await {
+            return Ok(());
+        }
+        let why = match streaming.running.join().await {
+            Ok(()) => err!(QueryWasCancelled, "it was ended"),
+            Err(e) => e.into(),
+        };
+        let message = format!("query {query_id} ended before its rows were written: {}", why.message);
+        Err(Error::new(why.code, message))
     }
 
     /// `SYSTEM DRAIN QUERY`: the query takes all that is durable now, sets its watermarks to
@@ -323,13 +329,12 @@ impl QueryRegistry {
     }
 }
 
-/// Waits until the rows that have left so far are durable in the target, if there is one.
-async fn all_written(written: Option<watch::Receiver<u64>>, progress: &Progress) {
-    if let Some(mut written) = written {
-        let left = progress.result_rows.load(Ordering::Relaxed);
-        // An error means that the insert has ended.
-        let _ = written.wait_for(|rows| *rows >= left).await;
-    }
+/// Waits until the rows that have left so far are durable in the target, if there is one; `false` = whoever
+/// wrote them has ended before.
+async fn all_written(written: Option<watch::Receiver<u64>>, progress: &Progress) -> bool {
+    let Some(mut written) = written else { return true };
+    let left = progress.result_rows.load(Ordering::Relaxed);
+    written.wait_for(|rows| *rows >= left).await.is_ok()
 }
 
 impl QueryEntry {

@@ -25,19 +25,30 @@ impl Route {
         }
     }
 
+    /// Which of so many pieces of a result set each row is in: a function of its group, else of the row.
+    pub fn pieces(&self, result: &RecordBatch, pieces: usize) -> Result<Vec<u32>> {
+        match self {
+            Route::Group(columns) if !columns.is_empty() => hashed(result, columns.iter().copied(), pieces),
+            _ => hashed(result, 0..result.num_columns(), pieces),
+        }
+    }
+
     /// The shard of each row; `None` = that of its source.
     pub fn shards(&self, result: &RecordBatch, shards: usize) -> Result<Option<Vec<u32>>> {
         let Route::Group(columns) = self else { return Ok(None) };
         if columns.is_empty() {
             return Ok(Some(vec![0; result.num_rows()]));
         }
-        let internal =
-            |e: arrow::error::ArrowError| err!(LogicalError, "could not read the group of a row: {e}");
-        let keys: Vec<_> = columns.iter().map(|i| result.column(*i).clone()).collect();
-        let fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
-        let rows = RowConverter::new(fields).and_then(|c| c.convert_columns(&keys)).map_err(internal)?;
-        Ok(Some(rows.iter().map(|row| (xxh3_64(row.as_ref()) % shards as u64) as u32).collect()))
+        hashed(result, columns.iter().copied(), shards).map(Some)
     }
+}
+
+fn hashed(result: &RecordBatch, columns: impl Iterator<Item = usize>, n: usize) -> Result<Vec<u32>> {
+    let internal = |e: arrow::error::ArrowError| err!(LogicalError, "could not read the group of a row: {e}");
+    let keys: Vec<_> = columns.map(|i| result.column(i).clone()).collect();
+    let fields = keys.iter().map(|k| SortField::new(k.data_type().clone())).collect();
+    let rows = RowConverter::new(fields).and_then(|c| c.convert_columns(&keys)).map_err(internal)?;
+    Ok(rows.iter().map(|row| (xxh3_64(row.as_ref()) % n as u64) as u32).collect())
 }
 
 enum Groups {

@@ -6,7 +6,7 @@ use super::bad_rows::BadRows;
 use super::files::CheckpointDir;
 use super::route::Route;
 use super::select::{self, TIME_ALIAS};
-use super::sink::{Fitting, Lane, ViewSink, Written};
+use super::sink::{Fitting, Lane, Reached, ViewSink, Written};
 use crate::engine::{Shared, Statement};
 use crate::execute::{Target, background, target};
 use crate::query::{Event, Finish, Late, LateWriter, QueryEntry, late_target};
@@ -17,7 +17,7 @@ use datafusion::execution::{SessionState, TaskContext};
 use std::sync::Arc;
 use weir_base::{Error, Result, err};
 use weir_catalog::RelationName;
-use weir_plan::{Lasting, NodeId, Position, ReplayOrder, Running, SourceFactory, StreamPlan, WEIGHT_COLUMN};
+use weir_plan::{Lasting, NodeId, ReplayOrder, Running, SourceFactory, StreamPlan, WEIGHT_COLUMN};
 use weir_sql::bind::{BindOptions, BoundQuery, bind_query};
 use weir_sql::stream;
 use weir_storage::TIME_COLUMN;
@@ -40,6 +40,15 @@ impl RunningView {
             self.running.cancel();
             let finish = if error.is_some() { Finish::Failed } else { Finish::Cancelled };
             self.entry.end(finish, error);
+        }
+    }
+
+    /// Returns once a row of it could not be written.
+    pub fn unwritten(&self) -> impl Future<Output = Error> + use<> {
+        let lanes = self.lanes.clone();
+        async move {
+            let all = lanes.iter().map(|lane| Box::pin(lane.failed()));
+            futures::future::select_all(all).await.0.into()
         }
     }
 
@@ -188,13 +197,13 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
         for shard in target.shards() {
             let position = match shard.progress(&writer) {
                 None => None,
-                Some(bytes) => Some(Position::decode(&bytes).ok_or_else(|| {
+                Some(bytes) => Some(Reached::decode(&bytes).ok_or_else(|| {
                     err!(CorruptedData, "the position of view {} in {} is not one", spec.name, spec.target)
                 })?),
             };
             ahead.push(position);
         }
-        let written = ahead.iter().flatten().cloned().collect();
+        let written = ahead.iter().flatten().map(|reached| reached.at.clone()).collect();
         let fitting = Fitting::new(&target, plan.root.schema(), cx.settings.cast_overflow_wrap)?;
         let route = Route::of(&plan.root);
         let counted = Arc::new(Written { rows: entry.writing(), progress: entry.progress.clone() });

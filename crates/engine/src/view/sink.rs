@@ -7,7 +7,8 @@
 //!
 //! Invariants
 //! - a record holds all rows of its shard up to the position it names, from the record before on: whoever
-//!   finds it knows what not to write again;
+//!   finds it knows what not to write again; of a large result set it names the pieces, dealt by group, that
+//!   are written;
 //! - the shard of a row is a function of the row (its group, else its source's shard), the same after a
 //!   restart;
 //! - nothing is written to a shard before the restored query has come to that shard's newest position.
@@ -31,6 +32,9 @@ use weir_base::{Code, Error, MemoryBudget, Reservation, Result, err};
 use weir_plan::{Durable, Element, Epoch, LateRows, Position, Sink, StreamError};
 use weir_storage::{Ack, Progress, Shard, StorageError, TIME_COLUMN};
 
+/// A result set of more bytes goes into several records, of about half as much each. Little where assertions
+/// are on, so that tests come past it.
+const SET_BYTES_MAX: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 64 << 20 };
 /// Rows of one lane that wait while a record is on its way, bytes; then the query waits too.
 const WAITING_BYTES_MAX: u64 = 16 << 20;
 
@@ -106,13 +110,55 @@ impl Fitting {
     }
 }
 
+/// How far a view has written to a shard of its target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Reached {
+    pub at: Position,
+    /// Of what left there so many pieces of so many; `None` = all of it.
+    pub pieces: Option<(u16, u16)>,
+}
+
+/// First byte of a [`Reached`] that lies within what left at its position; else it is a position alone.
+const WITHIN: u8 = 0xFF;
+
+impl Reached {
+    /// A position; before it, where it lies within: 0xFF, pieces written (u16), pieces in all (u16),
+    /// little-endian.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = Vec::new();
+        if let Some((done, all)) = self.pieces {
+            out.push(WITHIN);
+            out.extend(done.to_le_bytes());
+            out.extend(all.to_le_bytes());
+        }
+        out.extend(self.at.encode());
+        out
+    }
+
+    /// The reverse; `None` if the bytes are not that.
+    pub fn decode(bytes: &[u8]) -> Option<Reached> {
+        match bytes.split_first_chunk::<5>() {
+            Some(([WITHIN, a, b, c, d], rest)) => {
+                let pieces = Some((u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])));
+                Position::decode(rest).map(|at| Reached { at, pieces })
+            }
+            _ => Position::decode(bytes).map(|at| Reached { at, pieces: None }),
+        }
+    }
+
+    /// Whether it is there already what left at `at` in this piece.
+    fn has(&self, at: &Position, piece: u16) -> bool {
+        self.at != *at || self.pieces.is_none_or(|(done, _)| piece < done)
+    }
+}
+
 /// What waits for a shard of the target.
 #[derive(Default)]
 struct Waiting {
     batches: Vec<RecordBatch>,
     bytes: u64,
     held: Vec<Reservation>,
-    at: Option<Position>,
+    at: Option<Reached>,
     /// Someone appends, and takes what waits when that is done.
     busy: bool,
     failed: Option<StreamError>,
@@ -140,7 +186,7 @@ impl Lane {
     async fn add(
         self: &Arc<Self>,
         batches: Vec<RecordBatch>,
-        at: &Position,
+        at: &Reached,
         memory: &Arc<MemoryBudget>,
     ) -> Result<(), StreamError> {
         let bytes: u64 = batches.iter().map(|b| b.get_array_memory_size() as u64).sum();
@@ -203,7 +249,7 @@ impl Lane {
         }
     }
 
-    async fn append(&self, batches: Vec<RecordBatch>, at: &Position) -> Result<u64, StreamError> {
+    async fn append(&self, batches: Vec<RecordBatch>, at: &Reached) -> Result<u64, StreamError> {
         let joined = match &batches[..] {
             [one] => one.clone(),
             all => concat_batches(&all[0].schema(), all).map_err(|e| StreamError {
@@ -217,6 +263,10 @@ impl Lane {
         appended.map_err(|e| {
             let e = match e {
                 StorageError::Dropped => err!(UnknownStream, "stream {} was dropped", self.name),
+                StorageError::Append(weir_log::AppendError::TooLarge { .. }) => err!(
+                    BadArguments,
+                    "{e}: {rows} rows left at once; let fewer leave, with EMIT ON UPDATE or EMIT CHANGELOG"
+                ),
                 e => Error::from(e),
             };
             StreamError { code: e.code, message: format!("writing to {}: {}", self.name, e.message) }
@@ -234,6 +284,19 @@ impl Lane {
             moved.as_mut().enable();
             if !self.waiting.lock().busy {
                 return;
+            }
+            moved.await;
+        }
+    }
+
+    /// Returns once something could not be written, with why.
+    pub async fn failed(&self) -> StreamError {
+        loop {
+            let moved = self.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if let Some(e) = &self.waiting.lock().failed {
+                return e.clone();
             }
             moved.await;
         }
@@ -263,8 +326,8 @@ pub(super) struct ViewSink {
     fitting: Fitting,
     route: Route,
     lanes: Vec<Arc<Lane>>,
-    /// Of each lane the position up to which it was written before and to which the query has not come.
-    ahead: Vec<Option<Position>>,
+    /// Of each lane up to where it was written before, where the query has not come there.
+    ahead: Vec<Option<Reached>>,
     /// Since the last position.
     held: Vec<RecordBatch>,
     last: Position,
@@ -280,7 +343,7 @@ impl ViewSink {
         target: &Target,
         fitting: Fitting,
         route: Route,
-        ahead: Vec<Option<Position>>,
+        ahead: Vec<Option<Reached>>,
         memory: Arc<MemoryBudget>,
         (late, written): (Late, Arc<Written>),
     ) -> Self {
@@ -302,6 +365,18 @@ impl ViewSink {
     /// One for each shard of the target.
     pub fn lanes(&self) -> Vec<Arc<Lane>> {
         self.lanes.clone()
+    }
+
+    /// The rows of a batch that are in one of so many pieces.
+    fn piece(&self, batch: &RecordBatch, piece: u16, pieces: u16) -> Result<RecordBatch> {
+        if pieces == 1 {
+            return Ok(batch.clone());
+        }
+        let of_row = self.route.pieces(batch, usize::from(pieces))?;
+        let own =
+            of_row.iter().enumerate().filter(|(_, p)| **p == u32::from(piece)).map(|(row, _)| row as u32);
+        take_record_batch(batch, &UInt32Array::from_iter_values(own))
+            .map_err(|e| err!(LogicalError, "could not cut a result set: {e}"))
     }
 
     /// Which shard of its sources the rows since the last position came from.
@@ -333,27 +408,45 @@ impl Sink for ViewSink {
     async fn complete(&mut self, at: &Position) -> Result<(), StreamError> {
         let from = self.moved(at);
         self.last = at.clone();
-        let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes.len()];
-        for batch in std::mem::take(&mut self.held) {
-            for (shard, rows) in self.fitting.deal(&self.route, &batch, from)? {
-                dealt[shard].push(rows);
+        let held = std::mem::take(&mut self.held);
+        let bytes: u64 = held.iter().map(|b| b.get_array_memory_size() as u64).sum();
+        // Who began it before had dealt it so.
+        let begun = self.ahead.iter().flatten().filter(|a| a.at == *at).find_map(|a| a.pieces);
+        let pieces = match begun {
+            Some((_, all)) => all.max(1),
+            None if bytes > SET_BYTES_MAX => {
+                (bytes / (SET_BYTES_MAX / 2) + 1).min(u64::from(u16::MAX)) as u16
             }
-        }
-        for (shard, batches) in dealt.into_iter().enumerate().filter(|(_, b)| !b.is_empty()) {
-            if self.ahead[shard].is_some() {
-                // It is there already.
-                let n: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
-                self.written.rows.send_modify(|all| *all += n);
-                continue;
+            None => 1,
+        };
+        for piece in 0..pieces {
+            let last = piece + 1 == pieces;
+            let reached = Reached { at: at.clone(), pieces: (!last).then_some((piece + 1, pieces)) };
+            let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes.len()];
+            for batch in &held {
+                let batch = self.piece(batch, piece, pieces)?;
+                if batch.num_rows() == 0 {
+                    continue;
+                }
+                for (shard, rows) in self.fitting.deal(&self.route, &batch, from)? {
+                    dealt[shard].push(rows);
+                }
             }
-            self.lanes[shard].add(batches, at, &self.memory).await?;
+            for (shard, batches) in dealt.into_iter().enumerate().filter(|(_, b)| !b.is_empty()) {
+                if self.ahead[shard].as_ref().is_some_and(|ahead| ahead.has(at, piece)) {
+                    let n: u64 = batches.iter().map(|b| b.num_rows() as u64).sum();
+                    self.written.rows.send_modify(|all| *all += n);
+                    continue;
+                }
+                self.lanes[shard].add(batches, &reached, &self.memory).await?;
+            }
         }
         Ok(())
     }
 
     async fn passed(&mut self, at: &Position) -> Result<(), StreamError> {
         for ahead in &mut self.ahead {
-            if ahead.as_ref().is_some_and(|a| a.within(at)) {
+            if ahead.as_ref().is_some_and(|a| a.at.within(at)) {
                 *ahead = None;
             }
         }
@@ -376,5 +469,38 @@ impl Sink for ViewSink {
 
     async fn late(&mut self, rows: LateRows) -> Result<(), StreamError> {
         self.late.take(rows).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use weir_base::SeqNo;
+    use weir_plan::SourcePosition;
+
+    fn at(next: u64) -> Position {
+        let source = SourcePosition { next: vec![SeqNo(next)], frontier_us: 7, backfilled: true };
+        Position { sources: vec![source], ticked: false }
+    }
+
+    #[test]
+    fn what_was_written_within_a_result_set_is_known_by_piece() {
+        let whole = Reached { at: at(5), pieces: None };
+        let within = Reached { at: at(5), pieces: Some((2, 9)) };
+        for reached in [&whole, &within] {
+            assert_eq!(Reached::decode(&reached.encode()).as_ref(), Some(reached));
+            assert_eq!(Reached::decode(&reached.encode()[1..]), None);
+        }
+        // (reached, position, piece, there)
+        let cases = [
+            (&whole, at(5), 3, true),
+            (&whole, at(4), 3, true),
+            (&within, at(4), 8, true),
+            (&within, at(5), 1, true),
+            (&within, at(5), 2, false),
+        ];
+        for (reached, position, piece, there) in cases {
+            assert_eq!(reached.has(&position, piece), there, "{reached:?} {position:?} {piece}");
+        }
     }
 }

@@ -1,0 +1,133 @@
+#!/usr/bin/env python3
+"""(k) Checkpoints of a materialized view that keeps a state for each key: bytes and milliseconds when a share of
+the keys changed since the last one, the dip in throughput while they are taken, and how long a restart after
+kill -9 takes until the view is at the end of its source again."""
+import os
+import sys
+import time
+
+from common import Weir, directory_bytes, log, median, report
+
+ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3))
+SHARES = (0.001, 0.01, 1.0)
+CASES = (("count, sum", "count() AS c, sum(v) AS s", 1_000_000),
+         ("count, p99", "count() AS c, p99(v) AS p", 1_000_000),
+         ("count, sum", "count() AS c, sum(v) AS s", 10_000_000))
+# Results leave once an hour: what is measured is state, not results.
+EMIT = "EMIT PERIODIC 3600s"
+
+
+def status(client, column):
+    return float(client.query(f"SELECT {column} FROM system.materialized_views WHERE name = 'v'"))
+
+
+def fill(client, keys, step=1):
+    """Each `step`-th key has one more row."""
+    n = keys // step
+    client.send(f"INSERT INTO s (k, v) SELECT number * {step}, number % 1000 FROM numbers({n})")
+
+
+def caught_up(client):
+    client.send("SYSTEM SYNC VIEW v")
+
+
+def checkpoint(client):
+    """(bytes written, MB; ms until durable; ms in which the view took no row in)"""
+    client.send("SYSTEM CHECKPOINT VIEW v")
+    return (status(client, "checkpoint_written_bytes") / 1e6, status(client, "checkpoint_ms"),
+            status(client, "checkpoint_stopped_ms"))
+
+
+def costs(name, select, keys, table):
+    with Weir() as server:
+        client = server.client(seconds_max=1800)
+        client.send("CREATE STREAM s (k uint64, v int64)")
+        client.send(f"CREATE MATERIALIZED VIEW v AS SELECT k, {select} FROM s GROUP BY k {EMIT} "
+                    "SETTINGS checkpoint_interval=86400")
+        fill(client, keys)
+        caught_up(client)
+        first = checkpoint(client)
+        table.append([name, keys, "all, new", *(f"{x:.1f}" for x in first)])
+        for share in SHARES:
+            runs = []
+            for _ in range(ROUNDS):
+                fill(client, keys, round(1 / share))
+                caught_up(client)
+                runs.append(checkpoint(client))
+            table.append([name, keys, f"{share:.1%}", *(f"{median([r[i] for r in runs]):.1f}" for i in range(3))])
+            log(name, keys, share, runs)
+
+
+def restarts(name, select, keys):
+    with Weir() as server:
+        client = server.client(seconds_max=1800)
+        client.send("CREATE STREAM s (k uint64, v int64)")
+        client.send(f"CREATE MATERIALIZED VIEW v AS SELECT k, {select} FROM s GROUP BY k {EMIT} "
+                    "SETTINGS checkpoint_interval=86400")
+        fill(client, keys)
+        caught_up(client)
+        checkpoint(client)
+        took = []
+        for _ in range(ROUNDS):
+            # Some deltas to read besides.
+            for _ in range(3):
+                fill(client, keys, 1000)
+                caught_up(client)
+                checkpoint(client)
+            server.kill()
+            began = time.perf_counter()
+            server.start()
+            client = server.client(seconds_max=1800)
+            client.send("INSERT INTO s (k, v) VALUES (1, 1)")
+            while client.query("SELECT state FROM system.materialized_views WHERE name = 'v'").strip() != "Running":
+                time.sleep(0.01)
+            caught_up(client)
+            took.append(time.perf_counter() - began)
+        mb = directory_bytes(os.path.join(server.dir, "checkpoints")) / 1e6
+        log("restart", name, keys, took)
+        return [name, keys, f"{mb:.0f}", f"{median(took):.2f}"]
+
+
+def dip(keys, rows):
+    """Seconds to take in the same history without and with a checkpoint every 10 s and every 2 s."""
+    with Weir() as server:
+        client = server.client(seconds_max=1800)
+        client.send("CREATE STREAM s (k uint64, v int64)")
+        for part in range(rows // 5_000_000):
+            client.send(f"INSERT INTO s (k, v) SELECT (number + {part * 5_000_000}) * 2654435761 % {keys}, number % 1000 "
+                        "FROM numbers(5000000)")
+        out = {}
+        for interval in (86400, 10, 2) * ROUNDS:
+            began = time.perf_counter()
+            client.send(f"CREATE MATERIALIZED VIEW v AS SELECT k, count() AS c, sum(v) AS s FROM s GROUP BY k {EMIT} "
+                        f"SETTINGS checkpoint_interval={interval}, seek_to='earliest'")
+            caught_up(client)
+            out.setdefault(interval, []).append(time.perf_counter() - began)
+            log("dip", interval, out[interval][-1], "epochs", status(client, "checkpoint_epoch"))
+            client.send("DROP VIEW v")
+        none = median(out[86400])
+        return [[f"every {i} s", keys, f"{rows / 1e6:.0f}", f"{none:.1f}", f"{median(out[i]):.1f}",
+                 f"{1 - none / median(out[i]):.1%}"] for i in (10, 2)]
+
+
+def main():
+    only = sys.argv[1:] or ["costs", "restart", "dip"]
+    if "costs" in only:
+        table = []
+        for case in CASES:
+            costs(*case, table)
+        report("checkpoint", "(k) Checkpoints by the share of keys that changed",
+               ["state", "keys", "changed", "MB written", "ms", "of that stopped, ms"], table,
+               [f"median of {ROUNDS}; ms from the barrier until the checkpoint is durable"])
+    if "restart" in only:
+        report("checkpoint_restart", "(k) Restart after kill -9 until the view is at the end of its source, seconds",
+               ["state", "keys", "MB of checkpoint files", "seconds"], [restarts(*case) for case in CASES],
+               [f"median of {ROUNDS}, files in the page cache; reach: 10 M keys in 3 s"])
+    if "dip" in only:
+        report("checkpoint_dip", "(k) Dip while checkpoints are taken",
+               ["checkpoints", "keys", "M rows", "s without", "s with", "dip"], dip(10_000_000, 50_000_000),
+               [f"median of {ROUNDS}, a view over history whose keys all change; reach: ≤ 10 %"])
+
+
+if __name__ == "__main__":
+    main()
