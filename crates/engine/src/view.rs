@@ -151,6 +151,16 @@ impl Views {
             }
         }
         self.remove_strays(shared);
+        let strays = stray_positions(shared);
+        if !strays.is_empty() {
+            shared.spawn(async move {
+                for (shard, writer) in strays {
+                    if let Err(e) = shard.forget_progress(writer).await {
+                        tracing::debug!(error = %e, "a position of a dropped view stays until the next start");
+                    }
+                }
+            });
+        }
     }
 
     /// Checkpoints of views that are gone: a stop came between.
@@ -257,6 +267,19 @@ impl Views {
     pub fn events(&self) -> Vec<ViewEvent> {
         self.log.all()
     }
+}
+
+/// Positions of views that are gone, in the targets they wrote to: a stop came between. Found before anybody
+/// can create another view.
+fn stray_positions(shared: &Shared) -> Vec<(Arc<weir_storage::Shard>, [u8; 16])> {
+    let snapshot = shared.catalog.snapshot();
+    let known: Vec<[u8; 16]> = snapshot.relations().filter_map(|r| Some(ViewSpec::of(r)?.writer())).collect();
+    let open = snapshot.relations().filter_map(|r| shared.streams.get(r).ok());
+    let shards = open.flat_map(|open| open.store.shards().to_vec());
+    shards
+        .flat_map(|shard| shard.writers().into_iter().map(move |writer| (shard.clone(), writer)))
+        .filter(|(_, writer)| !known.contains(writer))
+        .collect()
 }
 
 impl View {

@@ -247,6 +247,11 @@ impl LogCore {
         self.shared.progress(writer)
     }
 
+    /// See [`crate::ShardLog::writers`].
+    pub fn writers(&self) -> Vec<[u8; 16]> {
+        self.shared.writers()
+    }
+
     pub fn start(&self) -> SeqNo {
         self.shared.start()
     }

@@ -271,6 +271,9 @@ pub trait ShardLog: Send + Sync + std::fmt::Debug {
     /// The newest durable progress of a writer; `None` = it has written nothing, or was forgotten.
     fn progress(&self, writer: &[u8; 16]) -> Option<Bytes>;
 
+    /// Everyone of whom a progress is remembered.
+    fn writers(&self) -> Vec<[u8; 16]>;
+
     /// The oldest sequence number still held; equals `durable_end` for an empty log.
     fn start(&self) -> SeqNo;
 

@@ -271,6 +271,10 @@ impl ShardLog for MemoryLog {
         self.inner.state.lock().progress.get(writer).cloned()
     }
 
+    fn writers(&self) -> Vec<[u8; 16]> {
+        self.inner.state.lock().progress.writers()
+    }
+
     fn start(&self) -> SeqNo {
         self.inner.state.lock().start()
     }

@@ -31,6 +31,10 @@ impl ProgressTable {
         self.0.get(writer)
     }
 
+    pub fn writers(&self) -> Vec<[u8; 16]> {
+        self.0.keys().copied().collect()
+    }
+
     pub fn note(&mut self, progress: &Progress) {
         if progress.bytes.is_empty() {
             self.0.remove(&progress.writer);

@@ -107,6 +107,10 @@ impl Shared {
         self.state.read().progress.get(writer).cloned()
     }
 
+    pub fn writers(&self) -> Vec<[u8; 16]> {
+        self.state.read().progress.writers()
+    }
+
     pub fn segments(&self) -> Vec<SegmentInfo> {
         self.state.read().segments.iter().map(SegmentState::info).collect()
     }

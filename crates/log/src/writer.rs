@@ -271,6 +271,10 @@ impl ShardLog for SegmentLog {
         self.inner.shared.progress(writer)
     }
 
+    fn writers(&self) -> Vec<[u8; 16]> {
+        self.inner.shared.writers()
+    }
+
     fn start(&self) -> SeqNo {
         self.inner.shared.start()
     }

@@ -11,6 +11,7 @@ mod client;
 mod data;
 mod expiry;
 mod files;
+mod fixtures;
 mod http;
 mod kill;
 mod lasting;

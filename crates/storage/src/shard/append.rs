@@ -39,6 +39,11 @@ impl Shard {
         self.log.progress(writer)
     }
 
+    /// Everyone of whom a progress is kept.
+    pub fn writers(&self) -> Vec<[u8; 16]> {
+        self.log.writers()
+    }
+
     /// Lets go of what is kept of a writer. Durable when it returns.
     pub async fn forget_progress(&self, writer: [u8; 16]) -> Result<()> {
         if self.progress(&writer).is_none() {
