@@ -15,7 +15,7 @@ use crate::source::StreamSources;
 use arrow::datatypes::Field;
 use datafusion::execution::{SessionState, TaskContext};
 use std::sync::Arc;
-use weir_base::{Error, Result, err};
+use weir_base::{Code, Error, Result, err};
 use weir_catalog::RelationName;
 use weir_plan::{Lasting, NodeId, ReplayOrder, Running, SourceFactory, StreamPlan, WEIGHT_COLUMN};
 use weir_sql::bind::{BindOptions, BoundQuery, bind_query};
@@ -232,7 +232,15 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
         let factory: Arc<dyn SourceFactory> = Arc::new(sources);
         let lasting = Some(Lasting { store, written });
         let memory = entry.memory.clone();
-        let running = shared.runtime.start(plan, factory, Box::new(sink), clock, memory, lasting).await?;
+        let running = shared.runtime.start(plan, factory, Box::new(sink), clock, memory, lasting).await;
+        let running = running.map_err(|e| match e.code {
+            // A stream that was dropped and made again begins at 0.
+            Code::SequenceOutOfRange => {
+                let way = "the stream is another one than the view has taken rows in from; drop the view and create it again";
+                Error::new(e.code, format!("{}: {way}", e.message))
+            }
+            _ => e.into(),
+        })?;
         entry.attach(shown, positions, running.clone());
         entry.on(Event::Run);
         Ok::<_, Error>((running, named, warnings.all()))

@@ -34,7 +34,7 @@ use weir_storage::{Ack, Progress, Shard, StorageError, TIME_COLUMN};
 
 /// A result set of more bytes goes into several records, of about half as much each. Little where assertions
 /// are on, so that tests come past it.
-const SET_BYTES_MAX: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 64 << 20 };
+const SET_BYTES_MAX: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 16 << 20 };
 /// Rows of one lane that wait while a record is on its way, bytes; then the query waits too.
 const WAITING_BYTES_MAX: u64 = 16 << 20;
 
@@ -328,8 +328,9 @@ pub(super) struct ViewSink {
     lanes: Vec<Arc<Lane>>,
     /// Of each lane up to where it was written before, where the query has not come there.
     ahead: Vec<Option<Reached>>,
-    /// Since the last position.
+    /// Since the last position, and what it takes.
     held: Vec<RecordBatch>,
+    held_memory: Option<Reservation>,
     last: Position,
     memory: Arc<MemoryBudget>,
     late: Late,
@@ -359,7 +360,7 @@ impl ViewSink {
         };
         let lanes = target.shards().iter().map(lane).collect();
         let (held, last) = (Vec::new(), Position::default());
-        ViewSink { fitting, route, lanes, ahead, held, last, memory, late, written }
+        ViewSink { fitting, route, lanes, ahead, held, held_memory: None, last, memory, late, written }
     }
 
     /// One for each shard of the target.
@@ -367,16 +368,32 @@ impl ViewSink {
         self.lanes.clone()
     }
 
-    /// The rows of a batch that are in one of so many pieces.
-    fn piece(&self, batch: &RecordBatch, piece: u16, pieces: u16) -> Result<RecordBatch> {
+    fn hold(&mut self, batch: RecordBatch) -> Result<(), StreamError> {
+        let bytes = batch.get_array_memory_size() as u64;
+        let grown = match &mut self.held_memory {
+            Some(held) => held.grow(bytes),
+            none => self.memory.reserve(bytes).map(|held| *none = Some(held)),
+        };
+        grown.map_err(|e| StreamError {
+            code: Code::MemoryLimitExceeded,
+            message: format!(
+                "rows that leave at once: {e}; raise max_memory_usage, or let fewer leave with EMIT ON UPDATE"
+            ),
+        })?;
+        self.held.push(batch);
+        Ok(())
+    }
+
+    /// Of a batch the rows of each of so many pieces; empty = all are in the one piece.
+    fn cut(&self, batch: &RecordBatch, pieces: u16) -> Result<Vec<Vec<u32>>> {
         if pieces == 1 {
-            return Ok(batch.clone());
+            return Ok(Vec::new());
         }
-        let of_row = self.route.pieces(batch, usize::from(pieces))?;
-        let own =
-            of_row.iter().enumerate().filter(|(_, p)| **p == u32::from(piece)).map(|(row, _)| row as u32);
-        take_record_batch(batch, &UInt32Array::from_iter_values(own))
-            .map_err(|e| err!(LogicalError, "could not cut a result set: {e}"))
+        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); usize::from(pieces)];
+        for (row, piece) in self.route.pieces(batch, usize::from(pieces))?.into_iter().enumerate() {
+            rows[piece as usize].push(row as u32);
+        }
+        Ok(rows)
     }
 
     /// Which shard of its sources the rows since the last position came from.
@@ -400,7 +417,7 @@ impl Sink for ViewSink {
             self.written.progress.given_rows.fetch_add(n, Ordering::Relaxed);
             self.written.progress.taken_rows.fetch_add(n, Ordering::Relaxed);
             self.written.progress.result_rows.fetch_add(n, Ordering::Relaxed);
-            self.held.push(rows.batch);
+            self.hold(rows.batch)?;
         }
         Ok(())
     }
@@ -409,6 +426,8 @@ impl Sink for ViewSink {
         let from = self.moved(at);
         self.last = at.clone();
         let held = std::mem::take(&mut self.held);
+        // Until its rows wait in their lanes, which count them themselves.
+        let _held_memory = self.held_memory.take();
         let bytes: u64 = held.iter().map(|b| b.get_array_memory_size() as u64).sum();
         // Who began it before had dealt it so.
         let begun = self.ahead.iter().flatten().filter(|a| a.at == *at).find_map(|a| a.pieces);
@@ -419,12 +438,17 @@ impl Sink for ViewSink {
             }
             None => 1,
         };
+        let mut cut = held.iter().map(|b| self.cut(b, pieces)).collect::<Result<Vec<_>>>()?;
         for piece in 0..pieces {
             let last = piece + 1 == pieces;
             let reached = Reached { at: at.clone(), pieces: (!last).then_some((piece + 1, pieces)) };
             let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes.len()];
-            for batch in &held {
-                let batch = self.piece(batch, piece, pieces)?;
+            for (batch, cut) in held.iter().zip(&mut cut) {
+                let batch = match cut.get_mut(usize::from(piece)).map(std::mem::take) {
+                    None => batch.clone(),
+                    Some(rows) => take_record_batch(batch, &UInt32Array::from(rows))
+                        .map_err(|e| err!(LogicalError, "could not cut a result set: {e}"))?,
+                };
                 if batch.num_rows() == 0 {
                     continue;
                 }

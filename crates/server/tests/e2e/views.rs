@@ -159,3 +159,129 @@ fn what_can_be_no_view_is_refused_with_the_way() {
     server.query("DROP VIEW m");
     server.query("DROP STREAM t");
 }
+
+#[test]
+fn a_view_is_altered_renamed_shown_and_goes_with_its_database() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &[]);
+    let refused = |server: &Restarted<'_>, sql: &str, says: &str| {
+        let e = server.server.as_ref().unwrap().table.query(sql).map(|_| ()).unwrap_err();
+        assert!(e.text.contains(says), "{sql}: {e}");
+    };
+    server.query("CREATE DATABASE d");
+    server.query("CREATE STREAM d.s (k string, v int64)");
+    server.query("CREATE MATERIALIZED VIEW d.rows AS SELECT k, v FROM d.s WHERE v > 10 COMMENT 'large ones'");
+    server.query(
+        "CREATE MATERIALIZED VIEW d.sums AS SELECT k, count() AS c, sum(v) AS sv FROM d.s GROUP BY k HAVING c > 1 EMIT ON UPDATE",
+    );
+    server.query("INSERT INTO d.s (k, v) VALUES ('a', 1), ('b', 20), ('a', 30)");
+
+    // Another condition of a query without state; another one above all state. What was taken in stays.
+    server.query("ALTER VIEW d.rows MODIFY QUERY SELECT k, v FROM d.s WHERE v > 1000");
+    server.query("SYSTEM SYNC VIEW d.sums");
+    server.query(
+        "ALTER VIEW d.sums MODIFY QUERY SELECT k, count() AS c, sum(v) AS sv FROM d.s GROUP BY k HAVING c > 2 EMIT ON UPDATE",
+    );
+    server.query("INSERT INTO d.s (k, v) VALUES ('a', 4), ('b', 5), ('b', 2000)");
+    server.query("SYSTEM SYNC VIEW d.rows");
+    server.query("SYSTEM SYNC VIEW d.sums");
+    assert_eq!(server.query("SELECT k, v FROM table(d.rows) ORDER BY v"), "b\t20\na\t30\nb\t2000\n");
+    assert_eq!(
+        server.query("SELECT k, c, sv FROM table(d.sums) ORDER BY _tp_sn, k"),
+        "a\t2\t31\na\t3\t35\nb\t3\t2025\n"
+    );
+    for (sql, says) in [
+        (
+            "ALTER VIEW d.sums MODIFY QUERY SELECT k, count() AS c, max(v) AS sv FROM d.s GROUP BY k EMIT ON UPDATE",
+            "RENAME",
+        ),
+        (
+            "ALTER VIEW d.sums MODIFY QUERY SELECT k, count() AS c, sum(v) AS sv FROM d.s WHERE v > 1 GROUP BY k EMIT ON UPDATE",
+            "RENAME",
+        ),
+        ("ALTER VIEW d.rows MODIFY QUERY SELECT k, v, v + 1 AS more FROM d.s", "no column more"),
+        ("CREATE MATERIALIZED VIEW d.back INTO d.s AS SELECT k, v + 1 AS v FROM d.rows", "feed itself"),
+        ("ALTER VIEW d.rows MODIFY QUERY SETTING on_error='perhaps'", "stop, skip, dlq"),
+        ("ALTER VIEW d.rows RESET QUERY SETTING no_such_setting", "no_such_setting"),
+        ("ALTER VIEW d.s MODIFY COMMENT 'x'", "not a materialized view"),
+        ("TRUNCATE STREAM d.rows", "view"),
+        ("DROP DATABASE d", "CASCADE"),
+        ("RENAME STREAM d.s TO d.other", "used by"),
+    ] {
+        refused(&server, sql, says);
+    }
+    server.query("ALTER VIEW d.rows MODIFY QUERY SETTING checkpoint_interval=5, on_error='skip'");
+    server.query("ALTER VIEW d.rows RESET QUERY SETTING on_error");
+    server.query("ALTER VIEW d.rows MODIFY COMMENT 'larger ones'");
+    server.query("RENAME STREAM d.rows TO d.large");
+    server.kill();
+    let state = "SELECT state FROM system.materialized_views WHERE name = 'large'";
+    wait_until("the renamed view runs", || server.query(state) == "Running\n");
+    server.query("INSERT INTO d.s (k, v) VALUES ('c', 5000)");
+    server.query("SYSTEM SYNC VIEW d.large");
+    assert_eq!(server.query("SELECT count() FROM table(d.large)"), "4\n");
+    assert_eq!(server.query("SHOW STREAMS FROM d"), "large\ns\nsums\n");
+    assert_eq!(server.query("SHOW STREAMS FROM d SETTINGS include_internal_streams=1").lines().count(), 5);
+    assert_eq!(server.query("SHOW VIEWS FROM d"), "large\nsums\n");
+    let made = server.query("SHOW CREATE VIEW d.large").replace("\\n", "\n").replace("\\'", "'");
+    for part in ["v > 1000", "checkpoint_interval = 5", "COMMENT 'larger ones'"] {
+        assert!(made.contains(part) && !made.contains("on_error"), "{part} in {made}");
+    }
+    server.query("DROP VIEW d.large");
+    server.query(&made);
+    server.query("INSERT INTO d.s (k, v) VALUES ('d', 6000)");
+    server.query("SYSTEM SYNC VIEW d.large");
+    assert_eq!(server.query("SELECT k FROM table(d.large)"), "d\n");
+    server.query("DROP DATABASE d CASCADE");
+    assert_eq!(server.query("SELECT count() FROM system.materialized_views"), "0\n");
+    server.kill();
+    assert_eq!(server.query("SHOW DATABASES"), "default\nsystem\n");
+    let left: Vec<_> = ["checkpoints", "streams"]
+        .iter()
+        .flat_map(|d| std::fs::read_dir(dir.path().join("data").join(d)).unwrap())
+        .map(|e| e.unwrap().path())
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[test]
+fn a_view_waits_for_resume_where_it_is_told_to() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &[]);
+    server.query("CREATE STREAM s (v int64)");
+    server.query("INSERT INTO s (v) VALUES (1)");
+    server
+        .query("CREATE MATERIALIZED VIEW m AS SELECT v FROM s SETTINGS pause_on_start=1, seek_to='earliest'");
+    let state = "SELECT state FROM system.materialized_views";
+    assert_eq!(server.query(state), "Paused\n");
+    server.kill();
+    assert_eq!(server.query(state), "Paused\n");
+    server.query("SYSTEM RESUME VIEW m");
+    server.query("SYSTEM SYNC VIEW m");
+    server.query("SYSTEM PAUSE VIEW m");
+    server.query("SYSTEM PAUSE MATERIALIZED VIEW m");
+    assert_eq!(server.query("SELECT v FROM table(m)"), "1\n");
+    let refused = server.server.as_ref().unwrap().table.query("SYSTEM CHECKPOINT VIEW m").unwrap_err();
+    assert!(refused.text.contains("Paused"), "{refused}");
+}
+
+#[test]
+fn a_view_whose_source_is_another_one_now_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &[]);
+    server.query("CREATE STREAM s (v int64)");
+    server.query("CREATE MATERIALIZED VIEW m AS SELECT v FROM s");
+    server.query("INSERT INTO s (v) VALUES (1), (2), (3)");
+    server.query("SYSTEM SYNC VIEW m");
+    server.query("SYSTEM PAUSE VIEW m");
+    server.query("DROP STREAM s SETTINGS enable_dependency_check=0");
+    server.query("CREATE STREAM s (v int64)");
+    server.query("INSERT INTO s (v) VALUES (4)");
+    let refused = server.server.as_ref().unwrap().table.query("SYSTEM RESUME VIEW m").unwrap_err();
+    assert!(refused.text.contains("another one than the view"), "{refused}");
+    assert_eq!(server.query("SELECT state FROM system.materialized_views"), "Error\n");
+    server.kill();
+    wait_until("the view says so again", || {
+        server.query("SELECT state FROM system.materialized_views") == "Error\n"
+    });
+}
