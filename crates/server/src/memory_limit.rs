@@ -3,23 +3,27 @@
 use std::str::FromStr;
 
 /// Bytes, or a share of what is available.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub enum MemoryLimit {
     Bytes(u64),
     Percent(u8),
+    /// 80 %; of a small machine less, since what is not accounted for takes more of it.
+    #[default]
+    Auto,
 }
 
-impl Default for MemoryLimit {
-    fn default() -> Self {
-        MemoryLimit::Percent(80)
-    }
-}
+/// What the program, allocator and kernel take besides what is accounted for.
+const BESIDES_BYTES: u64 = 128 << 20;
 
 impl MemoryLimit {
     pub fn bytes(self, available_bytes: u64) -> u64 {
         match self {
             MemoryLimit::Bytes(bytes) => bytes,
             MemoryLimit::Percent(percent) => available_bytes / 100 * u64::from(percent),
+            MemoryLimit::Auto => {
+                let most = available_bytes / 10 * 8;
+                most.min(available_bytes.saturating_sub(BESIDES_BYTES)).max(available_bytes / 2)
+            }
         }
     }
 }
@@ -124,6 +128,14 @@ mod tests {
             assert!(files.iter().any(|f| f == wanted), "{wanted} among {files:?}");
         }
         assert!(!files.iter().any(|f| f.contains("/x")));
+    }
+
+    #[test]
+    fn a_small_machine_keeps_more_for_the_rest() {
+        let mib = |n: u64| n << 20;
+        for (available, limit) in [(128, 64), (256, 128), (512, 384), (1000, 800), (16_000, 12_800)] {
+            assert_eq!(MemoryLimit::Auto.bytes(mib(available)) >> 20, limit, "{available} MiB");
+        }
     }
 
     #[test]

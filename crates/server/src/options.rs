@@ -34,7 +34,7 @@ pub struct ServerArgs {
     #[arg(long, env = "WEIR_PASSWORD_FILE", value_name = "FILE")]
     pub password_file: Option<PathBuf>,
     /// Accounted memory, in bytes or with KiB, MiB, GiB or % of what the machine or its cgroup
-    /// gives [default: 80%]
+    /// gives [default: 80%, less where that leaves under 128MiB]
     #[arg(long, env = "WEIR_MEMORY_LIMIT", value_name = "SIZE")]
     pub memory_limit: Option<MemoryLimit>,
     /// Least important messages to write to standard error: error, warn, info, debug or trace

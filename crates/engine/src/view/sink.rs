@@ -34,9 +34,9 @@ use weir_storage::{Ack, Progress, Shard, StorageError, TIME_COLUMN};
 
 /// A result set of more bytes goes into several records, of about half as much each. Little where assertions
 /// are on, so that tests come past it.
-const SET_BYTES_MAX: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 16 << 20 };
+const SET_BYTES_MAX: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 8 << 20 };
 /// Rows of one lane that wait while a record is on its way, bytes; then the query waits too.
-const WAITING_BYTES_MAX: u64 = 16 << 20;
+const WAITING_BYTES_MAX: u64 = 8 << 20;
 
 /// Turns what a query gives into rows of its target.
 pub(super) struct Fitting {
