@@ -35,7 +35,7 @@ impl Bits {
     /// All below `n`.
     pub fn all(n: usize) -> Self {
         let mut words = vec![u64::MAX; n / 64];
-        if n % 64 > 0 {
+        if !n.is_multiple_of(64) {
             words.push((1 << (n % 64)) - 1);
         }
         Bits { words }

@@ -5,8 +5,8 @@
 //! `WEIR_VIEW_CRASH_POINTS` sets how many points of each kind are tried (default 12).
 
 use super::{Options, Server, table_mode};
-use weir_base::Error;
 use weir_base::disk::{Fault, FaultKind, SimDisk};
+use weir_base::{Clock, Error, SystemClock};
 
 const VIEWS: [&str; 3] = ["kept", "counted", "windows"];
 const ROUNDS: usize = 5;
@@ -49,9 +49,9 @@ fn checkpoint(server: &Server, view: &str) -> Result<(), Error> {
 }
 
 fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let began = std::time::Instant::now();
+    let clock = SystemClock::new();
     while !done() {
-        assert!(began.elapsed().as_secs() < 60, "waited a minute in vain until {what}");
+        assert!(clock.monotonic().as_secs() < 60, "waited a minute in vain until {what}");
         std::thread::yield_now();
     }
 }
