@@ -48,3 +48,4 @@ bench: tools
 	bench/nexmark.py
 	bench/growth.py
 	bench/adversary.py
+	bench/checkpoint.py

@@ -38,14 +38,20 @@ def checkpoint(client):
             status(client, "checkpoint_stopped_ms"))
 
 
+def filled(server, select, keys):
+    """A client of a view that has taken in a row of each key."""
+    client = server.client(seconds_max=1800)
+    client.send("CREATE STREAM s (k uint64, v int64)")
+    client.send(f"CREATE MATERIALIZED VIEW v AS SELECT k, {select} FROM s GROUP BY k {EMIT} "
+                "SETTINGS checkpoint_interval=86400")
+    fill(client, keys)
+    caught_up(client)
+    return client
+
+
 def costs(name, select, keys, table):
     with Weir() as server:
-        client = server.client(seconds_max=1800)
-        client.send("CREATE STREAM s (k uint64, v int64)")
-        client.send(f"CREATE MATERIALIZED VIEW v AS SELECT k, {select} FROM s GROUP BY k {EMIT} "
-                    "SETTINGS checkpoint_interval=86400")
-        fill(client, keys)
-        caught_up(client)
+        client = filled(server, select, keys)
         first = checkpoint(client)
         table.append([name, keys, "all, new", *(f"{x:.1f}" for x in first)])
         for share in SHARES:
@@ -60,12 +66,7 @@ def costs(name, select, keys, table):
 
 def restarts(name, select, keys):
     with Weir() as server:
-        client = server.client(seconds_max=1800)
-        client.send("CREATE STREAM s (k uint64, v int64)")
-        client.send(f"CREATE MATERIALIZED VIEW v AS SELECT k, {select} FROM s GROUP BY k {EMIT} "
-                    "SETTINGS checkpoint_interval=86400")
-        fill(client, keys)
-        caught_up(client)
+        client = filled(server, select, keys)
         checkpoint(client)
         took = []
         for _ in range(ROUNDS):

@@ -168,8 +168,14 @@ impl Views {
         let known: Vec<String> = self.all.lock().keys().map(Uuid::to_string).collect();
         let disk = shared.world.disk.clone();
         let Ok(entries) = disk.list(files::CHECKPOINTS_DIR) else { return };
-        for entry in entries.into_iter().filter(|e| e.is_dir && !known.contains(&e.name)) {
-            if let Err(e) = CheckpointDir::new(disk.clone(), &entry.name).remove_all() {
+        let id = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
+        for entry in entries.into_iter().filter(|e| !known.contains(&id(&e.name))) {
+            let removed = if entry.is_dir {
+                CheckpointDir::new(disk.clone(), &entry.name).remove_all()
+            } else {
+                disk.remove_file(&format!("{CHECKPOINTS_DIR}/{}", entry.name))
+            };
+            if let Err(e) = removed {
                 tracing::warn!(id = entry.name, error = %e, "could not remove checkpoints of a view that is gone");
             }
         }

@@ -47,7 +47,9 @@ pub(crate) async fn drop_database(
     for relation in relations {
         match relation.kind {
             RelationKind::MaterializedView { .. } => {
-                cx.shared.views.dropped(&cx.shared.queries, relation.id).await?;
+                if let Err(e) = cx.shared.views.dropped(&cx.shared.queries, relation.id).await {
+                    tracing::debug!(view = %relation.full_name(), error = %e, "a dropped view had ended before");
+                }
             }
             RelationKind::Stream { .. } => cx.shared.forget(relation.id),
             RelationKind::Random { .. } | RelationKind::View { .. } => {}

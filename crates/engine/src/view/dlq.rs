@@ -2,6 +2,7 @@
 
 use super::ViewSpec;
 use super::bad_rows::BadRow;
+use crate::ddl::show::{literal, quote};
 use crate::engine::Shared;
 use crate::execute;
 use crate::outcome::Outcome;
@@ -17,13 +18,8 @@ pub(super) fn name(spec: &ViewSpec) -> RelationName {
     RelationName::new(&spec.name.database, format!("{}_dlq", spec.name.name))
 }
 
-fn quoted(text: &str) -> String {
-    format!("'{}'", text.replace('\\', "\\\\").replace('\'', "\\'"))
-}
-
 fn ident(name: &RelationName) -> String {
-    let part = |text: &str| format!("`{}`", text.replace('\\', "\\\\").replace('`', "\\`"));
-    format!("{}.{}", part(&name.database), part(&name.name))
+    format!("{}.{}", quote(&name.database), quote(&name.name))
 }
 
 /// Runs a statement of the server's own.
@@ -57,13 +53,13 @@ pub(super) async fn write(shared: &Arc<Shared>, spec: &ViewSpec, row: &BadRow, e
     let text = format!(
         "INSERT INTO {} (stream, shard, sn, row, code, reason) SETTINGS idempotent_id={} VALUES ({}, {}, {}, {}, {}, {})",
         ident(&name(spec)),
-        quoted(&format!("{}-{}-{}-{}", spec.id, row.stream, row.shard, row.sn)),
-        quoted(&row.stream.to_string()),
+        literal(&format!("{}-{}-{}-{}", spec.id, row.stream, row.shard, row.sn)),
+        literal(&row.stream.to_string()),
         row.shard,
         row.sn,
-        quoted(&json),
+        literal(&json),
         e.code.number(),
-        quoted(&e.message),
+        literal(&e.message),
     );
     run(shared, &text).await.map(|_| ())
 }

@@ -25,11 +25,17 @@ impl Route {
         }
     }
 
-    /// Which of so many pieces of a result set each row is in: a function of its group, else of the row.
-    pub fn pieces(&self, result: &RecordBatch, pieces: usize) -> Result<Vec<u32>> {
+    /// Which of so many pieces each row of a batch is in, that has so many rows `before` it of `all`. Of
+    /// groups a function of the group: their order is not the same after a restart; of other rows by their
+    /// place: that is, and what they hold may not be (`now64()`).
+    pub fn pieces(&self, result: &RecordBatch, before: usize, all: usize, pieces: usize) -> Result<Vec<u32>> {
         match self {
-            Route::Group(columns) if !columns.is_empty() => hashed(result, columns.iter().copied(), pieces),
-            _ => hashed(result, 0..result.num_columns(), pieces),
+            Route::Source => {
+                let place = |row: usize| ((before + row) as u64 * pieces as u64 / all.max(1) as u64) as u32;
+                Ok((0..result.num_rows()).map(place).collect())
+            }
+            Route::Group(columns) if columns.is_empty() => hashed(result, 0..result.num_columns(), pieces),
+            Route::Group(columns) => hashed(result, columns.iter().copied(), pieces),
         }
     }
 

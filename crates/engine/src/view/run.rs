@@ -203,7 +203,11 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
             };
             ahead.push(position);
         }
-        let written = ahead.iter().flatten().map(|reached| reached.at.clone()).collect();
+        let of = |reached: &Reached| {
+            let from = reached.within.as_ref().map(|w| w.from.clone());
+            [Some(reached.at.clone()), from]
+        };
+        let written = ahead.iter().flatten().flat_map(of).flatten().collect();
         let fitting = Fitting::new(&target, plan.root.schema(), cx.settings.cast_overflow_wrap)?;
         let route = Route::of(&plan.root);
         let counted = Arc::new(Written { rows: entry.writing(), progress: entry.progress.clone() });

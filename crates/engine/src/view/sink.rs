@@ -114,22 +114,33 @@ impl Fitting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Reached {
     pub at: Position,
-    /// Of what left there so many pieces of so many; `None` = all of it.
-    pub pieces: Option<(u16, u16)>,
+    /// `None` = all that left up to there.
+    pub within: Option<Within>,
+}
+
+/// Of what left after `from` so many pieces of so many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Within {
+    pub from: Position,
+    pub done: u16,
+    pub pieces: u16,
 }
 
 /// First byte of a [`Reached`] that lies within what left at its position; else it is a position alone.
 const WITHIN: u8 = 0xFF;
 
 impl Reached {
-    /// A position; before it, where it lies within: 0xFF, pieces written (u16), pieces in all (u16),
-    /// little-endian.
+    /// A position; before it, where it lies within: 0xFF, pieces written (u16), pieces in all (u16), length
+    /// (u16) and position of what was written before, little-endian.
     pub fn encode(&self) -> Vec<u8> {
         let mut out = Vec::new();
-        if let Some((done, all)) = self.pieces {
+        if let Some(within) = &self.within {
+            let from = within.from.encode();
             out.push(WITHIN);
-            out.extend(done.to_le_bytes());
-            out.extend(all.to_le_bytes());
+            out.extend(within.done.to_le_bytes());
+            out.extend(within.pieces.to_le_bytes());
+            out.extend((from.len() as u16).to_le_bytes());
+            out.extend(from);
         }
         out.extend(self.at.encode());
         out
@@ -137,18 +148,25 @@ impl Reached {
 
     /// The reverse; `None` if the bytes are not that.
     pub fn decode(bytes: &[u8]) -> Option<Reached> {
-        match bytes.split_first_chunk::<5>() {
-            Some(([WITHIN, a, b, c, d], rest)) => {
-                let pieces = Some((u16::from_le_bytes([*a, *b]), u16::from_le_bytes([*c, *d])));
-                Position::decode(rest).map(|at| Reached { at, pieces })
-            }
-            _ => Position::decode(bytes).map(|at| Reached { at, pieces: None }),
-        }
+        let Some(([WITHIN, a, b, c, d, e, f], rest)) = bytes.split_first_chunk::<7>() else {
+            return Position::decode(bytes).map(|at| Reached { at, within: None });
+        };
+        let number = |low: &u8, high: &u8| u16::from_le_bytes([*low, *high]);
+        let (from, rest) = rest.split_at_checked(usize::from(number(e, f)))?;
+        let from = Position::decode(from)?;
+        let within = Some(Within { from, done: number(a, b), pieces: number(c, d) });
+        Position::decode(rest).map(|at| Reached { at, within })
     }
 
     /// Whether it is there already what left at `at` in this piece.
     fn has(&self, at: &Position, piece: u16) -> bool {
-        self.at != *at || self.pieces.is_none_or(|(done, _)| piece < done)
+        self.at != *at || self.within.as_ref().is_none_or(|w| piece < w.done)
+    }
+
+    /// Whether `at` lies amid what was written in pieces: what leaves there belongs to them, though batches
+    /// were cut elsewhere then.
+    fn is_amid(&self, at: &Position) -> bool {
+        self.within.as_ref().is_some_and(|w| at.within(&self.at) && *at != self.at && !at.within(&w.from))
     }
 }
 
@@ -384,16 +402,23 @@ impl ViewSink {
         Ok(())
     }
 
-    /// Of a batch the rows of each of so many pieces; empty = all are in the one piece.
-    fn cut(&self, batch: &RecordBatch, pieces: u16) -> Result<Vec<Vec<u32>>> {
+    /// Of each batch the rows of each of so many pieces; none of those = all are in the one piece.
+    fn cut(&self, batches: &[RecordBatch], pieces: u16) -> Result<Vec<Vec<Vec<u32>>>> {
         if pieces == 1 {
-            return Ok(Vec::new());
+            return Ok(vec![Vec::new(); batches.len()]);
         }
-        let mut rows: Vec<Vec<u32>> = vec![Vec::new(); usize::from(pieces)];
-        for (row, piece) in self.route.pieces(batch, usize::from(pieces))?.into_iter().enumerate() {
-            rows[piece as usize].push(row as u32);
+        let all = batches.iter().map(RecordBatch::num_rows).sum();
+        let (mut cut, mut before) = (Vec::with_capacity(batches.len()), 0);
+        for batch in batches {
+            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); usize::from(pieces)];
+            let of_row = self.route.pieces(batch, before, all, usize::from(pieces))?;
+            for (row, piece) in of_row.into_iter().enumerate() {
+                rows[piece as usize].push(row as u32);
+            }
+            before += batch.num_rows();
+            cut.push(rows);
         }
-        Ok(rows)
+        Ok(cut)
     }
 
     /// Which shard of its sources the rows since the last position came from.
@@ -423,25 +448,29 @@ impl Sink for ViewSink {
     }
 
     async fn complete(&mut self, at: &Position) -> Result<(), StreamError> {
-        let from = self.moved(at);
-        self.last = at.clone();
+        if self.ahead.iter().flatten().any(|a| a.is_amid(at)) {
+            return Ok(());
+        }
+        let shard_from = self.moved(at);
+        let from = std::mem::replace(&mut self.last, at.clone());
         let held = std::mem::take(&mut self.held);
         // Until its rows wait in their lanes, which count them themselves.
         let _held_memory = self.held_memory.take();
         let bytes: u64 = held.iter().map(|b| b.get_array_memory_size() as u64).sum();
         // Who began it before had dealt it so.
-        let begun = self.ahead.iter().flatten().filter(|a| a.at == *at).find_map(|a| a.pieces);
+        let begun = self.ahead.iter().flatten().filter(|a| a.at == *at).find_map(|a| a.within.as_ref());
         let pieces = match begun {
-            Some((_, all)) => all.max(1),
+            Some(within) => within.pieces.max(1),
             None if bytes > SET_BYTES_MAX => {
                 (bytes / (SET_BYTES_MAX / 2) + 1).min(u64::from(u16::MAX)) as u16
             }
             None => 1,
         };
-        let mut cut = held.iter().map(|b| self.cut(b, pieces)).collect::<Result<Vec<_>>>()?;
+        let mut cut = self.cut(&held, pieces)?;
         for piece in 0..pieces {
-            let last = piece + 1 == pieces;
-            let reached = Reached { at: at.clone(), pieces: (!last).then_some((piece + 1, pieces)) };
+            let more = piece + 1 < pieces;
+            let within = more.then(|| Within { from: from.clone(), done: piece + 1, pieces });
+            let reached = Reached { at: at.clone(), within };
             let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes.len()];
             for (batch, cut) in held.iter().zip(&mut cut) {
                 let batch = match cut.get_mut(usize::from(piece)).map(std::mem::take) {
@@ -452,7 +481,7 @@ impl Sink for ViewSink {
                 if batch.num_rows() == 0 {
                     continue;
                 }
-                for (shard, rows) in self.fitting.deal(&self.route, &batch, from)? {
+                for (shard, rows) in self.fitting.deal(&self.route, &batch, shard_from)? {
                     dealt[shard].push(rows);
                 }
             }
@@ -469,6 +498,10 @@ impl Sink for ViewSink {
     }
 
     async fn passed(&mut self, at: &Position) -> Result<(), StreamError> {
+        if !self.held.is_empty() {
+            // What leaves amid pieces waits for their position, where nothing more may have left.
+            self.complete(at).await?;
+        }
         for ahead in &mut self.ahead {
             if ahead.as_ref().is_some_and(|a| a.at.within(at)) {
                 *ahead = None;
@@ -509,17 +542,21 @@ mod tests {
 
     #[test]
     fn what_was_written_within_a_result_set_is_known_by_piece() {
-        let whole = Reached { at: at(5), pieces: None };
-        let within = Reached { at: at(5), pieces: Some((2, 9)) };
+        let whole = Reached { at: at(5), within: None };
+        let within = Some(Within { from: at(2), done: 2, pieces: 9 });
+        let within = Reached { at: at(5), within };
         for reached in [&whole, &within] {
             assert_eq!(Reached::decode(&reached.encode()).as_ref(), Some(reached));
             assert_eq!(Reached::decode(&reached.encode()[1..]), None);
         }
+        let amid: Vec<u64> = (0..9).filter(|n| within.is_amid(&at(*n))).collect();
+        assert_eq!(amid, [3, 4], "what left there was dealt with what left at 5");
+        assert!(!whole.is_amid(&at(4)));
         // (reached, position, piece, there)
         let cases = [
             (&whole, at(5), 3, true),
             (&whole, at(4), 3, true),
-            (&within, at(4), 8, true),
+            (&within, at(2), 8, true),
             (&within, at(5), 1, true),
             (&within, at(5), 2, false),
         ];

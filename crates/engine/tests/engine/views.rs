@@ -13,10 +13,11 @@ const ROUNDS: usize = 5;
 
 fn setup(server: &Server) {
     server.run("CREATE STREAM s (k int32, v int64) SETTINGS shards=2");
-    server.run("CREATE STREAM t (k int32, v int64) SETTINGS shards=2");
+    server.run("CREATE STREAM t (k int32, v int64, wide string) SETTINGS shards=2");
     let settings = "SETTINGS checkpoint_interval=3600";
+    // So wide that what leaves at once goes into several records.
     server.run(&format!(
-        "CREATE MATERIALIZED VIEW kept INTO t AS SELECT k, v FROM s WHERE v % 2 = 0 {settings}"
+        "CREATE MATERIALIZED VIEW kept INTO t AS SELECT k, v, repeat('x', 20000) AS wide FROM s WHERE v % 2 = 0 {settings}"
     ));
     server.run(&format!(
         "CREATE MATERIALIZED VIEW counted AS SELECT k, count() AS c, sum(v) AS sv FROM s GROUP BY k \
@@ -122,26 +123,37 @@ fn operations() -> u64 {
     disk.operations() - before
 }
 
+/// Work during which each kind of fault strikes once, at points spread over it; then the power fails, if it has
+/// not yet.
+fn struck_by(kinds: [FaultKind; 2]) {
+    let (points, operations) = (points(), operations());
+    println!("{kinds:?} at {points} of about {operations} operations");
+    for (point, kind) in (0..points).flat_map(|point| kinds.map(|kind| (point, kind))) {
+        let disk = SimDisk::new(point);
+        let mut server = Server::with(Options { disk: Some(disk.clone()), ..Options::default() });
+        setup(&server);
+        let at = disk.operations() + point * operations / points;
+        disk.inject(Fault { at_operation: at, kind });
+        let unsure = work(&server);
+        disk.clear_faults();
+        let what = format!("{kind:?} at point {point} of {points}");
+        // A log whose file it cannot trust takes no more rows until it is opened anew.
+        server.power_fails();
+        for n in unsure {
+            insert(&server, n).unwrap_or_else(|e| panic!("{what}: {e}"));
+        }
+        assert_whole(&server, &what);
+    }
+}
+
 #[test]
 fn views_are_whole_after_the_power_failed_at_any_operation() {
-    let (points, operations) = (points(), operations());
-    println!("power cuts at {points} of about {operations} operations, clean and torn");
-    for point in 0..points {
-        for kind in [FaultKind::Crash, FaultKind::Torn { sector_bytes: 512 }] {
-            let disk = SimDisk::new(point);
-            let mut server = Server::with(Options { disk: Some(disk.clone()), ..Options::default() });
-            setup(&server);
-            let at = disk.operations() + point * operations / points;
-            disk.inject(Fault { at_operation: at, kind });
-            let unsure = work(&server);
-            let what = format!("{kind:?} at point {point} of {points}");
-            server.power_fails();
-            for n in unsure {
-                insert(&server, n).unwrap_or_else(|e| panic!("{what}: {e}"));
-            }
-            assert_whole(&server, &what);
-        }
-    }
+    struck_by([FaultKind::Crash, FaultKind::Torn { sector_bytes: 512 }]);
+}
+
+#[test]
+fn views_are_whole_after_an_operation_failed() {
+    struck_by([FaultKind::Fail, FaultKind::FailSync]);
 }
 
 #[test]
@@ -167,29 +179,6 @@ fn views_go_on_by_themselves_when_space_returns() {
         assert_whole(&server, &what);
         for view in VIEWS {
             checkpoint(&server, view).unwrap_or_else(|e| panic!("{what}: {e}"));
-        }
-    }
-}
-
-#[test]
-fn views_are_whole_after_an_operation_failed() {
-    let (points, operations) = (points(), operations());
-    for point in 0..points {
-        for kind in [FaultKind::Fail, FaultKind::FailSync] {
-            let disk = SimDisk::new(point);
-            let mut server = Server::with(Options { disk: Some(disk.clone()), ..Options::default() });
-            setup(&server);
-            let at = disk.operations() + point * operations / points;
-            disk.inject(Fault { at_operation: at, kind });
-            let unsure = work(&server);
-            disk.clear_faults();
-            let what = format!("{kind:?} at point {point} of {points}");
-            // A log whose file it cannot trust takes no more rows until it is opened anew.
-            server.power_fails();
-            for n in unsure {
-                insert(&server, n).unwrap_or_else(|e| panic!("{what}: {e}"));
-            }
-            assert_whole(&server, &what);
         }
     }
 }

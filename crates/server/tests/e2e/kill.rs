@@ -49,14 +49,14 @@ fn acknowledged_rows_survive_kill_9() {
         let server = Server::start(dir.path());
         repeat_unknown(&server, &mut notes.lock().unwrap());
         let enough = 3 + random() % 60;
-        let killed = AtomicBool::new(false);
+        let (dying, killed) = (AtomicBool::new(false), AtomicBool::new(false));
         let done = AtomicU64::new(0);
         let (table, streaming) = (server.table.clone(), server.streaming.clone());
         let (notes_now, numbers) = (notes.clone(), next_number.clone());
         tail_seen = std::thread::scope(|scope| {
             for writer in 0..WRITERS {
-                let (table, notes, numbers, killed, done) =
-                    (table.clone(), &notes_now, &numbers, &killed, &done);
+                let (table, notes, numbers, dying, killed, done) =
+                    (table.clone(), &notes_now, &numbers, &dying, &killed, &done);
                 scope.spawn(move || {
                     while !killed.load(Ordering::SeqCst) {
                         let number = numbers[writer as usize].fetch_add(1, Ordering::SeqCst);
@@ -65,6 +65,10 @@ fn acknowledged_rows_survive_kill_9() {
                         if acknowledged { &mut notes.acknowledged } else { &mut notes.unknown }
                             .insert((writer, number));
                         done.fetch_add(1, Ordering::SeqCst);
+                        // What nobody took would be repeated first, and push out the ids of what was taken.
+                        if !acknowledged && dying.load(Ordering::SeqCst) {
+                            return;
+                        }
                     }
                 });
             }
@@ -83,6 +87,7 @@ fn acknowledged_rows_survive_kill_9() {
             while done.load(Ordering::SeqCst) < enough {
                 std::thread::yield_now();
             }
+            dying.store(true, Ordering::SeqCst);
             server.kill();
             killed.store(true, Ordering::SeqCst);
             tail.join().unwrap()
