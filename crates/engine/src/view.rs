@@ -12,6 +12,7 @@
 mod bad_rows;
 mod dlq;
 pub(crate) mod files;
+mod held;
 mod machine;
 mod route;
 mod run;
@@ -145,6 +146,9 @@ pub(crate) struct Views {
 impl Views {
     /// Drives every view there is. Returns at once: a view that cannot run says so itself.
     pub fn open_all(&self, shared: &Arc<Shared>) {
+        if let Err(e) = shared.world.disk.remove_dir_all(held::DIR) {
+            tracing::warn!(dir = held::DIR, error = %e, "could not remove what views of a killed process left");
+        }
         for relation in shared.catalog.snapshot().relations() {
             if let Some(spec) = ViewSpec::of(relation) {
                 self.drive(shared, spec, None);

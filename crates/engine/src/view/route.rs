@@ -31,12 +31,21 @@ impl Route {
     pub fn pieces(&self, result: &RecordBatch, before: usize, all: usize, pieces: usize) -> Result<Vec<u32>> {
         match self {
             Route::Source => {
-                let place = |row: usize| ((before + row) as u64 * pieces as u64 / all.max(1) as u64) as u32;
-                Ok((0..result.num_rows()).map(place).collect())
+                Ok((0..result.num_rows()).map(|row| Self::place(before + row, all, pieces)).collect())
             }
             Route::Group(columns) if columns.is_empty() => hashed(result, 0..result.num_columns(), pieces),
             Route::Group(columns) => hashed(result, columns.iter().copied(), pieces),
         }
+    }
+
+    /// The piece of a row that goes by its place among all.
+    pub fn place(row: usize, all: usize, pieces: usize) -> u32 {
+        (row as u64 * pieces as u64 / all.max(1) as u64) as u32
+    }
+
+    /// Whether the piece of a row is a function of what it holds.
+    pub fn goes_by_content(&self) -> bool {
+        matches!(self, Route::Group(_))
     }
 
     /// The shard of each row; `None` = that of its source.

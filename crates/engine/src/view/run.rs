@@ -218,6 +218,7 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
             route,
             ahead,
             entry.memory.clone(),
+            shared.world.disk.clone(),
             (Late::of(&entry), counted),
         );
         lanes = sink.lanes();

@@ -15,6 +15,7 @@
 //!
 //! Not here: what a position is (`plan::Position`), records and their syncs (`storage`).
 
+use super::held::Held;
 use super::route::Route;
 use super::select::TIME_ALIAS;
 use crate::execute::Target;
@@ -28,15 +29,13 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, watch};
-use weir_base::{Code, Error, MemoryBudget, Reservation, Result, err};
+use weir_base::{Code, Disk, Error, MemoryBudget, Reservation, Result, err};
 use weir_plan::{Durable, Element, Epoch, LateRows, Position, Sink, StreamError};
 use weir_storage::{Ack, Progress, Shard, StorageError, TIME_COLUMN};
 
-/// A result set of more bytes goes into several records, of about half as much each. Little where assertions
-/// are on, so that tests come past it.
-const SET_BYTES_MAX: u64 = if cfg!(debug_assertions) { 32 << 10 } else { 8 << 20 };
-/// Rows of one lane that wait while a record is on its way, bytes; then the query waits too.
-const WAITING_BYTES_MAX: u64 = 8 << 20;
+/// Rows of one lane that wait while a record is on its way, bytes; then the query waits too. A record is there
+/// three times while it is written: as what waited, as one batch, and as bytes.
+const WAITING_BYTES_MAX: u64 = 2 << 20;
 
 /// Turns what a query gives into rows of its target.
 pub(super) struct Fitting {
@@ -346,9 +345,9 @@ pub(super) struct ViewSink {
     lanes: Vec<Arc<Lane>>,
     /// Of each lane up to where it was written before, where the query has not come there.
     ahead: Vec<Option<Reached>>,
-    /// Since the last position, and what it takes.
-    held: Vec<RecordBatch>,
-    held_memory: Option<Reservation>,
+    /// Since the last position.
+    held: Held,
+    disk: Arc<dyn Disk>,
     last: Position,
     memory: Arc<MemoryBudget>,
     late: Late,
@@ -364,6 +363,7 @@ impl ViewSink {
         route: Route,
         ahead: Vec<Option<Reached>>,
         memory: Arc<MemoryBudget>,
+        disk: Arc<dyn Disk>,
         (late, written): (Late, Arc<Written>),
     ) -> Self {
         let lane = |shard: &Arc<Shard>| {
@@ -377,8 +377,8 @@ impl ViewSink {
             })
         };
         let lanes = target.shards().iter().map(lane).collect();
-        let (held, last) = (Vec::new(), Position::default());
-        ViewSink { fitting, route, lanes, ahead, held, held_memory: None, last, memory, late, written }
+        let held = Held::new(disk.clone(), memory.clone(), route.clone());
+        ViewSink { fitting, route, lanes, ahead, held, disk, last: Position::default(), memory, late, written }
     }
 
     /// One for each shard of the target.
@@ -386,39 +386,11 @@ impl ViewSink {
         self.lanes.clone()
     }
 
-    fn hold(&mut self, batch: RecordBatch) -> Result<(), StreamError> {
-        let bytes = batch.get_array_memory_size() as u64;
-        let grown = match &mut self.held_memory {
-            Some(held) => held.grow(bytes),
-            none => self.memory.reserve(bytes).map(|held| *none = Some(held)),
-        };
-        grown.map_err(|e| StreamError {
-            code: Code::MemoryLimitExceeded,
-            message: format!(
-                "rows that leave at once: {e}; raise max_memory_usage, or let fewer leave with EMIT ON UPDATE"
-            ),
-        })?;
-        self.held.push(batch);
-        Ok(())
-    }
-
-    /// Of each batch the rows of each of so many pieces; none of those = all are in the one piece.
-    fn cut(&self, batches: &[RecordBatch], pieces: u16) -> Result<Vec<Vec<Vec<u32>>>> {
-        if pieces == 1 {
-            return Ok(vec![Vec::new(); batches.len()]);
-        }
-        let all = batches.iter().map(RecordBatch::num_rows).sum();
-        let (mut cut, mut before) = (Vec::with_capacity(batches.len()), 0);
-        for batch in batches {
-            let mut rows: Vec<Vec<u32>> = vec![Vec::new(); usize::from(pieces)];
-            let of_row = self.route.pieces(batch, before, all, usize::from(pieces))?;
-            for (row, piece) in of_row.into_iter().enumerate() {
-                rows[piece as usize].push(row as u32);
-            }
-            before += batch.num_rows();
-            cut.push(rows);
-        }
-        Ok(cut)
+    /// Into how many pieces what leaves at a position was cut before a restart.
+    fn begun(&self, at: Option<&Position>) -> Option<u16> {
+        let of = |a: &&Reached| at.is_none_or(|at| a.at == *at);
+        let within = self.ahead.iter().flatten().filter(of).find_map(|a| a.within.as_ref());
+        within.map(|w| w.pieces.max(1))
     }
 
     /// Which shard of its sources the rows since the last position came from.
@@ -442,7 +414,7 @@ impl Sink for ViewSink {
             self.written.progress.given_rows.fetch_add(n, Ordering::Relaxed);
             self.written.progress.taken_rows.fetch_add(n, Ordering::Relaxed);
             self.written.progress.result_rows.fetch_add(n, Ordering::Relaxed);
-            self.hold(rows.batch)?;
+            self.held.push(rows.batch, self.begun(None))?;
         }
         Ok(())
     }
@@ -453,31 +425,15 @@ impl Sink for ViewSink {
         }
         let shard_from = self.moved(at);
         let from = std::mem::replace(&mut self.last, at.clone());
-        let held = std::mem::take(&mut self.held);
-        // Until its rows wait in their lanes, which count them themselves.
-        let _held_memory = self.held_memory.take();
-        let bytes: u64 = held.iter().map(|b| b.get_array_memory_size() as u64).sum();
-        // Who began it before had dealt it so.
-        let begun = self.ahead.iter().flatten().filter(|a| a.at == *at).find_map(|a| a.within.as_ref());
-        let pieces = match begun {
-            Some(within) => within.pieces.max(1),
-            None if bytes > SET_BYTES_MAX => {
-                (bytes / (SET_BYTES_MAX / 2) + 1).min(u64::from(u16::MAX)) as u16
-            }
-            None => 1,
-        };
-        let mut cut = self.cut(&held, pieces)?;
+        let mut set = self.held.take();
+        set.close(&self.disk, &self.route)?;
+        let pieces = self.begun(Some(at)).unwrap_or(set.pieces());
         for piece in 0..pieces {
             let more = piece + 1 < pieces;
             let within = more.then(|| Within { from: from.clone(), done: piece + 1, pieces });
             let reached = Reached { at: at.clone(), within };
             let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); self.lanes.len()];
-            for (batch, cut) in held.iter().zip(&mut cut) {
-                let batch = match cut.get_mut(usize::from(piece)).map(std::mem::take) {
-                    None => batch.clone(),
-                    Some(rows) => take_record_batch(batch, &UInt32Array::from(rows))
-                        .map_err(|e| err!(LogicalError, "could not cut a result set: {e}"))?,
-                };
+            for batch in set.piece(&self.route, piece, pieces)? {
                 if batch.num_rows() == 0 {
                     continue;
                 }
