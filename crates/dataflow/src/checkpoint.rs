@@ -44,25 +44,44 @@ fn epoch_of(name: &str) -> Option<Epoch> {
     u64::from_str_radix(name.strip_prefix("epoch-")?, 16).ok().map(Epoch)
 }
 
-/// The complete epochs that are kept, the newest last, with the runs that each needs.
+/// A complete epoch that is kept: where it stood, and the runs that it needs.
+#[derive(Debug)]
+struct Kept {
+    epoch: Epoch,
+    position: Position,
+    runs: Vec<RunRef>,
+}
+
+/// The complete epochs that are kept, the newest last.
 #[derive(Debug, Default)]
-pub(crate) struct KeptEpochs(Vec<(Epoch, Vec<RunRef>)>);
+pub(crate) struct KeptEpochs(Vec<Kept>);
 
 impl KeptEpochs {
     /// Keeps a complete epoch; older ones are kept no more.
-    fn add(&mut self, epoch: Epoch, runs: Vec<RunRef>) {
-        self.0.push((epoch, runs));
+    fn add(&mut self, kept: Kept) {
+        self.0.push(kept);
         let over = self.0.len().saturating_sub(EPOCHS_KEPT);
         self.0.drain(..over);
+    }
+
+    /// The newest turned out to be damaged: gives the one before it.
+    pub fn pass_over(&mut self) -> Option<Epoch> {
+        self.0.pop();
+        self.0.last().map(|k| k.epoch)
+    }
+
+    /// Where the oldest stood.
+    pub fn oldest(&self) -> Option<&Position> {
+        self.0.first().map(|k| &k.position)
     }
 
     /// Removes every file that none of them needs. Blocks; nothing may be being written.
     pub fn remove_others(&self, store: &dyn CheckpointStore) -> io::Result<()> {
         let runs: HashSet<String> =
-            self.0.iter().flat_map(|(_, runs)| runs.iter().map(RunRef::name)).collect();
+            self.0.iter().flat_map(|kept| kept.runs.iter().map(RunRef::name)).collect();
         for file in store.list()? {
             let wanted = match epoch_of(&file) {
-                Some(epoch) => self.0.iter().any(|(kept, _)| *kept == epoch),
+                Some(epoch) => self.0.iter().any(|kept| kept.epoch == epoch),
                 None => !is_run(&file) || runs.contains(&file),
             };
             if !wanted {
@@ -113,7 +132,7 @@ pub(crate) fn write(
     let own: u64 = runs.iter().filter(|r| r.epoch == epoch.0).map(|r| r.bytes).sum();
     let sizes = Sizes { written: bytes + own, all: bytes + runs.iter().map(|r| r.bytes).sum::<u64>() };
     let mut kept = kept.lock();
-    kept.add(*epoch, runs);
+    kept.add(Kept { epoch: *epoch, position: position.clone(), runs });
     // The epoch counts; what stays lying about goes with the next one.
     if let Err(e) = kept.remove_others(store) {
         tracing::warn!(epoch = epoch.0, error = %e, "could not remove files of older checkpoints");
@@ -135,20 +154,9 @@ pub(crate) fn newest(store: &Arc<dyn CheckpointStore>) -> io::Result<(Option<Sav
     epochs.sort_unstable();
     let (mut newest, mut kept) = (None, Vec::new());
     for epoch in epochs.into_iter().rev() {
-        let file = store.open(&name(epoch))?;
-        let mut bytes = vec![0; file.len() as usize];
-        file.read_at(0, &mut bytes)?;
-        let loaded = load(&bytes, epoch).and_then(|saved| {
-            let runs = runs_of(saved.states.iter().map(|(_, state)| state))?;
-            Ok((saved, runs))
-        });
-        match loaded {
-            Ok((mut saved, runs)) => {
-                for (_, state) in &mut saved.states {
-                    state.lies_in(RunFiles::new(store.clone()));
-                }
-                saved.bytes += runs.iter().map(|r| r.bytes).sum::<u64>();
-                kept.insert(0, (epoch, runs));
+        match read(store, epoch)? {
+            Ok((saved, runs)) => {
+                kept.insert(0, Kept { epoch, position: saved.position.clone(), runs });
                 newest.get_or_insert(saved);
                 if kept.len() == EPOCHS_KEPT {
                     break;
@@ -160,6 +168,27 @@ pub(crate) fn newest(store: &Arc<dyn CheckpointStore>) -> io::Result<(Option<Sav
         }
     }
     Ok((newest, KeptEpochs(kept)))
+}
+
+/// An epoch that was whole a moment ago. Blocks.
+pub(crate) fn again(store: &Arc<dyn CheckpointStore>, epoch: Epoch) -> io::Result<Saved> {
+    let whole = read(store, epoch)?;
+    whole.map(|(saved, _)| saved).map_err(|e| io::Error::new(io::ErrorKind::InvalidData, e.to_string()))
+}
+
+/// The epoch's file, and the runs it names.
+fn read(store: &Arc<dyn CheckpointStore>, epoch: Epoch) -> io::Result<Result<(Saved, Vec<RunRef>), Damaged>> {
+    let file = store.open(&name(epoch))?;
+    let mut bytes = vec![0; file.len() as usize];
+    file.read_at(0, &mut bytes)?;
+    Ok(load(&bytes, epoch).and_then(|mut saved| {
+        let runs = runs_of(saved.states.iter().map(|(_, state)| state))?;
+        for (_, state) in &mut saved.states {
+            state.lies_in(RunFiles::new(store.clone()));
+        }
+        saved.bytes += runs.iter().map(|r| r.bytes).sum::<u64>();
+        Ok((saved, runs))
+    }))
 }
 
 fn load(bytes: &[u8], epoch: Epoch) -> Result<Saved, Damaged> {

@@ -21,7 +21,9 @@ use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::{JoinHandle, spawn_blocking};
 use weir_base::{Clock, Code};
-use weir_plan::{CheckpointStatus, CheckpointStore, Durable, Epoch, NodeId, Position, StreamError};
+use weir_plan::{
+    CheckpointStatus, CheckpointStore, Durable, Epoch, NodeId, Position, SourcePosition, StreamError,
+};
 
 /// Requests that wait; who asks beyond waits to ask.
 const REQUESTS_MAX: usize = 16;
@@ -66,6 +68,7 @@ impl Keeping {
         requests: mpsc::Receiver<Answer>,
         clock: Arc<dyn Clock>,
         sources: Vec<NodeId>,
+        kept: KeptEpochs,
     ) -> Self {
         Keeping {
             store,
@@ -79,7 +82,7 @@ impl Keeping {
             written: Vec::new(),
             passed: Vec::new(),
             writing: None,
-            kept: Arc::default(),
+            kept: Arc::new(parking_lot::Mutex::new(kept)),
             lost: Arc::default(),
         }
     }
@@ -89,15 +92,15 @@ impl Keeping {
         self.lost.swap(false, Ordering::Relaxed)
     }
 
-    /// Goes on from an epoch.
-    pub fn stands_at(&mut self, saved: &Saved) {
+    /// Goes on from an epoch; `passed_over`: why from no newer one.
+    pub fn stands_at(&mut self, saved: &Saved, passed_over: Option<String>) {
         self.epoch = saved.epoch;
-        let sources = self.sources.iter().copied().zip(saved.position.sources.iter().cloned()).collect();
         *self.status.lock() = CheckpointStatus {
             epoch: saved.epoch.0,
             bytes: saved.bytes,
             at_us: saved.at_us,
-            sources,
+            needs: needs(&self.sources, &self.kept.lock()),
+            passed_over,
             ..CheckpointStatus::default()
         };
     }
@@ -160,8 +163,8 @@ impl Keeping {
                     }
                 }
                 durable.await?;
-                let (at, at_us) = (position.clone(), clock.now_us());
-                let write = move || checkpoint::write(&*store, &kept, &identity, &at, at_us, &snapshot);
+                let (kept, at_us) = (kept.clone(), clock.now_us());
+                let write = move || checkpoint::write(&*store, &kept, &identity, &position, at_us, &snapshot);
                 let written = spawn_blocking(write).await.map_err(|e| failed(epoch, &e))?;
                 written.map_err(cut)
             };
@@ -177,7 +180,8 @@ impl Keeping {
                     took_us,
                     stopped_us: stopped.as_micros() as u64,
                     at_us: clock.now_us(),
-                    sources: sources.into_iter().zip(position.sources).collect(),
+                    needs: needs(&sources, &kept.lock()),
+                    passed_over: None,
                 };
                 epoch
             });
@@ -185,6 +189,12 @@ impl Keeping {
             let _ = answer.send(written);
         }));
     }
+}
+
+/// From where on rows may be asked for once more.
+fn needs(sources: &[NodeId], kept: &KeptEpochs) -> Vec<(NodeId, SourcePosition)> {
+    let oldest = kept.oldest().map(|p| p.sources.clone()).unwrap_or_default();
+    sources.iter().copied().zip(oldest).collect()
 }
 
 fn failed(epoch: Epoch, e: &dyn std::fmt::Display) -> StreamError {

@@ -27,7 +27,10 @@ pub enum OpError {
         "{operator} could not spill its state to disk: {source}; make room there or raise max_memory_usage"
     )]
     Spill { operator: &'static str, source: std::io::Error },
-    /// Saved state that is not this operator's.
+    /// Saved state could not be read, though it may be whole.
+    #[error("{operator} could not read its state: {source}")]
+    Read { operator: &'static str, source: std::io::Error },
+    /// Saved state that is damaged or not this operator's.
     #[error("{operator} cannot restore its state: {reason}")]
     Restore { operator: &'static str, reason: String },
 }
@@ -48,7 +51,7 @@ impl From<OpError> for StreamError {
             }
             e @ OpError::Plan { .. } => StreamError { code: Code::LogicalError, message: e.to_string() },
             OpError::Row { reason } => StreamError { code: Code::BadArguments, message: reason },
-            OpError::Spill { ref source, .. } => {
+            OpError::Spill { ref source, .. } | OpError::Read { ref source, .. } => {
                 let code = match source.kind() {
                     std::io::ErrorKind::StorageFull => Code::NotEnoughSpace,
                     std::io::ErrorKind::InvalidData => Code::CorruptedData,

@@ -62,60 +62,72 @@ impl Runtime for DataflowRuntime {
         let (ask, asked) = requests();
         let prepare = async move {
             let identity = Arc::new(Identity::of(&plan));
-            let mut files = None;
-            let mut kept = KeptEpochs::default();
-            let mut saved = match &lasting {
-                Some(lasting) => {
-                    let (saved, epochs) = newest(&lasting.store).await?;
-                    kept = epochs;
-                    if saved.is_none() && !lasting.written.is_empty() {
-                        return Err(nothing_left());
-                    }
-                    saved
-                }
-                None => None,
+            let (mut saved, mut kept) = match &lasting {
+                Some(lasting) => newest(&lasting.store).await?,
+                None => (None, KeptEpochs::default()),
             };
-            if let Some(saved) = &saved {
-                fits(saved, &identity)?;
+            if let Some(lasting) = &lasting
+                && saved.is_none()
+                && !lasting.written.is_empty()
+            {
+                return Err(nothing_left());
             }
-            if let Some(lasting) = &lasting {
-                // What a stop left unfinished would be in the way of its number.
+            let mut passed_over = None;
+            let mut graph = loop {
+                if let Some(saved) = &saved {
+                    fits(saved, &identity)?;
+                }
+                let mut opened = HashMap::new();
+                for (i, (id, spec)) in plan.root.sources().into_iter().enumerate() {
+                    let source = match &lasting {
+                        Some(_) => sources.open(id, &lasting_source(spec, saved.as_ref(), i)).await?,
+                        None => sources.open(id, spec).await?,
+                    };
+                    opened.insert(id, source);
+                }
+                let states = saved.as_mut().map(|s| std::mem::take(&mut s.states)).unwrap_or_default();
+                let node = |place: u32| identity.kept.get(place as usize).copied();
+                let states: Vec<_> = states.into_iter().filter_map(|(at, s)| Some((node(at)?, s))).collect();
+                let built = build(&plan, &mut opened, clock.clone(), &memory, &resources, &states);
+                let (e, lasting) = match (built, &lasting) {
+                    (Ok(graph), _) => break graph,
+                    (Err(e), Some(lasting)) => (StreamError::from(e), lasting),
+                    (Err(e), None) => return Err(e.into()),
+                };
+                let before = if e.code == Code::CorruptedData { kept.pass_over() } else { None };
+                let (Some(before), Some(damaged)) = (before, saved) else { return Err(e) };
+                let told = format!(
+                    "checkpoint {} is damaged ({}); the query goes on from checkpoint {}, and works through more rows again",
+                    damaged.epoch.0, e.message, before.0
+                );
+                tracing::warn!("{told}");
+                passed_over = Some(told);
+                let load = move |store: &Arc<dyn CheckpointStore>| checkpoint::again(store, before);
+                saved = Some(blocking(lasting.store.clone(), load).await?);
+            };
+            let mut keeping = None;
+            if let Some(lasting) = lasting {
+                // What a stop left unfinished would be in the way of its number, as would what is damaged.
                 kept = blocking(lasting.store.clone(), move |store| {
                     kept.remove_others(&**store)?;
                     Ok(kept)
                 })
                 .await?;
-                files = Some(RunFiles::new(lasting.store.clone()));
-            }
-            let mut opened = HashMap::new();
-            for (i, (id, spec)) in plan.root.sources().into_iter().enumerate() {
-                let source = match &lasting {
-                    Some(_) => sources.open(id, &lasting_source(spec, saved.as_ref(), i)).await?,
-                    None => sources.open(id, spec).await?,
-                };
-                opened.insert(id, source);
-            }
-            let states = saved.as_mut().map(|s| std::mem::take(&mut s.states)).unwrap_or_default();
-            let node = |place: u32| identity.kept.get(place as usize).copied();
-            let states: Vec<_> = states.into_iter().filter_map(|(at, s)| Some((node(at)?, s))).collect();
-            let mut graph = build(&plan, &mut opened, clock.clone(), &memory, &resources, &states)?;
-            graph.files = files;
-            let keeping = lasting.map(|lasting| {
+                graph.files = Some(RunFiles::new(lasting.store.clone()));
                 let sources = plan.root.sources().into_iter().map(|(id, _)| id).collect();
-                let mut keeping = Keeping::new(lasting.store, identity, asked, clock, sources);
+                let mut keeps = Keeping::new(lasting.store, identity, asked, clock, sources, kept);
                 let mut written = lasting.written;
                 // Of two positions of a query one lies within the other.
                 written.sort_by(|a, b| b.within(a).cmp(&a.within(b)));
                 if let Some(saved) = &saved {
                     graph.stand_at(&saved.position);
-                    keeping.stands_at(saved);
+                    keeps.stands_at(saved, passed_over);
                     let past = written.iter().position(|p| !p.within(&saved.position));
-                    keeping.written = written.split_off(past.unwrap_or(written.len()));
+                    keeps.written = written.split_off(past.unwrap_or(written.len()));
                 }
-                keeping.passed = written;
-                *keeping.kept.lock() = kept;
-                keeping
-            });
+                keeps.passed = written;
+                keeping = Some(keeps);
+            }
             Ok::<_, StreamError>((graph, keeping))
         };
         let prepare = AbortOnDrop(self.compute.spawn(AssertUnwindSafe(prepare).catch_unwind()));

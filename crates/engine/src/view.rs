@@ -325,7 +325,7 @@ struct Driver {
     machine: Machine,
     asked: mpsc::Receiver<Request>,
     running: Option<RunningView>,
-    /// Log rows that the newest checkpoint still needs.
+    /// Log rows that checkpoints which are kept still need.
     pins: Vec<LogPin>,
     /// Who waits for the first start.
     began: Option<oneshot::Sender<Result<()>>>,
@@ -502,7 +502,8 @@ impl Driver {
             started.unwrap_or_else(|_| Err(err!(LogicalError, "the view stopped on a bug while it started")));
         match started {
             Ok(running) => {
-                for warning in &running.warnings {
+                let passed_over = running.running.checkpoints().and_then(|c| c.passed_over);
+                for warning in running.warnings.iter().chain(&passed_over) {
                     self.note("Warning", warning);
                 }
                 self.view.shown.lock().started(running.entry.clone(), running.running.clone());
@@ -710,10 +711,10 @@ impl Driver {
     /// Keeps the log from where the newest checkpoint stands.
     fn pin(&mut self) {
         let Some(running) = &self.running else { return };
-        let Some(CheckpointStatus { sources, .. }) = running.running.checkpoints() else { return };
+        let Some(CheckpointStatus { needs, .. }) = running.running.checkpoints() else { return };
         let snapshot = self.shared.catalog.snapshot();
         let mut pins = Vec::new();
-        for (node, position) in &sources {
+        for (node, position) in &needs {
             let Some((_, name)) = running.sources.iter().find(|(id, _)| id == node) else { continue };
             let Some(relation) = snapshot.relation(&name.database, &name.name) else { continue };
             let Ok(relation) = snapshot.rows_of(relation) else { continue };

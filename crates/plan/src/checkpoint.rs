@@ -161,8 +161,10 @@ pub struct CheckpointStatus {
     pub stopped_us: u64,
     /// When it was complete, microseconds since the epoch.
     pub at_us: i64,
-    /// Where it stood, by source.
-    pub sources: Vec<(NodeId, SourcePosition)>,
+    /// From where on rows may be asked for once more, by source: the oldest epoch that is kept stood there.
+    pub needs: Vec<(NodeId, SourcePosition)>,
+    /// Why the query did not go on from a newer epoch, if it did not.
+    pub passed_over: Option<String>,
 }
 
 #[cfg(test)]

@@ -279,7 +279,7 @@ impl RunBlocks {
             let tail = self.take(16)?;
             let (entries, check) = tail.split_at(8);
             let counted = u64::from_le_bytes(entries.try_into().expect("eight bytes"));
-            if xxh3_64(entries).to_le_bytes() != check || counted != self.entries {
+            if xxh3_64(entries).to_le_bytes() != check || counted != self.entries || head[4..] != [0; 8] {
                 return Err(damaged("it ends elsewhere"));
             }
             return Ok(None);

@@ -103,8 +103,11 @@ pub struct QuerySources {
 }
 
 impl QuerySources {
+    /// One that is opened again takes the place of itself.
     pub(super) fn add(&self, id: NodeId, source: Arc<SourceProgress>) {
-        self.all.lock().push((id, source));
+        let mut all = self.all.lock();
+        all.retain(|(of, _)| *of != id);
+        all.push((id, source));
     }
 
     /// What is known of one source, which has given so many rows; nothing of one without a log.

@@ -378,7 +378,18 @@ impl ViewSink {
         };
         let lanes = target.shards().iter().map(lane).collect();
         let held = Held::new(disk.clone(), memory.clone(), route.clone());
-        ViewSink { fitting, route, lanes, ahead, held, disk, last: Position::default(), memory, late, written }
+        ViewSink {
+            fitting,
+            route,
+            lanes,
+            ahead,
+            held,
+            disk,
+            last: Position::default(),
+            memory,
+            late,
+            written,
+        }
     }
 
     /// One for each shard of the target.

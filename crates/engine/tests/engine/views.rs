@@ -5,6 +5,7 @@
 //! `WEIR_VIEW_CRASH_POINTS` sets how many points of each kind are tried (default 12).
 
 use super::{Options, Server, table_mode};
+use std::collections::BTreeMap;
 use weir_base::disk::{Fault, FaultKind, SimDisk};
 use weir_base::{Clock, Error, SystemClock};
 
@@ -180,5 +181,56 @@ fn views_go_on_by_themselves_when_space_returns() {
         for view in VIEWS {
             checkpoint(&server, view).unwrap_or_else(|e| panic!("{what}: {e}"));
         }
+    }
+}
+
+/// The newest run of each view's checkpoints: its epoch and its file.
+fn newest_runs(disk: &SimDisk) -> BTreeMap<String, (u64, String)> {
+    let mut newest = BTreeMap::new();
+    for (path, _) in disk.files() {
+        let Some((dir, name)) = path.rsplit_once('/') else { continue };
+        let Some(epoch) = name.strip_prefix("run-").and_then(|n| n.split('-').next()) else { continue };
+        let epoch = u64::from_str_radix(epoch, 16).expect("a run's name begins with its epoch");
+        let entry = newest.entry(dir.to_owned()).or_insert((0, String::new()));
+        if epoch >= entry.0 {
+            *entry = (epoch, path.clone());
+        }
+    }
+    newest
+}
+
+#[test]
+fn a_view_whose_newest_checkpoint_is_damaged_goes_on_from_the_one_before() {
+    for bit in 0..points() as u32 {
+        let disk = SimDisk::new(u64::from(bit));
+        let mut server = Server::with(Options { disk: Some(disk.clone()), ..Options::default() });
+        setup(&server);
+        assert_eq!(work(&server), Vec::<usize>::new());
+        for n in [35, 42] {
+            insert(&server, n).unwrap();
+            for view in VIEWS {
+                server.run(&format!("SYSTEM SYNC VIEW {view}"));
+                checkpoint(&server, view).unwrap();
+            }
+        }
+        let runs = newest_runs(&disk);
+        assert_eq!(runs.len(), 2, "two views keep groups: {runs:?}");
+        for (_, path) in runs.values() {
+            let (_, len) = disk.files().into_iter().find(|(p, _)| p == path).unwrap();
+            disk.flip_bit(path, len * u64::from(bit) / points(), (bit % 8) as u8).unwrap();
+        }
+        server.power_fails();
+        assert_whole(&server, &format!("bit {bit} of the newest runs flipped"));
+        let passed_over = server.rows(
+            "SELECT DISTINCT view FROM system.view_log WHERE event = 'Warning' AND detail LIKE 'checkpoint % is damaged %' \
+             ORDER BY view",
+        );
+        assert_eq!(passed_over.len(), 2, "bit {bit}: {passed_over:?} of {runs:?}");
+        // The number of the damaged one is free again.
+        for view in VIEWS {
+            checkpoint(&server, view).unwrap();
+        }
+        server.power_fails();
+        assert_whole(&server, "after a checkpoint behind the damaged one");
     }
 }

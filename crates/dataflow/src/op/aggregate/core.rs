@@ -18,6 +18,7 @@ use arrow_schema::{ArrowError, DataType, SchemaRef};
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 use weir_plan::{AggregateSpec, EmitSpec, RowOrder, WindowKeys};
 
@@ -72,7 +73,17 @@ impl Core {
         OpError::Restore { operator: self.name, reason: e.to_string() }
     }
 
-    pub fn spill(&self, source: std::io::Error) -> OpError {
+    /// Of saved state that could not be read; what is missing or cut is damaged.
+    pub fn unread(&self, e: io::Error) -> OpError {
+        match e.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof => {
+                OpError::Restore { operator: self.name, reason: e.to_string() }
+            }
+            _ => OpError::Read { operator: self.name, source: e },
+        }
+    }
+
+    pub fn spill(&self, source: io::Error) -> OpError {
         OpError::Spill { operator: self.name, source }
     }
 

@@ -360,7 +360,7 @@ impl Aggregate {
     /// `newest`: no group is there yet that it could name.
     fn take_run(&mut self, files: &RunFiles, run: &RunRef, newest: bool) -> Result<(), OpError> {
         let core = self.core.clone();
-        let read = |e: std::io::Error| OpError::Restore { operator: core.name, reason: e.to_string() };
+        let read = |e: std::io::Error| core.unread(e);
         let mut blocks = files.open(run).map_err(read)?;
         let mut last = false;
         while !last {
