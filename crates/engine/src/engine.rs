@@ -15,6 +15,7 @@ use crate::session_functions;
 use crate::session_state::States;
 use crate::settings::{QuerySettings, check_server, history_bounds};
 use crate::streams::Streams;
+use crate::subscriptions::Subscriptions;
 use crate::system::Columns;
 use crate::view::Views;
 use arrow::array::RecordBatch;
@@ -62,6 +63,7 @@ pub(crate) struct Shared {
     pub metrics: Arc<Registry>,
     pub counters: Counters,
     pub views: Views,
+    pub subscriptions: Subscriptions,
     /// Removal of dropped streams and the like.
     tasks: TaskTracker,
     /// Set by the shutdown.
@@ -130,6 +132,7 @@ impl Engine {
             metrics,
             counters,
             views: Views::default(),
+            subscriptions: Subscriptions::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -138,6 +141,7 @@ impl Engine {
         let _guard = entered.enter();
         shared.streams.open_all(&shared.catalog.snapshot(), &shared.compiler())?;
         shared.views.open_all(&shared);
+        shared.subscriptions.open_all(&shared);
         Ok(Arc::new(Engine { shared }))
     }
 

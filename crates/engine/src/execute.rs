@@ -16,6 +16,7 @@ use crate::settings::{QuerySettings, check_all};
 use crate::source::StreamSources;
 use crate::steer;
 use crate::streams::OpenStream;
+use crate::subscriptions;
 use arrow::array::RecordBatch;
 use arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::{SessionState, TaskContext};
@@ -29,7 +30,7 @@ use weir_base::{Error, Result, err};
 use weir_catalog::{RelationName, SYSTEM_DATABASE};
 use weir_format::types::Type;
 use weir_format::{DecodedBatch, Decoder};
-use weir_plan::WEIGHT_COLUMN;
+use weir_plan::{Lasting, NodeId, SourceSpec, WEIGHT_COLUMN};
 use weir_sql::ast::{DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
 use weir_sql::bind::{BoundQuery, zoned};
 use weir_sql::{parse, stream};
@@ -62,6 +63,17 @@ fn context(
     }
     let text = shown(text);
     Ok(Statement { shared, session: session.clone(), settings, query_id, text, format, record })
+}
+
+/// Another statement that runs in the place of one.
+pub(crate) fn context_of(
+    cx: &Statement,
+    session: &Session,
+    settings: &BTreeMap<String, String>,
+    query_id: &str,
+) -> Result<Statement> {
+    let (shared, text, format) = (cx.shared.clone(), cx.text.as_bytes(), cx.format.clone());
+    context(shared, session, settings, text, query_id.to_owned(), format, cx.record.clone())
 }
 
 /// A statement of the server's own: what a view runs. It is not remembered as a query.
@@ -119,6 +131,18 @@ pub(crate) async fn statement(
     }
     let done = match statement {
         Ast::Query(query) => return select(&cx, &query).await,
+        Ast::Subscribe(query) => {
+            let (started, schema) = subscriptions::subscribe(&cx, &query, text).await?;
+            return Ok(streaming_rows(&cx, started, schema));
+        }
+        Ast::Recover { query_id } => {
+            let (again, started, schema) = subscriptions::recover(&cx, &query_id).await?;
+            return Ok(streaming_rows(&again, started, schema));
+        }
+        Ast::Unsubscribe { query_id } => {
+            cx.shared.subscriptions.unsubscribe(&cx.shared, &query_id).await?;
+            Ok(cx.done())
+        }
         Ast::Explain { kind, statement } => return explain::explain(&cx, kind, *statement).await,
         Ast::ExplainWhy { query_id } => return explain::explain_why(&cx, &query_id),
         Ast::Insert(insert) => return insert_into(&cx, insert).await,
@@ -161,7 +185,8 @@ pub(crate) async fn statement(
 /// For `system.query_log`.
 fn kind_of(statement: &Ast) -> &'static str {
     match statement {
-        Ast::Query(_) => SELECT,
+        Ast::Query(_) | Ast::Subscribe(_) | Ast::Recover { .. } => SELECT,
+        Ast::Unsubscribe { .. } => "Unsubscribe",
         Ast::Explain { .. } | Ast::ExplainWhy { .. } => "Explain",
         Ast::Insert(_) => "Insert",
         Ast::Show(_) => "Show",
@@ -193,6 +218,9 @@ fn changes_something(statement: &Ast) -> bool {
         | Ast::Exists { .. }
         | Ast::Use { .. } => false,
         Ast::Insert(_)
+        | Ast::Subscribe(_)
+        | Ast::Recover { .. }
+        | Ast::Unsubscribe { .. }
         | Ast::CreateDatabase { .. }
         | Ast::DropDatabase { .. }
         | Ast::CreateStream(_)
@@ -211,7 +239,10 @@ fn changes_something(statement: &Ast) -> bool {
 
 pub(crate) fn is_streaming(shared: Arc<Shared>, session: &Session, text: &str) -> Result<bool> {
     let Parsed { statement, settings, format } = one_statement(text.as_bytes())?;
-    let Ast::Query(query) = statement else { return Ok(false) };
+    let query = match statement {
+        Ast::Query(query) => query,
+        other => return Ok(matches!(other, Ast::Subscribe(_) | Ast::Recover { .. })),
+    };
     let record = shared.history.begin(QueryAbout {
         query_id: String::new(),
         user: String::new(),
@@ -234,7 +265,7 @@ async fn select(cx: &Statement, query: &sqlparser::ast::Query) -> Result<Outcome
     let (schema, streaming) = (bound.schema.clone(), bound.unbounded);
     let progress = entry.progress.clone();
     let (batches, warnings) = if bound.unbounded {
-        let started = run_streaming(cx, entry, bound, &state, scope).await?;
+        let started = run_streaming(cx, entry, bound, &state, scope, None).await?;
         (started.batches, started.warnings)
     } else {
         (run_bounded(cx, entry, bound, &state).await?, Vec::new())
@@ -251,6 +282,24 @@ async fn select(cx: &Statement, query: &sqlparser::ast::Query) -> Result<Outcome
     }))
 }
 
+/// The rows of a query without end, as its client gets them.
+fn streaming_rows(cx: &Statement, started: StreamingQuery, schema: SchemaRef) -> Outcome {
+    Outcome::Rows(QueryHandle {
+        query_id: cx.query_id.clone(),
+        schema: schema.clone(),
+        streaming: true,
+        format: cx.format.clone(),
+        format_settings: cx.settings.format.clone(),
+        progress: cx.record.progress.clone(),
+        warnings: started.warnings,
+        batches: started.batches.map(move |batch| batch.and_then(|b| with_schema(b, &schema))).boxed(),
+    })
+}
+
+/// Of a query that keeps checkpoints: what is asked before it starts, of the streams it reads.
+pub(crate) type Keeping<'a> =
+    (Lasting, &'a (dyn Fn(Vec<(NodeId, RelationName)>) -> Result<()> + Send + Sync));
+
 /// Starts a query without end.
 pub(crate) async fn run_streaming(
     cx: &Statement,
@@ -258,6 +307,7 @@ pub(crate) async fn run_streaming(
     mut bound: BoundQuery,
     state: &SessionState,
     scope: Arc<EngineScope>,
+    keeping: Option<Keeping<'_>>,
 ) -> Result<StreamingQuery> {
     let replay_order = bound.replay_order;
     let late = late_target(cx)?;
@@ -271,7 +321,15 @@ pub(crate) async fn run_streaming(
     let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
     let sources = StreamSources::new(scope, replay_order, task, memory, progress).telling(cx.record.clone());
     let clock = cx.shared.world.clock.clone();
-    start_streaming(entry, plan, sources, &*cx.shared.runtime, clock).await
+    let lasting = match keeping {
+        None => None,
+        Some((lasting, check)) => {
+            let name = |s: &SourceSpec| RelationName::new(s.database.clone(), s.relation.clone());
+            check(plan.root.sources().into_iter().map(|(id, s)| (id, name(s))).collect())?;
+            Some(lasting)
+        }
+    };
+    start_streaming(entry, plan, sources, &*cx.shared.runtime, clock, lasting).await
 }
 
 /// Starts a bounded query; too many rows end it.

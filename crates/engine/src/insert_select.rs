@@ -66,7 +66,7 @@ pub(crate) async fn insert_select(
     };
     let done = if unbounded {
         let block_rows_max = cx.settings.insert_block_rows_max;
-        let rows = run_streaming(cx, entry.clone(), bound, &state, scope).await?.batches;
+        let rows = run_streaming(cx, entry.clone(), bound, &state, scope, None).await?.batches;
         insert.follow(&entry, rows, block_rows_max).await?
     } else {
         let rows = start_bounded(entry.clone(), bound.plan, &state, &cx.shared.config.compute).await?;

@@ -29,6 +29,7 @@ pub mod settings;
 pub mod source;
 mod steer;
 mod streams;
+mod subscriptions;
 mod system;
 mod view;
 

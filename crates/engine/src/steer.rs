@@ -33,6 +33,7 @@ pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {
                 shard.sync().await.map_err(Error::from)?;
             }
         }
+        System::CheckpointQuery(id) => cx.shared.subscriptions.checkpoint(&cx.shared, &id).await?,
         System::SyncQuery(id) => cx.shared.queries.sync(&id).await?,
         System::FlushStream(name) => {
             for shard in stream(cx, &name)?.store.shards() {

@@ -57,6 +57,7 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("settings", fixed::settings),
     ("stream_settings", fixed::stream_settings),
     ("streams", catalog::tables),
+    ("subscriptions", views::subscriptions),
     ("table_functions", fixed::table_functions),
     ("tables", catalog::tables),
     ("view_log", views::view_log),

@@ -59,6 +59,16 @@ pub enum Statement {
         comment: String,
     },
     CreateMaterializedView(CreateMaterializedView),
+    /// `SUBSCRIBE TO query`: a query without end that keeps checkpoints under its id.
+    Subscribe(Box<Query>),
+    /// `RECOVER FROM 'id'`: goes on with it.
+    Recover {
+        query_id: String,
+    },
+    /// `UNSUBSCRIBE TO 'id'`: its checkpoints go.
+    Unsubscribe {
+        query_id: String,
+    },
     /// `ALTER VIEW v …`.
     AlterView {
         name: Name,
@@ -273,6 +283,8 @@ pub enum DescribeTarget {
 pub enum System {
     SyncStream(Name),
     SyncQuery(String),
+    /// Of a query that was subscribed to.
+    CheckpointQuery(String),
     FlushStream(Name),
     MergeStream(Name),
     /// Only with `--test-clock`.

@@ -9,9 +9,9 @@ use crate::Progress;
 use arrow::array::RecordBatch;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use weir_base::{Clock, Code};
-use weir_plan::{Element, LateRows, Sink, StreamError};
+use weir_plan::{Durable, Element, Epoch, LateRows, Sink, StreamError};
 
 /// Batches in the queue, whatever their size.
 const BATCHES_MAX: usize = 1_024;
@@ -27,6 +27,9 @@ pub(super) struct BufferSink {
     progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
     late: Late,
+    /// Of a query that keeps checkpoints: rows sent, and those that its client has taken.
+    sent: u64,
+    taken: Option<watch::Receiver<u64>>,
 }
 
 /// Where late rows of the query are noted.
@@ -64,11 +67,12 @@ pub(super) fn buffer(
     progress: Arc<Progress>,
     clock: Arc<dyn Clock>,
     late: Late,
+    taken: Option<watch::Receiver<u64>>,
 ) -> (BufferSink, mpsc::Receiver<Item>) {
     let permits = (bytes_max / PERMIT_BYTES).clamp(1, 1 << 30) as u32;
     let (to, from) = mpsc::channel(BATCHES_MAX);
     let room = Arc::new(Semaphore::new(permits as usize));
-    (BufferSink { to, room, permits, progress, clock, late }, from)
+    (BufferSink { to, room, permits, progress, clock, late, sent: 0, taken }, from)
 }
 
 /// Bytes that are this batch's own: a slice counts for its rows only.
@@ -109,9 +113,20 @@ impl Sink for BufferSink {
                 self.progress.full_since_us.store(0, Ordering::Relaxed);
             }
         }
+        self.sent += n;
         self.progress.given_rows.fetch_add(n, Ordering::Relaxed);
         self.progress.result_rows.fetch_add(n, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// What was sent is its client's once that has come back for more.
+    async fn barrier(&mut self, _epoch: Epoch) -> Result<Durable, StreamError> {
+        let (taken, sent) = (self.taken.clone(), self.sent);
+        Ok(Box::pin(async move {
+            let Some(mut taken) = taken else { return Ok(()) };
+            let gone = || StreamError { code: Code::QueryWasCancelled, message: "the reader is gone".into() };
+            taken.wait_for(|rows| *rows >= sent).await.map(|_| ()).map_err(|_| gone())
+        }))
     }
 
     async fn late(&mut self, rows: LateRows) -> Result<(), StreamError> {

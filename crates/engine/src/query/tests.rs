@@ -191,7 +191,7 @@ async fn streaming(w: &World, entry: Arc<QueryEntry>) -> StreamingQuery {
     );
     let plan = StreamPlan::new(root, ReplayOrder::Arrival);
     let runtime = DataflowRuntime::new(Handle::current());
-    start_streaming(entry, plan, sources, &runtime, Arc::new(SystemClock::new())).await.unwrap()
+    start_streaming(entry, plan, sources, &runtime, Arc::new(SystemClock::new()), None).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

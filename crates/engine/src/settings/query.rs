@@ -39,6 +39,8 @@ pub struct QuerySettings {
     pub insert_block_rows_max: usize,
     pub output_buffer_bytes_max: usize,
     pub ack: Ack,
+    /// Of a query that keeps checkpoints; `None` = the default.
+    pub checkpoint_interval: Option<Duration>,
     pub idempotent_id: Option<String>,
     pub cast_overflow_wrap: bool,
     pub join_use_nulls: bool,
@@ -94,6 +96,7 @@ impl QuerySettings {
             weir_sql::bind::check_zone(zone)?;
         }
         let seconds: f64 = at.text("max_execution_time").parse().expect("checked when set");
+        let checkpoint: f64 = at.text("checkpoint_interval").parse().expect("checked when set");
         let positive = |name: &str, limit: u64| (at.number(name).clamp(1, limit)) as usize;
         Ok(QuerySettings {
             mode: match at.set("query_mode") {
@@ -141,6 +144,8 @@ impl QuerySettings {
             block_rows_max: positive("max_block_size", 1 << 20),
             insert_block_rows_max: positive("max_insert_block_size", 1 << 24),
             output_buffer_bytes_max: positive("output_buffer_bytes_max", 1 << 30),
+            checkpoint_interval: (checkpoint > 0.0)
+                .then(|| Duration::from_secs_f64(checkpoint.min(86_400.0))),
             ack: match at.text("ack").to_ascii_lowercase().as_str() {
                 "written" => Ack::Written,
                 "none" => Ack::None,

@@ -74,7 +74,12 @@ pub const SETTINGS: &[Setting] = &[
         "error",
         "what a narrowing cast does with a value that does not fit",
     ),
-    q("checkpoint_interval", Seconds, "0", "seconds between the checkpoints of a view; 0 = 10"),
+    q(
+        "checkpoint_interval",
+        Seconds,
+        "0",
+        "seconds between the checkpoints of a view or of what is subscribed to; 0 = 10",
+    ),
     q(
         "date_time_input_format",
         OneOf(&["basic", "best_effort", "best_effort_us"]),

@@ -83,6 +83,7 @@ async fn start(
         sources,
         &runtime,
         Arc::new(SystemClock::new()),
+        None,
     )
     .await
 }

@@ -1,4 +1,4 @@
-//! Materialized views: what each does now, and what happened to them.
+//! Materialized views: what each does now, and what happened to them; queries that keep checkpoints.
 
 use super::{Columns, Context};
 use weir_base::Result;
@@ -49,4 +49,20 @@ pub(super) fn view_log(cx: &Context) -> Result<Columns> {
         .text("view", all.iter().map(|e| &e.view))
         .text("event", all.iter().map(|e| &e.event))
         .text("detail", all.iter().map(|e| &e.detail)))
+}
+
+/// Queries that keep checkpoints under their id.
+pub(super) fn subscriptions(cx: &Context) -> Result<Columns> {
+    let all = cx.shared.subscriptions.list();
+    let ms = |us: i64| us / 1_000;
+    Ok(Columns::default()
+        .text("query_id", all.iter().map(|s| &s.about.query_id))
+        .text("state", all.iter().map(|s| s.state))
+        .text("database", all.iter().map(|s| &s.about.database))
+        .text("query", all.iter().map(|s| &s.about.text))
+        .time_ms("created", all.iter().map(|s| ms(s.about.created_us)))
+        .time_ms("used", all.iter().map(|s| ms(s.about.used_us)))
+        .uint("checkpoint_epoch", all.iter().map(|s| s.about.epoch))
+        .uint("checkpoint_bytes", all.iter().map(|s| s.about.bytes))
+        .time_ms("checkpoint_time", all.iter().map(|s| ms(s.about.at_us))))
 }

@@ -19,9 +19,13 @@ pub(crate) struct CheckpointDir {
 }
 
 impl CheckpointDir {
-    /// Of what is named by `id`.
+    /// Of the view that is named by `id`.
     pub fn new(disk: Arc<dyn Disk>, id: &str) -> Self {
-        CheckpointDir { disk, dir: format!("{CHECKPOINTS_DIR}/{id}") }
+        CheckpointDir::at(disk, format!("{CHECKPOINTS_DIR}/{id}"))
+    }
+
+    pub fn at(disk: Arc<dyn Disk>, dir: String) -> Self {
+        CheckpointDir { disk, dir }
     }
 
     fn path(&self, name: &str) -> String {

@@ -21,6 +21,7 @@ mod process;
 mod slt;
 mod spill;
 mod stitch;
+mod subscriptions;
 mod united;
 mod view_answer;
 mod view_kill;

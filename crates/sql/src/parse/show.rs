@@ -214,6 +214,9 @@ pub fn system(c: &mut Cursor) -> Result<Statement, Error> {
     if let Some(view) = view(c)? {
         return Ok(Statement::System(view));
     }
+    if c.eat(&["CHECKPOINT", "QUERY"]) {
+        return Ok(Statement::System(System::CheckpointQuery(c.string("a query id in quotes")?)));
+    }
     let verb = c.eat_any(&["SYNC", "FLUSH", "MERGE", "CLOCK", "DRAIN"]);
     let system = match verb {
         Some("SYNC") if c.eat(&["QUERY"]) => System::SyncQuery(c.string("a query id in quotes")?),

@@ -16,40 +16,34 @@ use weir_base::error::did_you_mean;
 
 /// First words of statements that are answered with code 48.
 const NOT_DONE: &[&str] = &[
-    "ALTER",
-    "DELETE",
-    "UPDATE",
-    "GRANT",
-    "REVOKE",
-    "ATTACH",
-    "DETACH",
-    "CHECK",
-    "SUBSCRIBE",
-    "UNSUBSCRIBE",
-    "RECOVER",
-    "BACKUP",
-    "RESTORE",
-    "MOVE",
-    "UNDROP",
-    "EXCHANGE",
-    "BEGIN",
-    "START",
-    "COMMIT",
-    "ROLLBACK",
-    "WATCH",
-    "MERGE",
-    "REPLACE",
-    "VALUES",
-    "CALL",
-    "COPY",
-    "PARALLEL",
-    "EXECUTE",
-    "PREPARE",
+    "ALTER", "DELETE", "UPDATE", "GRANT", "REVOKE", "ATTACH", "DETACH", "CHECK", "BACKUP", "RESTORE", "MOVE",
+    "UNDROP", "EXCHANGE", "BEGIN", "START", "COMMIT", "ROLLBACK", "WATCH", "MERGE", "REPLACE", "VALUES",
+    "CALL", "COPY", "PARALLEL", "EXECUTE", "PREPARE",
 ];
 
 const DONE: &[&str] = &[
-    "SELECT", "WITH", "FROM", "INSERT", "CREATE", "ALTER", "DROP", "TRUNCATE", "RENAME", "SHOW", "DESCRIBE",
-    "DESC", "EXISTS", "USE", "KILL", "SET", "SYSTEM", "OPTIMIZE", "EXPLAIN",
+    "SELECT",
+    "WITH",
+    "FROM",
+    "INSERT",
+    "CREATE",
+    "ALTER",
+    "DROP",
+    "TRUNCATE",
+    "RENAME",
+    "SHOW",
+    "DESCRIBE",
+    "DESC",
+    "EXISTS",
+    "USE",
+    "KILL",
+    "SET",
+    "SYSTEM",
+    "OPTIMIZE",
+    "EXPLAIN",
+    "SUBSCRIBE",
+    "RECOVER",
+    "UNSUBSCRIBE",
 ];
 
 /// One statement from its tokens.
@@ -129,6 +123,27 @@ fn one(c: &mut Cursor, settings: &mut Settings, data: Option<InsertSource>) -> R
             Ok(Statement::Optimize { name })
         }
         "EXPLAIN" => explain(c, settings),
+        "SUBSCRIBE" => {
+            c.expect(&["TO"])?;
+            if !starts_query_here(c) {
+                return Err(c.expected("SELECT"));
+            }
+            match whole_query(c, settings)? {
+                Statement::Query(query) => Ok(Statement::Subscribe(query)),
+                _ => Err(c.expected("SELECT")),
+            }
+        }
+        "RECOVER" => {
+            c.expect(&["FROM"])?;
+            Ok(Statement::Recover {
+                query_id: c.string("the id of a query that was subscribed to, in quotes")?,
+            })
+        }
+        "UNSUBSCRIBE" => {
+            c.expect(&["TO"])?;
+            let query_id = c.string("the id of a query that was subscribed to, in quotes")?;
+            Ok(Statement::Unsubscribe { query_id })
+        }
         _ if NOT_DONE.contains(&upper.as_str()) => {
             c.at -= 1;
             let second = c.peek_nth(1).and_then(|t| t.word()).map(|w| format!(" {}", w.to_ascii_uppercase()));
