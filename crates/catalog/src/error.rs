@@ -12,11 +12,15 @@ pub enum CatalogError {
     UnknownDatabase { name: String, hint: String },
     #[error("stream {name} does not exist{hint}")]
     UnknownRelation { name: RelationName, hint: String },
+    #[error("there is no task or alert {name}; SHOW TASKS and SHOW ALERTS list them")]
+    UnknownJob { name: RelationName },
     #[error("database {name} exists already")]
     DatabaseExists { name: String },
     #[error("{name} exists already; drop it first or use IF NOT EXISTS")]
     RelationExists { name: RelationName },
-    #[error("database {name} holds {relations} streams and views; drop them first or use CASCADE")]
+    #[error(
+        "database {name} holds {relations} streams, views, tasks and alerts; drop them first or use CASCADE"
+    )]
     DatabaseNotEmpty { name: String, relations: usize },
     #[error("database {name} is built in and cannot be changed")]
     BuiltIn { name: String },
@@ -43,7 +47,7 @@ impl CatalogError {
     pub fn code(&self) -> Code {
         match self {
             Self::UnknownDatabase { .. } => Code::UnknownDatabase,
-            Self::UnknownRelation { .. } => Code::UnknownStream,
+            Self::UnknownRelation { .. } | Self::UnknownJob { .. } => Code::UnknownStream,
             Self::DatabaseExists { .. } => Code::DatabaseAlreadyExists,
             Self::RelationExists { .. } => Code::StreamAlreadyExists,
             Self::DatabaseNotEmpty { .. } | Self::HasDependents { .. } => Code::HasDependents,

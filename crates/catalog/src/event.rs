@@ -1,6 +1,6 @@
 //! Changes as data, and what each does to a snapshot. Pure: no log, no clock.
 
-use crate::{CatalogError, Database, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
+use crate::{CatalogError, Database, Job, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -15,7 +15,9 @@ pub enum Event {
         comment: String,
     },
     /// With everything in it.
-    DropDatabase { name: String },
+    DropDatabase {
+        name: String,
+    },
     CreateRelation {
         relation: Relation,
         /// Takes the place of one of the same name.
@@ -23,13 +25,31 @@ pub enum Event {
         replace: bool,
     },
     /// A materialized view and the stream made for its rows.
-    CreateView { view: Relation, target: Relation },
+    CreateView {
+        view: Relation,
+        target: Relation,
+    },
     /// A materialized view goes with the stream that was made for it.
-    DropRelation { name: RelationName },
+    DropRelation {
+        name: RelationName,
+    },
     /// One after the other, all or none.
-    Rename { pairs: Vec<(RelationName, RelationName)> },
+    Rename {
+        pairs: Vec<(RelationName, RelationName)>,
+    },
     /// All rows were removed; nothing changes here but the version.
-    Truncated { name: RelationName },
+    Truncated {
+        name: RelationName,
+    },
+    CreateJob {
+        job: Job,
+        /// Takes the place of one of the same name.
+        #[serde(default)]
+        replace: bool,
+    },
+    DropJob {
+        name: RelationName,
+    },
 }
 
 impl Snapshot {
@@ -75,6 +95,21 @@ impl Snapshot {
                     let mut relation = Arc::unwrap_or_clone(next.remove(from)?);
                     relation.name.clone_from(&to.name);
                     next.insert(Arc::new(relation), false)?;
+                }
+            }
+            Event::CreateJob { job, replace } => {
+                refuse_built_in(&job.database)?;
+                self.expect_database(&job.database)?;
+                let jobs = &mut next.databases.get_mut(&job.database).expect("looked up above").jobs;
+                if !replace && jobs.contains_key(&job.name) {
+                    return Err(CatalogError::RelationExists { name: job.full_name() });
+                }
+                jobs.insert(job.name.clone(), Arc::new(job.clone()));
+            }
+            Event::DropJob { name } => {
+                let jobs = next.databases.get_mut(&name.database).map(|d| &mut d.jobs);
+                if jobs.and_then(|jobs| jobs.remove(&name.name)).is_none() {
+                    return Err(CatalogError::UnknownJob { name: name.clone() });
                 }
             }
             Event::Truncated { name } => {

@@ -13,7 +13,7 @@ mod store;
 pub use error::CatalogError;
 pub use event::Event;
 pub use model::{
-    ColumnDef, ColumnDefault, DEFAULT_DATABASE, Database, DefaultKind, IndexDef, Relation, RelationKind,
-    RelationName, SYSTEM_DATABASE, Snapshot,
+    ColumnDef, ColumnDefault, DEFAULT_DATABASE, Database, DefaultKind, IndexDef, Job, JobKind, Relation,
+    RelationKind, RelationName, SYSTEM_DATABASE, Snapshot,
 };
 pub use store::{Catalog, Dependents};

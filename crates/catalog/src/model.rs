@@ -20,6 +20,65 @@ pub struct Snapshot {
 pub struct Database {
     pub comment: String,
     pub relations: BTreeMap<String, Arc<Relation>>,
+    #[serde(default)]
+    pub jobs: BTreeMap<String, Arc<Job>>,
+}
+
+/// A task or an alert: a query that somebody is to be given the rows of, and that has none of its own.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Job {
+    pub id: Uuid,
+    pub database: String,
+    pub name: String,
+    pub kind: JobKind,
+    pub select: String,
+    pub resolve_in: String,
+    /// The relations its SELECT names, resolved; they cannot be dropped under it.
+    pub depends_on: Vec<RelationName>,
+    /// Of its query, by name, validated by the engine.
+    pub settings: BTreeMap<String, String>,
+    pub comment: String,
+    /// Milliseconds since the Unix epoch.
+    pub created_ms: i64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum JobKind {
+    /// A query with an end that runs now and then. Times are in microseconds.
+    Task {
+        every_us: i64,
+        /// A run that takes longer is ended; `None` = never.
+        timeout_us: Option<i64>,
+        target: RelationName,
+    },
+    /// A query without end whose rows are called out. Times are in microseconds.
+    Alert {
+        url: String,
+        /// Rows of one call, and how long the first of them waits for the others.
+        batch_rows: u64,
+        batch_wait_us: i64,
+        /// So many calls in so long.
+        limit: Option<(u64, i64)>,
+    },
+}
+
+impl Job {
+    pub fn full_name(&self) -> RelationName {
+        RelationName::new(&self.database, &self.name)
+    }
+
+    /// `task` or `alert`.
+    pub fn word(&self) -> &'static str {
+        match self.kind {
+            JobKind::Task { .. } => "task",
+            JobKind::Alert { .. } => "alert",
+        }
+    }
+
+    fn depends(&self, of: &RelationName) -> bool {
+        self.depends_on.contains(of) || matches!(&self.kind, JobKind::Task { target, .. } if target == of)
+    }
 }
 
 /// A stream or a view.
@@ -189,6 +248,14 @@ impl Snapshot {
         })
     }
 
+    pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {
+        self.databases.values().flat_map(|d| d.jobs.values())
+    }
+
+    pub fn job(&self, name: &RelationName) -> Option<&Arc<Job>> {
+        self.databases.get(&name.database)?.jobs.get(&name.name)
+    }
+
     pub fn relations(&self) -> impl Iterator<Item = &Arc<Relation>> {
         self.databases.values().flat_map(|d| d.relations.values())
     }
@@ -208,7 +275,7 @@ impl Snapshot {
         }
     }
 
-    /// Views whose SELECT names this relation, and those that write to it.
+    /// Views, tasks and alerts whose SELECT names this relation, and those that write to it.
     pub fn dependents(&self, of: &RelationName) -> Vec<RelationName> {
         let depends = |r: &Relation| match &r.kind {
             RelationKind::View { depends_on, .. } => depends_on.contains(of),
@@ -217,7 +284,8 @@ impl Snapshot {
             }
             RelationKind::Stream { .. } | RelationKind::Random { .. } => false,
         };
-        self.relations().filter(|r| depends(r)).map(|r| r.full_name()).collect()
+        let relations = self.relations().filter(|r| depends(r)).map(|r| r.full_name());
+        relations.chain(self.jobs().filter(|j| j.depends(of)).map(|j| j.full_name())).collect()
     }
 
     /// Where rows that come to one of `from` go on to through materialized views, and so on.

@@ -212,8 +212,8 @@ fn refuse_dependents(now: &Snapshot, event: &Event) -> Result<(), CatalogError> 
         Event::Rename { pairs } => pairs.iter().map(|(from, _)| from).collect(),
         Event::DropDatabase { name } => {
             let database = now.expect_database(name)?;
-            if !database.relations.is_empty() {
-                let relations = database.relations.len();
+            let relations = database.relations.len() + database.jobs.len();
+            if relations > 0 {
                 return Err(CatalogError::DatabaseNotEmpty { name: name.clone(), relations });
             }
             Vec::new()
@@ -221,6 +221,8 @@ fn refuse_dependents(now: &Snapshot, event: &Event) -> Result<(), CatalogError> 
         Event::CreateDatabase { .. }
         | Event::CreateRelation { .. }
         | Event::CreateView { .. }
+        | Event::CreateJob { .. }
+        | Event::DropJob { .. }
         | Event::Truncated { .. } => Vec::new(),
     };
     for name in gone {

@@ -2,6 +2,7 @@
 
 use crate::access::Users;
 use crate::session_state::FunctionSet;
+use crate::view::WebHook;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +36,8 @@ pub struct EngineConfig {
     pub queries_max: usize,
     /// Where sorts and joins of bounded queries spill; `None` makes them fail instead.
     pub spill_dir: Option<PathBuf>,
+    /// What alerts call with; `None` refuses them.
+    pub web_hook: Option<Arc<dyn WebHook>>,
     /// Shown by `version()` and `system.build_options`.
     pub version: String,
 }

@@ -159,6 +159,8 @@ pub(crate) async fn statement(
         }
         Ast::CreateStream(create) => ddl::create_stream(&cx, create, own_settings).await,
         Ast::CreateMaterializedView(create) => ddl::create_materialized_view(&cx, create).await,
+        Ast::CreateJob(create) => ddl::create_job(&cx, *create).await,
+        Ast::DropJob { object, name, if_exists } => ddl::drop_job(&cx, object, &name, if_exists).await,
         Ast::AlterView { name, change } => ddl::alter_view(&cx, &name, change).await,
         Ast::CreateView { name, if_not_exists, or_replace, select, comment } => {
             ddl::create_view(&cx, &name, if_not_exists, or_replace, select, comment).await
@@ -196,9 +198,10 @@ fn kind_of(statement: &Ast) -> &'static str {
         Ast::CreateDatabase { .. }
         | Ast::CreateStream(_)
         | Ast::CreateView { .. }
-        | Ast::CreateMaterializedView(_) => "Create",
+        | Ast::CreateMaterializedView(_)
+        | Ast::CreateJob(_) => "Create",
         Ast::AlterView { .. } => "Alter",
-        Ast::DropDatabase { .. } | Ast::Drop { .. } => "Drop",
+        Ast::DropDatabase { .. } | Ast::Drop { .. } | Ast::DropJob { .. } => "Drop",
         Ast::Truncate { .. } => "Truncate",
         Ast::Rename { .. } => "Rename",
         Ast::Use { .. } => "Use",
@@ -226,6 +229,8 @@ fn changes_something(statement: &Ast) -> bool {
         | Ast::CreateStream(_)
         | Ast::CreateView { .. }
         | Ast::CreateMaterializedView(_)
+        | Ast::CreateJob(_)
+        | Ast::DropJob { .. }
         | Ast::AlterView { .. }
         | Ast::Drop { .. }
         | Ast::Truncate { .. }

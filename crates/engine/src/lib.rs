@@ -39,3 +39,4 @@ pub use engine::Engine;
 pub use outcome::{Done, InsertHandle, InsertWriter, Outcome, Progress, QueryHandle, Schema};
 pub use session::{QueryMode, Session};
 pub use session_state::{FunctionInfo, FunctionSet};
+pub use view::WebHook;

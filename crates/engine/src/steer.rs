@@ -41,6 +41,7 @@ pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {
             }
         }
         System::MergeStream(name) => return merge(cx, &name).await,
+        System::Job { object, verb, name } => return ddl::steer_job(cx, object, verb, &name).await,
         System::View { verb, name } => return ddl::steer_view(cx, verb, &name).await,
         System::ClockAdvance { micros } => {
             let Some(clock) = &cx.shared.config.test_clock else {

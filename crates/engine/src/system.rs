@@ -37,6 +37,7 @@ pub(crate) type Compute = fn(&Context) -> Result<Columns>;
 
 /// Sorted by name.
 pub(crate) const TABLES: &[(&str, Compute)] = &[
+    ("alerts", views::alerts),
     ("build_options", fixed::build_options),
     ("columns", catalog::columns),
     ("data_type_families", fixed::data_type_families),
@@ -60,6 +61,7 @@ pub(crate) const TABLES: &[(&str, Compute)] = &[
     ("subscriptions", views::subscriptions),
     ("table_functions", fixed::table_functions),
     ("tables", catalog::tables),
+    ("tasks", views::tasks),
     ("view_log", views::view_log),
 ];
 

@@ -5,10 +5,12 @@
 //!   driver -> run: query of the view, restored from its checkpoint -> sink: target, exactly once
 //! ```
 //!
-//! A view that cannot run says why in `system.materialized_views` and stops no other.
+//! A view that cannot run says why in `system.materialized_views` and stops no other. An alert is one whose rows
+//! are called out (`alert`); a task runs now and then (`task`).
 //!
 //! Not here: statements (`ddl`), operators and what is in a checkpoint (`dataflow`).
 
+mod alert;
 mod bad_rows;
 mod dlq;
 pub(crate) mod files;
@@ -19,9 +21,13 @@ mod run;
 mod select;
 mod sink;
 mod status;
+mod task;
 
+pub use alert::WebHook;
+pub(crate) use alert::{AlertSpec, BATCH_ROWS_MAX, Calls};
 pub(crate) use run::bind;
 pub(crate) use status::{ViewEvent, ViewInfo};
+pub(crate) use task::{TaskInfo, check as check_task, forget as forget_task};
 
 use crate::engine::Shared;
 use crate::query::QueryRegistry;
@@ -35,10 +41,11 @@ use std::collections::{BTreeMap, HashMap};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
+use task::Task;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use weir_base::{Error, Result, err};
-use weir_catalog::{Relation, RelationKind, RelationName};
+use weir_catalog::{Job, JobKind, Relation, RelationKind, RelationName};
 use weir_plan::{CheckpointStatus, CheckpointStore as _, RowsAt};
 use weir_storage::LogPin;
 
@@ -50,6 +57,17 @@ const LAST_CHECKPOINT_WAIT: Duration = Duration::from_millis(2_500);
 const CLOCK_LOOK: Duration = Duration::from_millis(100);
 const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 
+/// Where a view's rows go.
+#[derive(Debug, Clone)]
+pub(crate) enum Output {
+    Stream(RelationName),
+    /// It is an alert.
+    Alert(AlertSpec),
+}
+
+/// How long the first row of a call waits for others, where nobody says.
+const ALERT_WAIT_DEFAULT: Duration = Duration::from_secs(1);
+
 /// What a view is, as its driver needs it.
 #[derive(Debug, Clone)]
 pub(crate) struct ViewSpec {
@@ -57,7 +75,7 @@ pub(crate) struct ViewSpec {
     pub name: RelationName,
     pub select: String,
     pub resolve_in: String,
-    pub target: RelationName,
+    pub output: Output,
     pub settings: BTreeMap<String, String>,
     /// Microseconds since the epoch.
     pub created_us: i64,
@@ -75,15 +93,52 @@ impl ViewSpec {
             name: relation.full_name(),
             select: select.clone(),
             resolve_in: resolve_in.clone(),
-            target: target.clone(),
+            output: Output::Stream(target.clone()),
             settings: settings.clone(),
             created_us: relation.created_ms.saturating_mul(1_000),
         })
     }
 
+    /// `None` for what is no alert.
+    pub fn of_alert(job: &Job) -> Option<ViewSpec> {
+        let JobKind::Alert { url, batch_rows, batch_wait_us, limit } = &job.kind else { return None };
+        let micros = |us: &i64| Duration::from_micros(u64::try_from(*us).unwrap_or_default());
+        let batch_wait = if *batch_wait_us > 0 { micros(batch_wait_us) } else { ALERT_WAIT_DEFAULT };
+        let limit = limit.as_ref().map(|(calls, per)| (*calls, micros(per)));
+        Some(ViewSpec {
+            id: job.id,
+            name: job.full_name(),
+            select: job.select.clone(),
+            resolve_in: job.resolve_in.clone(),
+            output: Output::Alert(AlertSpec { url: url.clone(), batch_rows: *batch_rows, batch_wait, limit }),
+            settings: job.settings.clone(),
+            created_us: job.created_ms.saturating_mul(1_000),
+        })
+    }
+
+    /// `VIEW` or `ALERT`, as in statements.
+    fn object(&self) -> &'static str {
+        match self.output {
+            Output::Stream(_) => "VIEW",
+            Output::Alert(_) => "ALERT",
+        }
+    }
+
+    /// For messages: what it is, and its name.
+    fn what(&self) -> String {
+        format!("{} {}", self.object().to_lowercase(), self.name)
+    }
+
     /// As it is listed in `system.queries`.
     fn text(&self) -> String {
-        format!("CREATE MATERIALIZED VIEW {} INTO {} AS {}", self.name, self.target, self.select)
+        match &self.output {
+            Output::Stream(target) => {
+                format!("CREATE MATERIALIZED VIEW {} INTO {target} AS {}", self.name, self.select)
+            }
+            Output::Alert(alert) => {
+                format!("CREATE ALERT {} CALL '{}' AS {}", self.name, alert.url, self.select)
+            }
+        }
     }
 
     fn query_id(&self) -> String {
@@ -134,12 +189,15 @@ pub(crate) struct View {
     pub spec: Mutex<ViewSpec>,
     requests: mpsc::Sender<Request>,
     shown: Mutex<status::Shown>,
+    /// Of an alert.
+    pub calls: Arc<Calls>,
 }
 
 /// All views of a process.
 #[derive(Default)]
 pub(crate) struct Views {
     all: Mutex<HashMap<Uuid, Arc<View>>>,
+    tasks: Mutex<HashMap<Uuid, Arc<Task>>>,
     log: status::ViewLog,
 }
 
@@ -152,6 +210,12 @@ impl Views {
         for relation in shared.catalog.snapshot().relations() {
             if let Some(spec) = ViewSpec::of(relation) {
                 self.drive(shared, spec, None);
+            }
+        }
+        for job in shared.catalog.snapshot().jobs() {
+            match ViewSpec::of_alert(job) {
+                Some(spec) => self.drive(shared, spec, None),
+                None => self.schedule(shared, job.clone()),
             }
         }
         self.remove_strays(shared);
@@ -189,6 +253,11 @@ impl Views {
     pub async fn created(&self, shared: &Arc<Shared>, relation: &Relation) -> Result<()> {
         let spec = ViewSpec::of(relation)
             .ok_or_else(|| err!(LogicalError, "{} is no materialized view", relation.full_name()))?;
+        self.begun(shared, spec).await
+    }
+
+    /// As [`Views::created`], of what a view or an alert is.
+    pub async fn begun(&self, shared: &Arc<Shared>, spec: ViewSpec) -> Result<()> {
         let (began, begun) = oneshot::channel();
         self.drive(shared, spec, Some(began));
         begun.await.unwrap_or_else(|_| Err(err!(QueryWasCancelled, "the server is shutting down")))
@@ -214,7 +283,12 @@ impl Views {
     fn drive(&self, shared: &Arc<Shared>, spec: ViewSpec, began: Option<oneshot::Sender<Result<()>>>) {
         let (requests, asked) = mpsc::channel(REQUESTS_MAX);
         let id = spec.id;
-        let view = Arc::new(View { spec: Mutex::new(spec), requests, shown: Mutex::default() });
+        let view = Arc::new(View {
+            spec: Mutex::new(spec),
+            requests,
+            shown: Mutex::default(),
+            calls: Arc::default(),
+        });
         self.all.lock().insert(id, view.clone());
         let driver = Driver {
             shared: shared.clone(),
@@ -256,6 +330,29 @@ impl Views {
         ended
     }
 
+    /// Asks a task for something.
+    pub async fn steer_task(&self, id: Uuid, what: Steer) -> Result<()> {
+        let task = self.tasks.lock().get(&id).cloned();
+        task.ok_or_else(|| err!(UnknownStream, "the task was dropped"))?.ask(what).await
+    }
+
+    /// Ends a task whose catalog entry is gone; what it is writing is waited for.
+    pub async fn task_dropped(&self, id: Uuid) {
+        let task = self.tasks.lock().remove(&id);
+        if let Some(task) = task {
+            // It may have ended with the server.
+            let _ = task.ask(Steer::Drop).await;
+        }
+    }
+
+    /// Every task, by name.
+    pub fn list_tasks(&self) -> Vec<TaskInfo> {
+        let all: Vec<_> = self.tasks.lock().values().cloned().collect();
+        let mut all: Vec<_> = all.iter().filter_map(|t| t.info()).collect();
+        all.sort_by(|a, b| (&a.job.database, &a.job.name).cmp(&(&b.job.database, &b.job.name)));
+        all
+    }
+
     /// Takes another query or other settings; the view must not run.
     pub fn changed(&self, relation: &Relation) -> Result<()> {
         let spec = ViewSpec::of(relation)
@@ -267,7 +364,17 @@ impl Views {
 
     /// Every view with its state, by name.
     pub fn list(&self, shared: &Shared) -> Vec<ViewInfo> {
-        let all: Vec<_> = self.all.lock().values().cloned().collect();
+        self.list_of(shared, |output| matches!(output, Output::Stream(_)))
+    }
+
+    /// Every alert with its state, by name.
+    pub fn list_alerts(&self, shared: &Shared) -> Vec<ViewInfo> {
+        self.list_of(shared, |output| matches!(output, Output::Alert(_)))
+    }
+
+    fn list_of(&self, shared: &Shared, which: fn(&Output) -> bool) -> Vec<ViewInfo> {
+        let all: Vec<_> =
+            self.all.lock().values().filter(|v| which(&v.spec.lock().output)).cloned().collect();
         let mut all: Vec<_> = all.iter().map(|v| v.info(shared)).collect();
         all.sort_by(|a, b| (&a.database, &a.name).cmp(&(&b.database, &b.name)));
         all
@@ -283,7 +390,8 @@ impl Views {
 /// can create another view.
 fn stray_positions(shared: &Shared) -> Vec<(Arc<weir_storage::Shard>, [u8; 16])> {
     let snapshot = shared.catalog.snapshot();
-    let known: Vec<[u8; 16]> = snapshot.relations().filter_map(|r| Some(ViewSpec::of(r)?.writer())).collect();
+    let views = snapshot.relations().filter_map(|r| Some(ViewSpec::of(r)?.writer()));
+    let known: Vec<[u8; 16]> = views.chain(snapshot.jobs().map(|j| *j.id.as_bytes())).collect();
     let open = snapshot.relations().filter_map(|r| shared.streams.get(r).ok());
     let shards = open.flat_map(|open| open.store.shards().to_vec());
     shards
@@ -298,7 +406,7 @@ impl View {
     async fn wait_for_rows(&self, queries: &QueryRegistry, what: Steer) -> Result<()> {
         let (name, id) = {
             let spec = self.spec.lock();
-            (spec.name.clone(), spec.query_id())
+            (spec.what(), spec.query_id())
         };
         {
             let shown = self.shown.lock();
@@ -306,7 +414,7 @@ impl View {
                 let why = shown.error().map(|e| format!(": {}", e.message)).unwrap_or_default();
                 return Err(err!(
                     BadArguments,
-                    "view {name} takes no rows in, it is in state {}{why}",
+                    "{name} takes no rows in, it is in state {}{why}",
                     shown.name_of_state()
                 ));
             }
@@ -438,7 +546,7 @@ impl Driver {
                 (Some(running), Some((killed, unwritten))) => tokio::select! {
                     ended = running.join() => ended.map_err(Error::from),
                     e = unwritten => Err(e),
-                    () = killed.cancelled() => Err(err!(QueryWasCancelled, "its query was killed; SYSTEM PAUSE VIEW stops a view")),
+                    () = killed.cancelled() => Err(err!(QueryWasCancelled, "its query was killed; SYSTEM PAUSE stops it")),
                 },
                 _ => std::future::pending().await,
             }
@@ -497,7 +605,9 @@ impl Driver {
     async fn start(&mut self) -> Event {
         let spec = self.spec();
         // A bug in one view's start is that view's failure.
-        let started = AssertUnwindSafe(run::start(&self.shared, &spec, &self.bad_rows)).catch_unwind().await;
+        let started = AssertUnwindSafe(run::start(&self.shared, &spec, &self.bad_rows, &self.view.calls))
+            .catch_unwind()
+            .await;
         let started =
             started.unwrap_or_else(|_| Err(err!(LogicalError, "the view stopped on a bug while it started")));
         match started {
@@ -559,9 +669,21 @@ impl Driver {
             }
             Verdict::Stop(row) => {
                 let message = format!(
-                    "row {} of {} shard {}: {}; mend the query, or ALTER VIEW {} MODIFY QUERY SETTING on_error='skip' (or \
-                     'dlq'), then SYSTEM RECOVER VIEW {}",
-                    row.sn, row.stream, row.shard, e.message, spec.name, spec.name
+                    "row {} of {} shard {}: {}; {}, then SYSTEM RECOVER {} {}",
+                    row.sn,
+                    row.stream,
+                    row.shard,
+                    e.message,
+                    match spec.output {
+                        Output::Stream(_) => format!(
+                            "mend the query, or ALTER VIEW {} MODIFY QUERY SETTING on_error='skip' (or 'dlq')",
+                            spec.name
+                        ),
+                        Output::Alert(_) =>
+                            "mend what it reads, or create it with on_error='skip' (or 'dlq')".into(),
+                    },
+                    spec.object(),
+                    spec.name
                 );
                 self.view.shown.lock().bad_row(Some((row.shard, row.sn.0)));
                 self.bad_rows.forget_place();
@@ -621,15 +743,18 @@ impl Driver {
     }
 
     fn target(&self, spec: &ViewSpec) -> Result<Arc<crate::streams::OpenStream>> {
+        let Output::Stream(target) = &spec.output else {
+            return Err(err!(BadArguments, "an alert writes to no stream"));
+        };
         let snapshot = self.shared.catalog.snapshot();
-        self.shared.streams.get(snapshot.expect_relation(&spec.target.database, &spec.target.name)?)
+        self.shared.streams.get(snapshot.expect_relation(&target.database, &target.name)?)
     }
 
     async fn steer(&mut self, what: Steer) -> Result<()> {
-        let name = self.spec().name;
+        let (name, object) = (self.spec().what(), self.spec().object());
         let state = self.machine.state();
         let refuse = |verb: &str, remedy: &str| {
-            Err(err!(BadArguments, "view {name} is in state {}: it can not be {verb}{remedy}", state.name()))
+            Err(err!(BadArguments, "{name} is in state {}: it can not be {verb}{remedy}", state.name()))
         };
         match what {
             Steer::Pause if state == State::Paused => Ok(()),
@@ -638,16 +763,19 @@ impl Driver {
                 Ok(())
             }
             Steer::Resume if state == State::Running => Ok(()),
-            Steer::Resume if state == State::Error => {
-                refuse("resumed", "; SYSTEM RECOVER VIEW starts it again once the reason is gone")
-            }
+            Steer::Resume if state == State::Error => refuse(
+                "resumed",
+                &format!("; SYSTEM RECOVER {object} starts it again once the reason is gone"),
+            ),
             Steer::Resume => {
                 let restores = self.restores().await;
                 self.take(Event::Resume { restores }).await;
                 self.outcome()
             }
             Steer::Recover if state == State::Running => Ok(()),
-            Steer::Recover if state == State::Paused => refuse("recovered", "; SYSTEM RESUME VIEW goes on"),
+            Steer::Recover if state == State::Paused => {
+                refuse("recovered", &format!("; SYSTEM RESUME {object} goes on"))
+            }
             Steer::Recover => {
                 let restores = self.restores().await;
                 self.take(Event::Recover { restores }).await;

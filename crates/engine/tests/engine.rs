@@ -96,6 +96,7 @@ impl Server {
             },
             queries_max: 100,
             spill_dir: None,
+            web_hook: None,
             version: "0.1.0".into(),
         };
         let disk: Arc<dyn Disk> = match &self.options.disk {

@@ -4,6 +4,7 @@
 //! store, and hands them to the engine.
 #![allow(clippy::disallowed_types, reason = "listeners and the client's connection are opened here")]
 
+mod allocator;
 mod client;
 mod config_file;
 mod data_dir;
@@ -12,6 +13,7 @@ mod memory_limit;
 mod options;
 mod parts;
 mod serve;
+mod web_hook;
 mod wiring;
 
 use clap::{Parser, Subcommand};

@@ -1,8 +1,9 @@
 //! A running server: runtimes, listeners, ready line, signals, drain.
 
 use crate::data_dir::{self, DataDirLock};
+use crate::memory_limit::available_bytes;
 use crate::options::{ServerArgs, ServerConfig};
-use crate::{VERSION, wiring};
+use crate::{VERSION, allocator, wiring};
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct Server {
 }
 
 pub fn main(args: ServerArgs) -> Result<(), String> {
+    allocator::fit_to(available_bytes());
     let config = args.decide()?;
     tracing_subscriber::fmt().with_max_level(config.log_level).with_writer(std::io::stderr).init();
     let server = Server::start(&config)?;

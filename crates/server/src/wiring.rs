@@ -2,6 +2,7 @@
 
 use crate::memory_limit::{accountable_bytes, resident_bytes};
 use crate::options::ServerConfig;
+use crate::web_hook::HttpHook;
 use crate::{VERSION, parts};
 use std::sync::Arc;
 use weir_base::clock::Clock;
@@ -45,6 +46,7 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
         functions: functions(clock.clone(), rng.clone()),
         queries_max: config.queries_max,
         spill_dir: Some(spill_dir),
+        web_hook: Some(Arc::new(HttpHook::new()?)),
         version: VERSION.into(),
     };
     let world = World { disk: Arc::new(disk), clock, rng };

@@ -9,7 +9,7 @@ use sqlparser::ast::{Expr, Query};
 use std::collections::BTreeMap;
 
 /// `name` or `database.name`, unquoted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Name {
     pub database: Option<String>,
     pub name: String,
@@ -59,6 +59,13 @@ pub enum Statement {
         comment: String,
     },
     CreateMaterializedView(CreateMaterializedView),
+    /// `CREATE TASK`, `CREATE ALERT`.
+    CreateJob(Box<CreateJob>),
+    DropJob {
+        object: JobObject,
+        name: Name,
+        if_exists: bool,
+    },
     /// `SUBSCRIBE TO query`: a query without end that keeps checkpoints under its id.
     Subscribe(Box<Query>),
     /// `RECOVER FROM 'id'`: goes on with it.
@@ -119,6 +126,49 @@ pub struct CreateMaterializedView {
     pub select: String,
     pub settings: Settings,
     pub comment: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum JobObject {
+    #[default]
+    Task,
+    Alert,
+}
+
+#[derive(Debug, Clone, Default)]
+pub struct CreateJob {
+    pub name: Name,
+    pub if_not_exists: bool,
+    pub or_replace: bool,
+    pub spec: JobSpec,
+    /// As written, without its SETTINGS.
+    pub select: String,
+    pub settings: Settings,
+    pub comment: String,
+}
+
+/// Times are in microseconds, above 0.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobSpec {
+    Task {
+        every_us: i64,
+        timeout_us: Option<i64>,
+        target: Name,
+    },
+    Alert {
+        url: String,
+        batch_rows: u64,
+        /// `WITH TIMEOUT`.
+        batch_wait_us: Option<i64>,
+        /// `LIMIT m ALERTS PER i`.
+        limit: Option<(u64, i64)>,
+    },
+}
+
+impl Default for JobSpec {
+    fn default() -> Self {
+        JobSpec::Task { every_us: 0, timeout_us: None, target: Name::default() }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -253,6 +303,17 @@ pub enum Show {
         object: Option<ObjectKind>,
         name: Name,
     },
+    /// `SHOW TASKS | ALERTS [FROM db]`.
+    Jobs {
+        object: JobObject,
+        database: Option<String>,
+        like: Option<Like>,
+    },
+    /// `SHOW CREATE TASK | ALERT`.
+    CreateJob {
+        object: JobObject,
+        name: Name,
+    },
     Columns {
         of: Name,
         like: Option<Like>,
@@ -295,6 +356,12 @@ pub enum System {
     DrainQuery(String),
     /// `SYSTEM PAUSE | RESUME | RECOVER | CHECKPOINT | SYNC | DRAIN [MATERIALIZED] VIEW v`.
     View {
+        verb: ViewVerb,
+        name: Name,
+    },
+    /// `SYSTEM PAUSE | RESUME TASK t`; of an alert all that can be said to a view.
+    Job {
+        object: JobObject,
         verb: ViewVerb,
         name: Name,
     },

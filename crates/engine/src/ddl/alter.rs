@@ -2,7 +2,7 @@
 
 use super::create::check_name;
 use super::show::is_view;
-use super::views;
+use super::{jobs, views};
 use crate::engine::Statement;
 use crate::outcome::Done;
 use weir_base::{Error, Result, err};
@@ -30,6 +30,7 @@ pub(crate) async fn drop_database(
         return Err(err!(AccessDenied, "database default is built in and cannot be dropped"));
     }
     let mut relations: Vec<_> = database.relations.values().cloned().collect();
+    let all_jobs: Vec<_> = database.jobs.values().cloned().collect();
     if cascade && cx.settings.check_dependents {
         for r in &relations {
             let used_by: Vec<_> =
@@ -42,7 +43,10 @@ pub(crate) async fn drop_database(
     let check = if cascade { Dependents::Ignore } else { Dependents::Refuse };
     // What was created meanwhile goes with it; its files are removed at the next start.
     cx.shared.apply(Event::DropDatabase { name }, check).await?;
-    // Views first: they read and fill the rest.
+    // What reads and fills the rest first.
+    for job in all_jobs {
+        jobs::end(&cx.shared, &job).await;
+    }
     relations.sort_by_key(|r| r.is_stored());
     for relation in relations {
         match relation.kind {

@@ -1,6 +1,6 @@
 //! SHOW, DESCRIBE, EXISTS, and the text a relation could be created with again.
 
-use super::views;
+use super::{jobs, views};
 use crate::engine::Statement;
 use crate::outcome::Outcome;
 use crate::settings::SETTINGS;
@@ -49,6 +49,8 @@ pub(crate) fn show(cx: &Statement, show: Show) -> Result<Outcome> {
             names.retain(|n| matches(&like, n));
             cx.rows(Columns::default().text("name", names))
         }
+        Show::Jobs { object, database, like } => jobs::show_jobs(cx, object, database, &like),
+        Show::CreateJob { object, name } => jobs::show_create(cx, object, &name),
         Show::Create { object: Some(ObjectKind::Database), name } => {
             snapshot.expect_database(&name.name)?;
             let text = format!("CREATE DATABASE {}", quote(&name.name));
@@ -192,7 +194,7 @@ pub(crate) fn exists(cx: &Statement, object: ObjectKind, name: &Name) -> Result<
     cx.rows(Columns::default().flag("result", [there]))
 }
 
-fn matches(like: &Option<Like>, name: &str) -> bool {
+pub(super) fn matches(like: &Option<Like>, name: &str) -> bool {
     let Some(like) = like else { return true };
     let found = if like.case_insensitive {
         like_matches(&like.pattern.to_lowercase(), &name.to_lowercase())
@@ -311,7 +313,7 @@ pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
     out
 }
 
-fn settings_text(settings: &BTreeMap<String, String>) -> String {
+pub(super) fn settings_text(settings: &BTreeMap<String, String>) -> String {
     if settings.is_empty() {
         return String::new();
     }

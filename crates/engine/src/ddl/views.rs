@@ -187,7 +187,15 @@ fn view_of(cx: &Statement, name: &Name) -> Result<Arc<Relation>> {
 
 pub(crate) async fn steer_view(cx: &Statement, verb: ViewVerb, name: &Name) -> Result<Done> {
     let view = view_of(cx, name)?;
-    let what = match verb {
+    let what = steer_of(cx, verb)?;
+    cx.shared.views.steer(&cx.shared.queries, view.id, what).await?;
+    Ok(cx.done())
+}
+
+/// # Errors
+/// Code 36 for what only tests can ask for.
+pub(super) fn steer_of(cx: &Statement, verb: ViewVerb) -> Result<Steer> {
+    Ok(match verb {
         ViewVerb::Pause => Steer::Pause,
         ViewVerb::Resume => Steer::Resume,
         ViewVerb::Recover => Steer::Recover,
@@ -197,9 +205,7 @@ pub(crate) async fn steer_view(cx: &Statement, verb: ViewVerb, name: &Name) -> R
             return Err(err!(BadArguments, "SYSTEM DRAIN needs a server started with --test-clock"));
         }
         ViewVerb::Drain => Steer::Drain,
-    };
-    cx.shared.views.steer(&cx.shared.queries, view.id, what).await?;
-    Ok(cx.done())
+    })
 }
 
 pub(crate) async fn alter_view(cx: &Statement, name: &Name, change: ViewChange) -> Result<Done> {

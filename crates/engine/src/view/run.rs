@@ -1,12 +1,13 @@
 //! Starts a view's query: bound anew from its text, restored from its newest checkpoint, with its target
 //! at the end.
 
-use super::ViewSpec;
+use super::alert::{AlertSink, Caller};
 use super::bad_rows::BadRows;
 use super::files::CheckpointDir;
 use super::route::Route;
 use super::select::{self, TIME_ALIAS};
 use super::sink::{Fitting, Lane, Reached, ViewSink, Written};
+use super::{Calls, Output, ViewSpec};
 use crate::engine::{Shared, Statement};
 use crate::execute::{Target, background, target};
 use crate::query::{Event, Finish, Late, LateWriter, QueryEntry, late_target};
@@ -17,7 +18,9 @@ use datafusion::execution::{SessionState, TaskContext};
 use std::sync::Arc;
 use weir_base::{Code, Error, Result, err};
 use weir_catalog::RelationName;
-use weir_plan::{Lasting, NodeId, ReplayOrder, Running, SourceFactory, StreamPlan, WEIGHT_COLUMN};
+use weir_plan::{
+    Lasting, NodeId, Position, ReplayOrder, Running, Sink, SourceFactory, StreamPlan, WEIGHT_COLUMN,
+};
 use weir_sql::bind::{BindOptions, BoundQuery, bind_query};
 use weir_sql::stream;
 use weir_storage::TIME_COLUMN;
@@ -47,6 +50,9 @@ impl RunningView {
     pub fn unwritten(&self) -> impl Future<Output = Error> + use<> {
         let lanes = self.lanes.clone();
         async move {
+            if lanes.is_empty() {
+                return std::future::pending().await;
+            }
             let all = lanes.iter().map(|lane| Box::pin(lane.failed()));
             futures::future::select_all(all).await.0.into()
         }
@@ -105,7 +111,12 @@ pub(crate) fn bind(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<BoundView> {
     let state = cx.state()?;
     let options = BindOptions { now_us: spec.created_us, ..cx.bind_options(false) };
     let mut first_error = None;
-    for query in select::candidates(&spec.select)? {
+    let mut candidates = select::candidates(&spec.select)?;
+    if let Output::Alert(_) = spec.output {
+        // Whoever is called gets what the SELECT gives.
+        candidates.drain(..candidates.len() - 1);
+    }
+    for query in candidates {
         let scope = Arc::new(cx.scope());
         match bind_query(&query, &*scope, &state, &options) {
             Ok(bound) => {
@@ -124,16 +135,16 @@ pub(crate) fn bind(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<BoundView> {
             Err(e) => first_error = Some(e),
         }
     }
-    Err(first_error.unwrap_or_else(|| err!(LogicalError, "view {} has no SELECT", spec.name)))
+    Err(first_error.unwrap_or_else(|| err!(LogicalError, "{} has no SELECT", spec.what())))
 }
 
 fn check(spec: &ViewSpec, bound: &BoundQuery) -> Result<()> {
     if !bound.unbounded {
         return Err(err!(
             IncorrectQuery,
-            "the SELECT of view {} ends: it reads no stream as it grows; use a task (CREATE TASK) for what is to be \
+            "the SELECT of {} ends: it reads no stream as it grows; use a task (CREATE TASK) for what is to be \
              computed now and then",
-            spec.name
+            spec.what()
         ));
     }
     if bound.replay_order == ReplayOrder::EventTime {
@@ -149,7 +160,8 @@ fn check(spec: &ViewSpec, bound: &BoundQuery) -> Result<()> {
 pub(super) struct Planned {
     pub cx: Statement,
     pub plan: StreamPlan,
-    pub target: Target,
+    /// `None` = what it gives is called out.
+    target: Option<Target>,
     late: Option<Target>,
     scope: Arc<EngineScope>,
     replay_order: ReplayOrder,
@@ -164,16 +176,18 @@ pub(super) fn plan(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<Planned> {
     let bound = bind(shared, spec)?;
     let names: Vec<String> = bound.columns().map(|f| f.name().clone()).collect();
     let BoundView { cx, mut bound, scope, state } = bound;
-    let target = target(&cx, &spec.target, Some(&names)).map_err(|e| {
-        let way = if names.iter().any(|n| n == WEIGHT_COLUMN) {
-            "; a changelog goes into a stream WITH SETTINGS mode='changelog'"
-        } else {
-            ""
-        };
-        let message =
-            format!("view {} does not fit its target {}: {}{way}", spec.name, spec.target, e.message);
-        Error { message, ..e }
-    })?;
+    let target = match &spec.output {
+        Output::Alert(_) => None,
+        Output::Stream(to) => Some(target(&cx, to, Some(&names)).map_err(|e| {
+            let way = if names.iter().any(|n| n == WEIGHT_COLUMN) {
+                "; a changelog goes into a stream WITH SETTINGS mode='changelog'"
+            } else {
+                ""
+            };
+            let message = format!("view {} does not fit its target {to}: {}{way}", spec.name, e.message);
+            Error { message, ..e }
+        })?),
+    };
     let late = late_target(&cx)?;
     bound.late_columns = late.iter().flat_map(|t| &t.columns).map(|(name, _)| name.clone()).collect();
     let replay_order = bound.replay_order;
@@ -183,7 +197,12 @@ pub(super) fn plan(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<Planned> {
 }
 
 /// Starts it; returns once it has a checkpoint to go on from.
-pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) -> Result<RunningView> {
+pub(super) async fn start(
+    shared: &Arc<Shared>,
+    spec: &ViewSpec,
+    bad: &BadRows,
+    calls: &Arc<Calls>,
+) -> Result<RunningView> {
     let Planned { cx, plan, target, late, scope, replay_order, task } = self::plan(shared, spec)?;
     let entry = cx.register(true)?;
     entry.on(Event::Start);
@@ -192,36 +211,31 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
         if let Some(late) = late {
             entry.keep_late(LateWriter::new(&cx, late, &plan, &entry)?);
         }
-        let writer = spec.writer();
-        let mut ahead = Vec::new();
-        for shard in target.shards() {
-            let position = match shard.progress(&writer) {
-                None => None,
-                Some(bytes) => Some(Reached::decode(&bytes).ok_or_else(|| {
-                    err!(CorruptedData, "the position of view {} in {} is not one", spec.name, spec.target)
-                })?),
-            };
-            ahead.push(position);
-        }
-        let of = |reached: &Reached| {
-            let from = reached.within.as_ref().map(|w| w.from.clone());
-            [Some(reached.at.clone()), from]
+        let (sink, written) = match (&target, &spec.output) {
+            (Some(target), _) => {
+                let (sink, written) = into_stream(shared, spec, target, &plan, &cx, &entry)?;
+                lanes = sink.lanes();
+                (Box::new(sink) as Box<dyn Sink>, written)
+            }
+            (None, Output::Alert(alert)) => {
+                let hook = shared.config.web_hook.clone().ok_or_else(|| {
+                    err!(NotImplemented, "this server has no way to call a URL; alerts need one")
+                })?;
+                let caller = Caller {
+                    name: spec.name.clone(),
+                    id: spec.id,
+                    spec: alert.clone(),
+                    calls: calls.clone(),
+                    hook,
+                    clock: shared.world.clock.clone(),
+                    written: entry.writing(),
+                };
+                let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
+                let sink = AlertSink::new(caller, memory, progress, Late::of(&entry));
+                (Box::new(sink) as Box<dyn Sink>, Vec::new())
+            }
+            (None, Output::Stream(_)) => return Err(err!(LogicalError, "a view without its target")),
         };
-        let written = ahead.iter().flatten().flat_map(of).flatten().collect();
-        let fitting = Fitting::new(&target, plan.root.schema(), cx.settings.cast_overflow_wrap)?;
-        let route = Route::of(&plan.root);
-        let counted = Arc::new(Written { rows: entry.writing(), progress: entry.progress.clone() });
-        let sink = ViewSink::new(
-            writer,
-            &target,
-            fitting,
-            route,
-            ahead,
-            entry.memory.clone(),
-            shared.world.disk.clone(),
-            (Late::of(&entry), counted),
-        );
-        lanes = sink.lanes();
         let store = Arc::new(CheckpointDir::new(shared.world.disk.clone(), &spec.id.to_string()));
         let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
         let clock = shared.world.clock.clone();
@@ -237,7 +251,7 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
         let factory: Arc<dyn SourceFactory> = Arc::new(sources);
         let lasting = Some(Lasting { store, written });
         let memory = entry.memory.clone();
-        let running = shared.runtime.start(plan, factory, Box::new(sink), clock, memory, lasting).await;
+        let running = shared.runtime.start(plan, factory, sink, clock, memory, lasting).await;
         let running = running.map_err(|e| match e.code {
             // A stream that was dropped and made again begins at 0.
             Code::SequenceOutOfRange => {
@@ -260,4 +274,37 @@ pub(super) async fn start(shared: &Arc<Shared>, spec: &ViewSpec, bad: &BadRows) 
             Err(e)
         }
     }
+}
+
+/// The end of a view that writes to a stream, and up to where it has written before.
+fn into_stream(
+    shared: &Shared,
+    spec: &ViewSpec,
+    target: &Target,
+    plan: &StreamPlan,
+    cx: &Statement,
+    entry: &Arc<QueryEntry>,
+) -> Result<(ViewSink, Vec<Position>)> {
+    let writer = spec.writer();
+    let mut ahead = Vec::new();
+    for shard in target.shards() {
+        let position = match shard.progress(&writer) {
+            None => None,
+            Some(bytes) => Some(Reached::decode(&bytes).ok_or_else(|| {
+                err!(CorruptedData, "the position of view {} in {} is not one", spec.name, target.name)
+            })?),
+        };
+        ahead.push(position);
+    }
+    let of = |reached: &Reached| {
+        let from = reached.within.as_ref().map(|w| w.from.clone());
+        [Some(reached.at.clone()), from]
+    };
+    let written = ahead.iter().flatten().flat_map(of).flatten().collect();
+    let fitting = Fitting::new(target, plan.root.schema(), cx.settings.cast_overflow_wrap)?;
+    let counted = Arc::new(Written { rows: entry.writing(), progress: entry.progress.clone() });
+    let (memory, disk) = (entry.memory.clone(), shared.world.disk.clone());
+    let route = Route::of(&plan.root);
+    let sink = ViewSink::new(writer, target, fitting, route, ahead, memory, disk, (Late::of(entry), counted));
+    Ok((sink, written))
 }

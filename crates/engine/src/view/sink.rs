@@ -81,7 +81,12 @@ impl Fitting {
     }
 
     /// Rows by shard.
-    fn deal(&self, route: &Route, result: &RecordBatch, from: usize) -> Result<Vec<(usize, RecordBatch)>> {
+    pub fn deal(
+        &self,
+        route: &Route,
+        result: &RecordBatch,
+        from: usize,
+    ) -> Result<Vec<(usize, RecordBatch)>> {
         let complete = self.fit(result)?;
         let shards = self.ingest.shards() as usize;
         if shards == 1 {

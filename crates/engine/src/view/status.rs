@@ -1,7 +1,7 @@
 //! What is seen of views: their state, and what happened to them.
 
-use super::View;
 use super::machine::State;
+use super::{Calls, Output, View};
 use crate::engine::Shared;
 use crate::query::QueryEntry;
 use parking_lot::Mutex;
@@ -156,6 +156,8 @@ pub(crate) struct ViewInfo {
     pub late_rows: u64,
     pub checkpoint: CheckpointStatus,
     pub checkpoint_age_s: Option<f64>,
+    /// Of an alert.
+    pub calls: Arc<Calls>,
 }
 
 impl View {
@@ -174,7 +176,10 @@ impl View {
             id: spec.id.to_string(),
             state: shown.state.name(),
             query: spec.select.clone(),
-            target: spec.target.to_string(),
+            target: match &spec.output {
+                Output::Stream(target) => target.to_string(),
+                Output::Alert(alert) => alert.url.clone(),
+            },
             query_id: spec.query_id(),
             last_error: shown.error.as_ref().map(|(e, _)| e.to_string()).unwrap_or_default(),
             last_error_code: shown.error.as_ref().map_or(0, |(e, _)| i64::from(e.code.number())),
@@ -192,6 +197,7 @@ impl View {
             late_rows: of(|q| q.sums.late_rows),
             checkpoint,
             checkpoint_age_s: age,
+            calls: self.calls.clone(),
         }
     }
 }

@@ -13,6 +13,7 @@ mod expiry;
 mod files;
 mod fixtures;
 mod http;
+mod jobs;
 mod kill;
 mod lasting;
 mod life;

@@ -6,6 +6,7 @@
 //! Not here: whether types, columns and settings exist (engine).
 
 use super::cursor::Cursor;
+use super::jobs;
 use super::lex::Tok;
 use super::words::ends_operand;
 use crate::ast::{
@@ -23,8 +24,6 @@ pub const OTHER_OBJECTS: &[&str] = &[
     "USER",
     "ROLE",
     "DICTIONARY",
-    "ALERT",
-    "TASK",
     "FORMAT",
     "DISK",
     "STORAGE",
@@ -65,6 +64,12 @@ pub fn create(c: &mut Cursor, settings: &mut Settings) -> Result<Statement, Erro
             ));
         }
         return create_materialized_view(c);
+    }
+    if c.eat(&["TASK"]) {
+        return jobs::create_task(c, or_replace);
+    }
+    if c.eat(&["ALERT"]) {
+        return jobs::create_alert(c, or_replace);
     }
     if let Some(word) = OTHER_OBJECTS.iter().find(|w| c.looks(&[w])) {
         let second = c.peek_nth(1).and_then(Tok::word).map(str::to_ascii_uppercase);
@@ -159,7 +164,7 @@ fn create_materialized_view(c: &mut Cursor) -> Result<Statement, Error> {
 }
 
 /// `… COMMENT 'text'` at the very end belongs to the view.
-fn take_comment<'t>(select: &'t [Tok], comment: &mut String) -> &'t [Tok] {
+pub fn take_comment<'t>(select: &'t [Tok], comment: &mut String) -> &'t [Tok] {
     match select {
         [before @ .., word, text]
             if word.is("COMMENT") && text.string().is_some() && before.last().is_some_and(ends_operand) =>
@@ -172,7 +177,7 @@ fn take_comment<'t>(select: &'t [Tok], comment: &mut String) -> &'t [Tok] {
 }
 
 /// The SELECT of a view as written, and its settings apart.
-fn view_select(c: &Cursor, toks: &[Tok]) -> Result<(String, Settings), Error> {
+pub fn view_select(c: &Cursor, toks: &[Tok]) -> Result<(String, Settings), Error> {
     if !toks.first().is_some_and(|t| t.is_any(&["SELECT", "WITH", "FROM"]) || t.is_token(&Token::LParen)) {
         return Err(c.expected("SELECT"));
     }

@@ -19,6 +19,7 @@ mod cursor;
 mod ddl;
 mod dialect;
 pub mod emit;
+mod jobs;
 mod lex;
 mod query;
 pub mod reserved;

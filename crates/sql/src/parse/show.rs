@@ -4,13 +4,16 @@
 
 use super::cursor::Cursor;
 use super::lex::{self, Kind, Tok};
-use crate::ast::{DescribeTarget, Like, Name, ObjectKind, Show, Statement, System, ViewVerb};
+use crate::ast::{DescribeTarget, JobObject, Like, Name, ObjectKind, Show, Statement, System, ViewVerb};
 use sqlparser::tokenizer::Token;
 use weir_base::Error;
 
 pub fn show(c: &mut Cursor) -> Result<Statement, Error> {
     if c.looks(&["FULL"]) || c.looks(&["EXTENDED"]) {
         return Err(c.not_implemented("SHOW FULL and SHOW EXTENDED"));
+    }
+    if let Some(object) = job_object(c, &["CREATE"]) {
+        return Ok(Statement::Show(Show::CreateJob { object, name: c.name("the name of a task or alert")? }));
     }
     if c.eat(&["CREATE"]) {
         let object = object_kind(c, false)?;
@@ -33,6 +36,8 @@ pub fn show(c: &mut Cursor) -> Result<Statement, Error> {
         "FUNCTIONS",
         "SETTINGS",
         "PROCESSLIST",
+        "TASKS",
+        "ALERTS",
     ]) else {
         let word = c.peek().and_then(Tok::word).map(str::to_ascii_uppercase);
         return Err(match word {
@@ -41,8 +46,6 @@ pub fn show(c: &mut Cursor) -> Result<Statement, Error> {
                     "FORMAT",
                     "DISKS",
                     "STORAGE",
-                    "ALERTS",
-                    "TASKS",
                     "DICTIONARIES",
                     "USERS",
                     "ROLES",
@@ -100,7 +103,12 @@ pub fn show(c: &mut Cursor) -> Result<Statement, Error> {
             } else {
                 None
             };
-            Show::Relations { database, like: like(c)?, views_only: what == "VIEWS" }
+            let like = like(c)?;
+            match what {
+                "TASKS" => Show::Jobs { object: JobObject::Task, database, like },
+                "ALERTS" => Show::Jobs { object: JobObject::Alert, database, like },
+                _ => Show::Relations { database, like, views_only: what == "VIEWS" },
+            }
         }
     };
     if c.looks(&["WHERE"]) || c.looks(&["LIMIT"]) {
@@ -191,7 +199,15 @@ pub fn describe(c: &mut Cursor) -> Result<Statement, Error> {
     )))
 }
 
-/// `SYSTEM verb [MATERIALIZED] VIEW v`.
+/// These words and `TASK` or `ALERT`, before a name.
+fn job_object(c: &mut Cursor, words: &[&str]) -> Option<JobObject> {
+    [("TASK", JobObject::Task), ("ALERT", JobObject::Alert)].into_iter().find_map(|(word, object)| {
+        let named = c.peek_nth(words.len() + 1).is_some_and(|t| t.identifier().is_some());
+        (named && c.eat(&[words, &[word]].concat())).then_some(object)
+    })
+}
+
+/// `SYSTEM verb [MATERIALIZED] VIEW v`, `SYSTEM verb TASK t`, `SYSTEM verb ALERT a`.
 fn view(c: &mut Cursor) -> Result<Option<System>, Error> {
     let verbs = [
         ("PAUSE", ViewVerb::Pause),
@@ -205,6 +221,14 @@ fn view(c: &mut Cursor) -> Result<Option<System>, Error> {
     for (word, verb) in verbs {
         if c.eat(&[word, "VIEW"]) || c.eat(&[word, "MATERIALIZED", "VIEW"]) {
             return Ok(Some(System::View { verb, name: c.name("the name of a view")? }));
+        }
+        let of_tasks = matches!(verb, ViewVerb::Pause | ViewVerb::Resume);
+        if let Some(object) = job_object(c, &[word]) {
+            if object == JobObject::Task && !of_tasks {
+                return Err(c.not_implemented(&format!("SYSTEM {word} TASK")));
+            }
+            let name = c.name("the name of a task or alert")?;
+            return Ok(Some(System::Job { object, verb, name }));
         }
     }
     Ok(None)
@@ -289,7 +313,7 @@ fn stream(c: &mut Cursor) -> Result<Name, Error> {
 }
 
 /// `5s` or `INTERVAL 5 SECOND`, in microseconds.
-fn duration_micros(c: &mut Cursor) -> Result<i64, Error> {
+pub fn duration_micros(c: &mut Cursor) -> Result<i64, Error> {
     let (count, unit) = match c.peek().map(|t| &t.kind) {
         Some(Kind::Interval { count, unit }) => (count.clone(), *unit),
         _ if c.eat(&["INTERVAL"]) => match (c.peek().map(|t| &t.kind), c.peek_nth(1).and_then(Tok::word)) {

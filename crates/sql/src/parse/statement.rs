@@ -8,7 +8,9 @@
 use super::cursor::Cursor;
 use super::split::{Piece, take_format};
 use super::{Limits, ddl, reserved, show};
-use crate::ast::{ExplainKind, Insert, InsertSource, Name, ObjectKind, Parsed, Settings, Statement};
+use crate::ast::{
+    ExplainKind, Insert, InsertSource, JobObject, Name, ObjectKind, Parsed, Settings, Statement,
+};
 use sqlparser::tokenizer::Token;
 use std::collections::HashSet;
 use weir_base::Error;
@@ -270,6 +272,11 @@ fn column_list(c: &mut Cursor) -> Result<Vec<String>, Error> {
 
 fn drop(c: &mut Cursor) -> Result<Statement, Error> {
     let _ = c.eat(&["TEMPORARY"]) || c.looks(&["MATERIALIZED", "VIEW"]) && c.eat(&["MATERIALIZED"]);
+    if let Some(word) = c.eat_any(&["TASK", "ALERT"]) {
+        let object = if word == "TASK" { JobObject::Task } else { JobObject::Alert };
+        let if_exists = c.if_exists();
+        return Ok(Statement::DropJob { object, name: c.name("the name of a task or alert")?, if_exists });
+    }
     let Some(object) = c.eat_any(&["STREAM", "TABLE", "VIEW", "DATABASE"]) else {
         let what = c.peek().and_then(|t| t.word()).map(str::to_ascii_uppercase);
         return Err(match what {
