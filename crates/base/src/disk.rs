@@ -6,9 +6,11 @@
 //! - a created, renamed or removed name is durable only after `sync_dir` on its directory;
 //! - after a failed sync nothing is known about unsynced bytes: reopen, do not retry.
 
+mod overlay;
 mod real;
 mod sim;
 
+pub use overlay::Overlay;
 pub use real::RealDisk;
 pub use sim::{Fault, FaultKind, SimDisk};
 

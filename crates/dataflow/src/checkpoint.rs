@@ -210,3 +210,33 @@ fn load(bytes: &[u8], epoch: Epoch) -> Result<Saved, Damaged> {
     }
     Ok(Saved { epoch, shape, meaning, position, states, bytes: bytes.len() as u64, at_us })
 }
+
+/// Reads every epoch and run there is again; gives the bytes, and what does not check. Blocks.
+pub(crate) fn verify(store: &Arc<dyn CheckpointStore>) -> io::Result<(u64, Vec<String>)> {
+    let (mut bytes, mut wrong) = (0, Vec::new());
+    let mut epochs: Vec<Epoch> = store.list()?.iter().filter_map(|n| epoch_of(n)).collect();
+    epochs.sort_unstable();
+    let mut seen: HashSet<String> = HashSet::new();
+    for epoch in epochs {
+        let (saved, runs) = match read(store, epoch)? {
+            Ok(found) => found,
+            Err(e) => {
+                wrong.push(format!("{}: {e}", name(epoch)));
+                continue;
+            }
+        };
+        bytes += saved.bytes - runs.iter().map(|r| r.bytes).sum::<u64>();
+        for run in runs.into_iter().filter(|r| seen.insert(r.name())) {
+            let checked = RunFiles::new(store.clone()).open(&run).and_then(|mut blocks| {
+                while let Some(block) = blocks.next()? {
+                    bytes += block.len() as u64;
+                }
+                Ok(())
+            });
+            if let Err(e) = checked {
+                wrong.push(format!("{}, which {} needs: {e}", run.name(), name(epoch)));
+            }
+        }
+    }
+    Ok((bytes, wrong))
+}

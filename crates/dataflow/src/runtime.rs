@@ -175,6 +175,10 @@ impl Runtime for DataflowRuntime {
         Ok(Arc::new(query))
     }
 
+    async fn verify(&self, store: Arc<dyn CheckpointStore>) -> Result<(u64, Vec<String>), StreamError> {
+        blocking(store, checkpoint::verify).await
+    }
+
     async fn check(&self, plan: &StreamPlan, store: Arc<dyn CheckpointStore>) -> Result<(), StreamError> {
         match newest(&store).await?.0 {
             Some(saved) => fits(&saved, &Identity::of(plan)),

@@ -39,7 +39,7 @@ use weir_sql::parse;
 use weir_storage::StoreContext;
 
 /// Below the data directory.
-const CATALOG_DIR: &str = "catalog";
+pub(crate) const CATALOG_DIR: &str = "catalog";
 /// Decoded footers of parts, shared by all queries.
 const FOOTER_CACHE_BYTES_MAX: usize = 64 << 20;
 /// How long [`Engine::shutdown`] waits for what runs.

@@ -8,6 +8,7 @@
 //! Not here: sockets, wire formats of protocols, operators, how bytes lie on disk.
 
 pub mod access;
+mod check;
 pub mod config;
 mod ddl;
 mod engine;
@@ -34,6 +35,7 @@ mod system;
 mod view;
 
 pub use access::Users;
+pub use check::{Report, check};
 pub use config::{EngineConfig, World};
 pub use engine::Engine;
 pub use outcome::{Done, InsertHandle, InsertWriter, Outcome, Progress, QueryHandle, Schema};

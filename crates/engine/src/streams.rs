@@ -28,9 +28,9 @@ use weir_storage::{
 };
 
 /// Below the data directory; one directory a stream, named by its id.
-const STREAMS_DIR: &str = "streams";
+pub(crate) const STREAMS_DIR: &str = "streams";
 
-fn stream_dir(id: &str) -> String {
+pub(crate) fn stream_dir(id: &str) -> String {
     format!("{STREAMS_DIR}/{id}")
 }
 
@@ -208,6 +208,13 @@ impl Prepared {
             options,
             layout: Arc::new(layout),
         })
+    }
+}
+
+impl Prepared {
+    /// What its files are opened with.
+    pub fn into_store(self) -> (SchemaRef, StreamOptions, Arc<ExprLayout>) {
+        (self.schema, self.options, self.layout)
     }
 }
 

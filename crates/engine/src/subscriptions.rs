@@ -89,6 +89,21 @@ fn io_failed(e: &std::io::Error) -> Error {
     Error::new(code, format!("the query could not be noted for RECOVER FROM: {e}"))
 }
 
+/// Directories of checkpoints, and of which query each is. Blocks.
+///
+/// # Errors
+/// What is kept of one that can not be read.
+pub(crate) fn stored(disk: &dyn weir_base::Disk) -> std::io::Result<Vec<(String, String)>> {
+    let mut all = Vec::new();
+    for entry in disk.list(DIR).unwrap_or_default().into_iter().filter(|e| e.is_dir) {
+        let dir = format!("{DIR}/{}", entry.name);
+        if let Some(about) = About::load(disk, &dir)? {
+            all.push((dir, format!("query {}", about.query_id)));
+        }
+    }
+    Ok(all)
+}
+
 async fn blocking<T: Send + 'static>(f: impl FnOnce() -> std::io::Result<T> + Send + 'static) -> Result<T> {
     let done = tokio::task::spawn_blocking(f).await;
     done.map_err(|e| err!(LogicalError, "noting a query stopped on a bug: {e}"))?.map_err(|e| io_failed(&e))

@@ -170,6 +170,17 @@ impl ViewSpec {
     }
 }
 
+/// Whether bytes are the position of a view in its target.
+pub(crate) fn is_position(bytes: &[u8]) -> bool {
+    sink::Reached::decode(bytes).is_some()
+}
+
+/// Reads what is kept of rows that a view leaves out, beside the directory of its checkpoints. Blocks.
+pub(crate) fn check_skipped(disk: &dyn weir_base::Disk, dir: &str) -> std::io::Result<()> {
+    let (parent, id) = (weir_base::disk::parent(dir), dir.rsplit('/').next().unwrap_or(dir));
+    BadRows::load(disk, parent, id).map(|_| ())
+}
+
 /// What a view is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Steer {

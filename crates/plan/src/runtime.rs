@@ -209,6 +209,12 @@ pub trait Runtime: Send + Sync {
         lasting: Option<Lasting>,
     ) -> Result<Arc<dyn Running>, StreamError>;
 
+    /// Reads all of a query's checkpoints again: how many bytes, and what of them does not check.
+    ///
+    /// # Errors
+    /// Files that can not be read at all.
+    async fn verify(&self, store: Arc<dyn CheckpointStore>) -> Result<(u64, Vec<String>), StreamError>;
+
     /// Whether a plan can go on from the newest checkpoint in `store`; one that has none can.
     ///
     /// # Errors

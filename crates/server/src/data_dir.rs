@@ -4,7 +4,7 @@
 use rustix::fs::{FlockOperation, flock};
 use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 const LOCK_FILE: &str = "LOCK";
 
@@ -46,6 +46,83 @@ pub fn lock(dir: &Path) -> Result<DataDirLock, String> {
     };
     write_pid(&mut file).map_err(unusable)?;
     Ok(DataDirLock(file))
+}
+
+/// Locks a directory for who only reads it; nothing in it changes.
+///
+/// # Errors
+/// One line: it is not there, or its server runs.
+pub fn lock_to_read(dir: &Path) -> Result<Option<DataDirLock>, String> {
+    if !dir.is_dir() {
+        return Err(format!("there is no data directory {}", dir.display()));
+    }
+    // Without the file no server has ever run on it.
+    let Ok(mut file) = File::open(dir.join(LOCK_FILE)) else { return Ok(None) };
+    if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut pid = String::new();
+        let _ = file.read_to_string(&mut pid);
+        return Err(format!(
+            "the data directory {} is in use by process {}; stop it first",
+            dir.display(),
+            pid.trim()
+        ));
+    }
+    Ok(Some(DataDirLock(file)))
+}
+
+/// # Errors
+/// One line where a directory holds anything.
+pub fn expect_empty(dir: &Path) -> Result<(), String> {
+    match std::fs::read_dir(dir).map(|mut entries| entries.next().is_none()) {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            Err(format!("{} is not empty; restore into a directory that is not there", dir.display()))
+        }
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(format!("can not use {}: {e}", dir.display())),
+    }
+}
+
+/// Where a directory is made ready before it has its name.
+///
+/// # Errors
+/// One line: one that was begun before is in the way.
+pub fn staging(dir: &Path) -> Result<PathBuf, String> {
+    let name = dir.file_name().ok_or_else(|| format!("{} is no name of a directory", dir.display()))?;
+    let mut name = name.to_owned();
+    name.push(".restoring");
+    let staging = dir.with_file_name(name);
+    if staging.exists() {
+        return Err(format!(
+            "{} was left by a restore that was stopped, or one runs; remove it if none does",
+            staging.display()
+        ));
+    }
+    Ok(staging)
+}
+
+pub fn discard(staging: &Path) {
+    if let Err(e) = std::fs::remove_dir_all(staging) {
+        eprintln!("weir: can not remove {}: {e}", staging.display());
+    }
+}
+
+/// Gives what was made ready its name.
+///
+/// # Errors
+/// One line that says where it lies now.
+pub fn settle(staging: &Path, dir: &Path) -> Result<(), String> {
+    let parent = match dir.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let renamed = match std::fs::remove_dir(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e),
+        _ => std::fs::rename(staging, dir).and_then(|()| File::open(parent)?.sync_all()),
+    };
+    renamed.map_err(|e| {
+        format!("all files are in {}, which can not be renamed to {}: {e}", staging.display(), dir.display())
+    })
 }
 
 #[cfg(test)]

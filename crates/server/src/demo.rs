@@ -4,7 +4,7 @@
 use crate::client::http::{self, RequestError, Target};
 use crate::client::run::{self, ClientSession, Failure, Input, Show, Terminal};
 use crate::options::ServerArgs;
-use crate::serve::{Server, ended_by_signal};
+use crate::serve::{Server, Signals};
 use clap::Args;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -106,6 +106,7 @@ async fn show(server: &Server, args: &DemoArgs) -> Result<(), String> {
             None => std::future::pending().await,
         }
     };
+    let mut signals = Signals::listen().map_err(|e| format!("can not wait for signals: {e}"))?;
     tokio::select! {
         shown = run::statement(&mut session, QUERY, &Show::Tables, Input::None, &terminal) => match shown {
             Ok(()) => Err("the query ended by itself".into()),
@@ -113,7 +114,7 @@ async fn show(server: &Server, args: &DemoArgs) -> Result<(), String> {
             Err(failure) => Err(failure.text().unwrap_or_default()),
         },
         loaded = load(&target, args.rate) => loaded,
-        signal = ended_by_signal() => signal.map(|_| ()).map_err(|e| format!("can not wait for signals: {e}")),
+        _ = signals.next() => Ok(()),
         () = limit => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
-//! The object store for parts, as the options describe it.
+//! Object stores, as options describe them: for parts, for backups.
 
 use crate::options::RemoteParts;
+use object_store::ObjectStore;
 use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use std::sync::Arc;
@@ -14,11 +15,19 @@ pub fn location(
     runtime: tokio::runtime::Handle,
 ) -> Result<PartsLocation, String> {
     let Some(parts) = parts else { return Ok(PartsLocation::Local) };
-    let (bucket, prefix) = bucket_and_prefix(&parts.url)?;
+    let (store, prefix) = open(parts, "parts_url")?;
+    Ok(PartsLocation::Remote { store, prefix, runtime })
+}
+
+/// An object store, and the prefix in it; `what` names the setting in messages.
+///
+/// # Errors
+/// As [`location`].
+pub fn open(parts: &RemoteParts, what: &str) -> Result<(Arc<dyn ObjectStore>, Path), String> {
+    let (bucket, prefix) = bucket_and_prefix(&parts.url, what)?;
     let key = |name: &str| {
-        std::env::var(name).map_err(|_| {
-            format!("parts_url needs a key in the environment variable {name}, which is not set")
-        })
+        std::env::var(name)
+            .map_err(|_| format!("{what} needs a key in the environment variable {name}, which is not set"))
     };
     let mut s3 = AmazonS3Builder::new()
         .with_bucket_name(bucket)
@@ -28,12 +37,12 @@ pub fn location(
     if let Some(endpoint) = &parts.endpoint {
         s3 = s3.with_endpoint(endpoint).with_allow_http(endpoint.starts_with("http://"));
     }
-    let store = s3.build().map_err(|e| format!("parts_url {} can not be used: {e}", parts.url))?;
-    Ok(PartsLocation::Remote { store: Arc::new(store), prefix, runtime })
+    let store = s3.build().map_err(|e| format!("{what} {} can not be used: {e}", parts.url))?;
+    Ok((Arc::new(store), prefix))
 }
 
-fn bucket_and_prefix(url: &str) -> Result<(String, Path), String> {
-    let bad = |why: &str| format!("parts_url {url} {why}; write s3://BUCKET or s3://BUCKET/PREFIX");
+fn bucket_and_prefix(url: &str, what: &str) -> Result<(String, Path), String> {
+    let bad = |why: &str| format!("{what} {url} {why}; write s3://BUCKET or s3://BUCKET/PREFIX");
     let parsed = Url::parse(url).map_err(|_| bad("is not a URL"))?;
     if parsed.scheme() != "s3" {
         return Err(bad("does not start with s3://"));
@@ -49,10 +58,10 @@ mod tests {
 
     #[test]
     fn urls() {
-        assert_eq!(bucket_and_prefix("s3://b/x/y").unwrap(), ("b".into(), Path::from("x/y")));
-        assert_eq!(bucket_and_prefix("s3://b").unwrap(), ("b".into(), Path::from("")));
+        assert_eq!(bucket_and_prefix("s3://b/x/y", "parts_url").unwrap(), ("b".into(), Path::from("x/y")));
+        assert_eq!(bucket_and_prefix("s3://b", "parts_url").unwrap(), ("b".into(), Path::from("")));
         for bad in ["b/x", "http://b/x", "s3://"] {
-            assert!(bucket_and_prefix(bad).unwrap_err().contains("s3://BUCKET"), "{bad}");
+            assert!(bucket_and_prefix(bad, "parts_url").unwrap_err().contains("s3://BUCKET"), "{bad}");
         }
     }
 }

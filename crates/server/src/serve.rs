@@ -8,6 +8,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use weir_base::{Rng, SystemClock};
 use weir_engine::{Engine, QueryMode};
 use weir_wire::{Access, HttpOptions, HttpServer};
@@ -36,28 +37,43 @@ pub fn main(args: ServerArgs) -> Result<(), String> {
     let config = args.decide()?;
     tracing_subscriber::fmt().with_max_level(config.log_level).with_writer(std::io::stderr).init();
     let server = Server::start(&config)?;
+    // Before anyone is told that it is ready: a signal from then on is a stop, not an accident.
+    let signals = server.network.block_on(async { Signals::listen() });
+    let mut signals = signals.map_err(|e| format!("can not wait for signals: {e}"))?;
     println!(
         "weir {VERSION} ready: http://{} (table) http://{} (streaming) data {}",
         server.table,
         server.streaming,
         config.data_dir.display()
     );
-    let signal =
-        server.network.block_on(ended_by_signal()).map_err(|e| format!("can not wait for signals: {e}"))?;
+    let signal = server.network.block_on(signals.next());
     tracing::info!("{signal}: draining");
     server.stop();
     Ok(())
 }
 
-/// Waits for SIGTERM or SIGINT; which one it was.
-pub async fn ended_by_signal() -> std::io::Result<&'static str> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => "SIGTERM",
-        _ = interrupt.recv() => "SIGINT",
-    })
+/// SIGTERM and SIGINT, from when it is made.
+pub struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    /// Within a runtime.
+    pub fn listen() -> std::io::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Waits for one; which it was.
+    pub async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
 }
 
 fn listen(config: &ServerConfig, port: u16, option: &str) -> Result<TcpListener, String> {

@@ -6,7 +6,7 @@ use crate::web_hook::HttpHook;
 use crate::{VERSION, parts};
 use std::sync::Arc;
 use weir_base::clock::Clock;
-use weir_base::disk::RealDisk;
+use weir_base::disk::{Disk, RealDisk};
 use weir_base::{ManualClock, Rng, SystemClock};
 use weir_dataflow::{DataflowRuntime, SpillSpace};
 use weir_engine::{Engine, EngineConfig, FunctionInfo, FunctionSet, Users, World};
@@ -21,6 +21,22 @@ const SPILL_DIR: &str = "spill";
 pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> Result<Arc<Engine>, String> {
     let disk = RealDisk::open(&config.data_dir)
         .map_err(|e| format!("can not use the data directory {}: {e}", config.data_dir.display()))?;
+    // What queries of a killed process spilled is of no use to anyone.
+    weir_base::Disk::remove_dir_all(&disk, SPILL_DIR)
+        .map_err(|e| format!("can not empty {}: {e}", config.data_dir.join(SPILL_DIR).display()))?;
+    let (engine_config, world, runtime) = parts_of_engine(config, Arc::new(disk), compute)?;
+    Engine::open(engine_config, world, runtime).map_err(|e| e.to_string())
+}
+
+/// What an engine on this disk is made of.
+///
+/// # Errors
+/// As [`open_engine`].
+pub fn parts_of_engine(
+    config: &ServerConfig,
+    disk: Arc<dyn Disk>,
+    compute: &tokio::runtime::Handle,
+) -> Result<(EngineConfig, World, Arc<DataflowRuntime>), String> {
     let system = Arc::new(SystemClock::new());
     let test_clock = config.test_clock.then(|| Arc::new(ManualClock::new(system.now_us())));
     let clock: Arc<dyn Clock> = match &test_clock {
@@ -32,10 +48,6 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
         None => Users::default(),
         Some(password) => Users::with_password(password, &rng).map_err(|e| e.to_string())?,
     };
-    // What queries of a killed process spilled is of no use to anyone.
-    weir_base::Disk::remove_dir_all(&disk, SPILL_DIR)
-        .map_err(|e| format!("can not empty {}: {e}", config.data_dir.join(SPILL_DIR).display()))?;
-    let spill_dir = config.data_dir.join(SPILL_DIR);
     let engine_config = EngineConfig {
         memory_limit_bytes: accountable_bytes(config.memory_limit_bytes, resident_bytes()),
         parts: parts::location(config.parts.as_ref(), compute.clone())?,
@@ -45,14 +57,14 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
         test_clock,
         functions: functions(clock.clone(), rng.clone()),
         queries_max: config.queries_max,
-        spill_dir: Some(spill_dir),
+        spill_dir: Some(config.data_dir.join(SPILL_DIR)),
         web_hook: Some(Arc::new(HttpHook::new()?)),
         version: VERSION.into(),
     };
-    let world = World { disk: Arc::new(disk), clock, rng };
+    let world = World { disk, clock, rng };
     let space = SpillSpace::new(world.disk.clone(), format!("{SPILL_DIR}/state"));
     let runtime = Arc::new(DataflowRuntime::new(compute.clone()).spill_to(space));
-    Engine::open(engine_config, world, runtime).map_err(|e| e.to_string())
+    Ok((engine_config, world, runtime))
 }
 
 fn functions(clock: Arc<dyn Clock>, rng: Arc<Rng>) -> FunctionSet {

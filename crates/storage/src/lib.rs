@@ -36,7 +36,8 @@ pub use parts::{BLOCK_BYTES, PartFile, PartInfo, PartMeta};
 pub use payload::content_hash;
 pub use s3::S3Config;
 pub use shard::{
-    HistoryScan, LogPin, LogRows, MergeMode, Pruner, Shard, ShardSnapshot, ShardStats, TailCursor, Wanted,
+    HistoryScan, LogPin, LogRows, MergeMode, Pruner, Shard, ShardSnapshot, ShardStats, TailCursor, Verified,
+    Wanted,
 };
 pub use store::{Removal, StreamStore, remove_stream};
 pub use weir_log::{Ack, Appended, Idempotency, Progress, SegmentInfo};

@@ -25,6 +25,7 @@ mod scan;
 mod snapshot;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod wanted;
 
 pub use cursor::TailCursor;
@@ -32,6 +33,7 @@ pub use plan::MergeMode;
 pub use retention::LogPin;
 pub use scan::HistoryScan;
 pub use snapshot::{LogRows, ShardSnapshot};
+pub use verify::Verified;
 pub use wanted::{Pruner, Wanted};
 
 pub(crate) use open::ShardSpec;

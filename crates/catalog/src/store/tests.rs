@@ -190,7 +190,11 @@ fn what_cannot_be_is_refused_and_changes_nothing() {
         (Event::DropRelation { name: name("trades") }, Code::HasDependents, "default.v"),
         (Event::Rename { pairs: vec![(name("trades"), name("t"))] }, Code::HasDependents, "default.v"),
         (Event::Rename { pairs: to_other }, Code::NotImplemented, "another database"),
-        (Event::DropDatabase { name: "default".into() }, Code::HasDependents, "2 streams, views, tasks and alerts"),
+        (
+            Event::DropDatabase { name: "default".into() },
+            Code::HasDependents,
+            "2 streams, views, tasks and alerts",
+        ),
         (Event::DropDatabase { name: "system".into() }, Code::AccessDenied, "built in"),
         (
             Event::CreateDatabase { name: "default".into(), comment: String::new() },

@@ -7,6 +7,7 @@
 
 mod adversary;
 mod aggregates;
+mod check;
 mod client;
 mod data;
 mod expiry;
