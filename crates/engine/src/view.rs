@@ -20,12 +20,14 @@ mod route;
 mod run;
 mod select;
 mod sink;
+mod spec;
 mod status;
 mod task;
 
 pub use alert::WebHook;
-pub(crate) use alert::{AlertSpec, BATCH_ROWS_MAX, Calls};
+pub(crate) use alert::{BATCH_ROWS_MAX, Calls};
 pub(crate) use run::bind;
+pub(crate) use spec::{Output, ViewSpec};
 pub(crate) use status::{ViewEvent, ViewInfo};
 pub(crate) use task::{TaskInfo, check as check_task, forget as forget_task};
 
@@ -37,7 +39,7 @@ use futures::FutureExt;
 use machine::{Action, Event, Failure, Machine, State};
 use parking_lot::Mutex;
 use run::RunningView;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +47,7 @@ use task::Task;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use weir_base::{Error, Result, err};
-use weir_catalog::{Job, JobKind, Relation, RelationKind, RelationName};
+use weir_catalog::{Relation, RelationName};
 use weir_plan::{CheckpointStatus, CheckpointStore as _, RowsAt};
 use weir_storage::LogPin;
 
@@ -55,120 +57,6 @@ const REQUESTS_MAX: usize = 16;
 const LAST_CHECKPOINT_WAIT: Duration = Duration::from_millis(2_500);
 /// How long a wait for the clock goes on without looking at it.
 const CLOCK_LOOK: Duration = Duration::from_millis(100);
-const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
-
-/// Where a view's rows go.
-#[derive(Debug, Clone)]
-pub(crate) enum Output {
-    Stream(RelationName),
-    /// It is an alert.
-    Alert(AlertSpec),
-}
-
-/// How long the first row of a call waits for others, where nobody says.
-const ALERT_WAIT_DEFAULT: Duration = Duration::from_secs(1);
-
-/// What a view is, as its driver needs it.
-#[derive(Debug, Clone)]
-pub(crate) struct ViewSpec {
-    pub id: Uuid,
-    pub name: RelationName,
-    pub select: String,
-    pub resolve_in: String,
-    pub output: Output,
-    pub settings: BTreeMap<String, String>,
-    /// Microseconds since the epoch.
-    pub created_us: i64,
-}
-
-impl ViewSpec {
-    /// `None` for what is no materialized view.
-    pub fn of(relation: &Relation) -> Option<ViewSpec> {
-        let RelationKind::MaterializedView { select, resolve_in, target, settings, .. } = &relation.kind
-        else {
-            return None;
-        };
-        Some(ViewSpec {
-            id: relation.id,
-            name: relation.full_name(),
-            select: select.clone(),
-            resolve_in: resolve_in.clone(),
-            output: Output::Stream(target.clone()),
-            settings: settings.clone(),
-            created_us: relation.created_ms.saturating_mul(1_000),
-        })
-    }
-
-    /// `None` for what is no alert.
-    pub fn of_alert(job: &Job) -> Option<ViewSpec> {
-        let JobKind::Alert { url, batch_rows, batch_wait_us, limit } = &job.kind else { return None };
-        let micros = |us: &i64| Duration::from_micros(u64::try_from(*us).unwrap_or_default());
-        let batch_wait = if *batch_wait_us > 0 { micros(batch_wait_us) } else { ALERT_WAIT_DEFAULT };
-        let limit = limit.as_ref().map(|(calls, per)| (*calls, micros(per)));
-        Some(ViewSpec {
-            id: job.id,
-            name: job.full_name(),
-            select: job.select.clone(),
-            resolve_in: job.resolve_in.clone(),
-            output: Output::Alert(AlertSpec { url: url.clone(), batch_rows: *batch_rows, batch_wait, limit }),
-            settings: job.settings.clone(),
-            created_us: job.created_ms.saturating_mul(1_000),
-        })
-    }
-
-    /// `VIEW` or `ALERT`, as in statements.
-    fn object(&self) -> &'static str {
-        match self.output {
-            Output::Stream(_) => "VIEW",
-            Output::Alert(_) => "ALERT",
-        }
-    }
-
-    /// For messages: what it is, and its name.
-    fn what(&self) -> String {
-        format!("{} {}", self.object().to_lowercase(), self.name)
-    }
-
-    /// As it is listed in `system.queries`.
-    fn text(&self) -> String {
-        match &self.output {
-            Output::Stream(target) => {
-                format!("CREATE MATERIALIZED VIEW {} INTO {target} AS {}", self.name, self.select)
-            }
-            Output::Alert(alert) => {
-                format!("CREATE ALERT {} CALL '{}' AS {}", self.name, alert.url, self.select)
-            }
-        }
-    }
-
-    fn query_id(&self) -> String {
-        format!("view-{}", self.id)
-    }
-
-    /// Names it in the records of its target.
-    fn writer(&self) -> [u8; 16] {
-        *self.id.as_bytes()
-    }
-
-    /// So many failures at one row make a bad row of it, whatever failed; 0 = never.
-    fn best_effort_after(&self) -> u32 {
-        let of = |name: &str| self.settings.get(name).map(String::as_str);
-        match of("recovery_policy") {
-            Some("best_effort") => {
-                of("recovery_retry_for_sn_failure").and_then(|n| n.parse().ok()).unwrap_or(3).max(1)
-            }
-            _ => 0,
-        }
-    }
-
-    fn checkpoint_interval(&self) -> Duration {
-        let seconds = self.settings.get("checkpoint_interval").and_then(|s| s.parse::<f64>().ok());
-        match seconds {
-            Some(s) if s > 0.0 => Duration::from_secs_f64(s.min(86_400.0)),
-            _ => CHECKPOINT_INTERVAL_DEFAULT,
-        }
-    }
-}
 
 /// Whether bytes are the position of a view in its target.
 pub(crate) fn is_position(bytes: &[u8]) -> bool {

@@ -106,12 +106,12 @@ fn kind(cx: &Statement, spec: JobSpec) -> Result<JobKind> {
 }
 
 async fn make(shared: Arc<Shared>, job: Job, before: Option<Arc<Job>>) -> Result<()> {
-    let replaced = before.as_ref().map(|b| b.id);
+    // The catalog first: what a stop leaves of the one before is of nobody at the next start.
+    let event = Event::CreateJob { job: job.clone(), replace: before.is_some() };
+    shared.apply(event, Dependents::Ignore).await?;
     if let Some(before) = before {
         end(&shared, &before).await;
     }
-    let event = Event::CreateJob { job: job.clone(), replace: replaced.is_some() };
-    shared.apply(event, Dependents::Ignore).await?;
     let Some(spec) = ViewSpec::of_alert(&job) else {
         shared.views.schedule(&shared, Arc::new(job));
         return Ok(());

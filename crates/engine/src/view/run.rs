@@ -305,6 +305,7 @@ fn into_stream(
     let counted = Arc::new(Written { rows: entry.writing(), progress: entry.progress.clone() });
     let (memory, disk) = (entry.memory.clone(), shared.world.disk.clone());
     let route = Route::of(&plan.root);
-    let sink = ViewSink::new(writer, target, fitting, route, ahead, memory, disk, (Late::of(entry), counted));
+    let sink =
+        ViewSink::new(writer, target, (fitting, route), ahead, (memory, disk), (Late::of(entry), counted));
     Ok((sink, written))
 }

@@ -364,11 +364,9 @@ impl ViewSink {
     pub fn new(
         writer: [u8; 16],
         target: &Target,
-        fitting: Fitting,
-        route: Route,
+        (fitting, route): (Fitting, Route),
         ahead: Vec<Option<Reached>>,
-        memory: Arc<MemoryBudget>,
-        disk: Arc<dyn Disk>,
+        (memory, disk): (Arc<MemoryBudget>, Arc<dyn Disk>),
         (late, written): (Late, Arc<Written>),
     ) -> Self {
         let lane = |shard: &Arc<Shard>| {
