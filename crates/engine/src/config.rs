@@ -3,6 +3,8 @@
 use crate::access::Users;
 use crate::session_state::FunctionSet;
 use crate::view::WebHook;
+use object_store::ObjectStore;
+use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,11 +20,21 @@ pub struct World {
     pub rng: Arc<Rng>,
 }
 
+/// Where checkpoints of views go.
+#[derive(Debug, Clone)]
+pub enum CheckpointsLocation {
+    /// Beside the logs, on the disk handle.
+    Local,
+    /// In an object store, below a prefix. Requests run on `runtime`, whose threads nobody blocks.
+    Remote { store: Arc<dyn ObjectStore>, prefix: Path, runtime: tokio::runtime::Handle },
+}
+
 /// Chosen by `server`; nothing here is read from files or the environment by the engine.
 pub struct EngineConfig {
     /// Accounted bytes of the process.
     pub memory_limit_bytes: u64,
     pub parts: PartsLocation,
+    pub checkpoints: CheckpointsLocation,
     pub users: Users,
     /// Defaults of every session's settings; checked by [`crate::Engine::open`].
     pub settings: BTreeMap<String, String>,

@@ -18,6 +18,7 @@ use crate::streams::Streams;
 use crate::subscriptions::Subscriptions;
 use crate::system::Columns;
 use crate::view::Views;
+use crate::view::files::Checkpoints;
 use arrow::array::RecordBatch;
 use datafusion::execution::SessionState;
 use futures::{FutureExt, StreamExt};
@@ -63,6 +64,7 @@ pub(crate) struct Shared {
     pub metrics: Arc<Registry>,
     pub counters: Counters,
     pub views: Views,
+    pub checkpoints: Checkpoints,
     pub subscriptions: Subscriptions,
     /// Removal of dropped streams and the like.
     tasks: TaskTracker,
@@ -120,6 +122,7 @@ impl Engine {
         });
         let history = QueryHistory::new(history_bounds(&config.settings), world.clock.clone());
         let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
+        let checkpoints = Checkpoints::new(world.disk.clone(), &config.checkpoints);
         let shared = Arc::new(Shared {
             config,
             world,
@@ -132,6 +135,7 @@ impl Engine {
             metrics,
             counters,
             views: Views::default(),
+            checkpoints,
             subscriptions: Subscriptions::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),

@@ -42,7 +42,11 @@ const SUBSCRIPTIONS_MAX: usize = 1_000;
 const CHECKPOINT_INTERVAL_DEFAULT: Duration = Duration::from_secs(10);
 /// What nobody goes on with for so long goes.
 const UNUSED_MAX: Duration = Duration::from_secs(7 * 86_400);
-/// How often that is looked at.
+/// A query that runs says at least so often that it is used.
+const USED_EVERY: Duration = Duration::from_secs(86_400);
+/// How long the end of a query that is removed is waited for.
+const KILL_WAIT: Duration = Duration::from_secs(10);
+/// How often unused ones are looked for.
 const UNUSED_LOOK: Duration = Duration::from_secs(60);
 
 /// All of a process, by the id of their query.
@@ -219,9 +223,16 @@ impl Subscriptions {
     /// Code 36 for an id that is not subscribed to.
     pub async fn unsubscribe(&self, shared: &Arc<Shared>, query_id: &str) -> Result<()> {
         let subscription = self.get(query_id)?;
-        *subscription.run.lock() = Run::Gone;
+        let before = std::mem::replace(&mut *subscription.run.lock(), Run::Gone);
+        if let Run::Running(running) = before
+            && let Some(running) = running.upgrade()
+        {
+            // A client that does not read never hears that its query was killed.
+            running.cancel();
+        }
         if let Some(killed) = shared.queries.kill(query_id) {
-            shared.queries.gone(&[killed]).await;
+            // What a checkpoint on its way leaves behind is of nobody, and goes at the next start.
+            let _ = tokio::time::timeout(KILL_WAIT, shared.queries.gone(&[killed])).await;
         }
         self.remove(shared, &subscription).await
     }
@@ -336,13 +347,43 @@ pub(crate) async fn subscribe(
         all.insert(cx.query_id.clone(), subscription.clone());
     }
     *subscription.run.lock() = Run::Starting;
+    let mut claim =
+        Claim { shared: shared.clone(), subscription: subscription.clone(), first: true, held: true };
     let started = start(cx, &subscription, query).await;
+    claim.held = false;
     if started.is_err() {
         *subscription.run.lock() = Run::Gone;
         // Why it did not start is what its client hears.
         let _ = shared.subscriptions.remove(shared, &subscription).await;
     }
     started
+}
+
+/// While a query starts: its client may leave at any moment.
+struct Claim {
+    shared: Arc<Shared>,
+    subscription: Arc<Subscription>,
+    /// Nothing is kept of it yet.
+    first: bool,
+    held: bool,
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.held {
+            return;
+        }
+        if !self.first {
+            return self.subscription.stopped();
+        }
+        // Its files, if there are any, are of nobody.
+        *self.subscription.run.lock() = Run::Gone;
+        let query_id = self.subscription.about.lock().query_id.clone();
+        let mut all = self.shared.subscriptions.all.lock();
+        if all.get(&query_id).is_some_and(|s| s.id == self.subscription.id) {
+            all.remove(&query_id);
+        }
+    }
 }
 
 /// `RECOVER FROM`.
@@ -372,7 +413,11 @@ pub(crate) async fn recover(
             "query {query_id} is running; KILL QUERY ends it and keeps its checkpoints"
         ));
     }
-    match start(&again, &subscription, &query).await {
+    let mut claim =
+        Claim { shared: cx.shared.clone(), subscription: subscription.clone(), first: false, held: true };
+    let started = start(&again, &subscription, &query).await;
+    claim.held = false;
+    match started {
         Ok((streaming, schema)) => Ok((again, streaming, schema)),
         Err(e) => {
             subscription.stopped();
@@ -493,6 +538,12 @@ async fn keep(
         }
         let now = of();
         if std::mem::replace(&mut before, now) == now {
+            let unused_us = shared.world.clock.now_us().saturating_sub(subscription.about.lock().used_us);
+            if unused_us > USED_EVERY.as_micros() as i64
+                && let Err(e) = subscription.checkpointed(&shared, &*running).await
+            {
+                tracing::debug!(error = %e, "that a query is used could not be noted; it is tried again");
+            }
             continue;
         }
         let written = match running.checkpoint().await {
@@ -526,6 +577,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
+        self.subscription.about.lock().used_us = self.shared.world.clock.now_us();
         self.subscription.stopped();
     }
 }

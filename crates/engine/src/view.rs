@@ -16,6 +16,7 @@ mod dlq;
 pub(crate) mod files;
 mod held;
 mod machine;
+mod remote;
 mod route;
 mod run;
 mod select;
@@ -34,7 +35,7 @@ pub(crate) use task::{TaskInfo, check as check_task, forget as forget_task};
 use crate::engine::Shared;
 use crate::query::QueryRegistry;
 use bad_rows::{BadRows, OnError, Verdict};
-use files::{CHECKPOINTS_DIR, CheckpointDir};
+use files::CHECKPOINTS_DIR;
 use futures::FutureExt;
 use machine::{Action, Event, Failure, Machine, State};
 use parking_lot::Mutex;
@@ -48,7 +49,7 @@ use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 use weir_base::{Error, Result, err};
 use weir_catalog::{Relation, RelationName};
-use weir_plan::{CheckpointStatus, CheckpointStore as _, RowsAt};
+use weir_plan::{CheckpointStatus, RowsAt};
 use weir_storage::LogPin;
 
 /// Requests to a view that wait; who asks beyond waits to ask.
@@ -138,7 +139,7 @@ impl Views {
         let id = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
         for entry in entries.into_iter().filter(|e| !known.contains(&id(&e.name))) {
             let removed = if entry.is_dir {
-                CheckpointDir::new(disk.clone(), &entry.name).remove_all()
+                disk.remove_dir_all(&format!("{CHECKPOINTS_DIR}/{}", entry.name))
             } else {
                 disk.remove_file(&format!("{CHECKPOINTS_DIR}/{}", entry.name))
             };
@@ -170,8 +171,7 @@ impl Views {
     /// Whether a view's checkpoint can go on as the query that `spec` says.
     pub async fn fits(&self, shared: &Arc<Shared>, spec: &ViewSpec) -> Result<()> {
         let plan = run::plan(shared, spec)?.plan;
-        let store = Arc::new(CheckpointDir::new(shared.world.disk.clone(), &spec.id.to_string()));
-        shared.runtime.check(&plan, store).await.map_err(Error::from)
+        shared.runtime.check(&plan, shared.checkpoints.of(&spec.id.to_string())).await.map_err(Error::from)
     }
 
     /// Whether a view runs, or will by itself.
@@ -429,7 +429,7 @@ impl Driver {
 
     /// Whether there is a checkpoint to go on from.
     async fn restores(&self) -> bool {
-        let dir = CheckpointDir::new(self.shared.world.disk.clone(), &self.spec().id.to_string());
+        let dir = self.shared.checkpoints.of(&self.spec().id.to_string());
         tokio::task::spawn_blocking(move || dir.list().is_ok_and(|files| !files.is_empty()))
             .await
             .unwrap_or(false)
@@ -632,9 +632,11 @@ impl Driver {
                 }
             }
         }
-        let dir = CheckpointDir::new(self.shared.world.disk.clone(), &spec.id.to_string());
-        let (disk, id) = (self.shared.world.disk.clone(), spec.id.to_string());
-        let remove = move || BadRows::remove(&*disk, CHECKPOINTS_DIR, &id).and_then(|()| dir.remove_all());
+        let (shared, id) = (self.shared.clone(), spec.id.to_string());
+        let remove = move || {
+            BadRows::remove(&*shared.world.disk, CHECKPOINTS_DIR, &id)
+                .and_then(|()| shared.checkpoints.remove(&id))
+        };
         let removed = tokio::task::spawn_blocking(remove).await;
         if let Ok(Err(e)) = removed {
             tracing::warn!(view = %spec.name, error = %e, "could not remove checkpoints; the next start will");

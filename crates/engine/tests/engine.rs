@@ -8,7 +8,8 @@ use std::time::Duration;
 use weir_base::disk::{RealDisk, SimDisk};
 use weir_base::{Clock, Disk, Error, ManualClock, Rng, SystemClock};
 use weir_engine::{
-    Engine, EngineConfig, FunctionInfo, FunctionSet, Outcome, QueryHandle, QueryMode, Session, Users, World,
+    CheckpointsLocation, Engine, EngineConfig, FunctionInfo, FunctionSet, Outcome, QueryHandle, QueryMode,
+    Session, Users, World,
 };
 use weir_storage::PartsLocation;
 
@@ -85,6 +86,7 @@ impl Server {
         let config = EngineConfig {
             memory_limit_bytes: self.options.memory_limit_bytes,
             parts: PartsLocation::Local,
+            checkpoints: CheckpointsLocation::Local,
             users: Users::default(),
             settings: self.options.settings.iter().map(|(n, v)| ((*n).into(), (*v).into())).collect(),
             compute: self.runtime.handle().clone(),

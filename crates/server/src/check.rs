@@ -68,8 +68,12 @@ async fn of(
     let disk = RealDisk::open(&config.data_dir)
         .map_err(|e| format!("can not read the data directory {}: {e}", config.data_dir.display()))?;
     // What recovery would cut or remove stays as it is.
-    let (engine, world, dataflow) =
-        wiring::parts_of_engine(config, Arc::new(Overlay::new(Arc::new(disk))), runtime.handle())?;
+    let (engine, world, dataflow) = wiring::parts_of_engine(
+        config,
+        Arc::new(Overlay::new(Arc::new(disk))),
+        runtime.handle(),
+        runtime.handle(),
+    )?;
     Ok(weir_engine::check(&engine, &world, &*dataflow, told).await)
 }
 

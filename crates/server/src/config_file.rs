@@ -30,6 +30,7 @@ const KEYS: &[(&str, &str, Put)] = &[
     ("max_connections", "a count", |a, t| put(&mut a.max_connections, t)),
     ("max_concurrent_queries", "a count", |a, t| put(&mut a.max_concurrent_queries, t)),
     ("parts_url", "s3://BUCKET[/PREFIX]", |a, t| put(&mut a.parts_url, t)),
+    ("checkpoints_url", "s3://BUCKET[/PREFIX]", |a, t| put(&mut a.checkpoints_url, t)),
     ("parts_endpoint", "a URL", |a, t| put(&mut a.parts_endpoint, t)),
     ("parts_region", "a name", |a, t| put(&mut a.parts_region, t)),
     ("parts_key_env", "a variable's name", |a, t| put(&mut a.parts_key_env, t)),

@@ -50,6 +50,10 @@ pub struct ServerArgs {
     /// Where Parquet parts go: s3://BUCKET[/PREFIX] [default: the data directory]
     #[arg(long, env = "WEIR_PARTS_URL", value_name = "URL")]
     pub parts_url: Option<String>,
+    /// Where checkpoints of views go: s3://BUCKET[/PREFIX], of the same service [default: the data
+    /// directory]
+    #[arg(long, env = "WEIR_CHECKPOINTS_URL", value_name = "URL")]
+    pub checkpoints_url: Option<String>,
     /// Address of the S3 service, if it is not Amazon's [default: none]
     #[arg(long, env = "WEIR_PARTS_ENDPOINT", value_name = "URL")]
     pub parts_endpoint: Option<String>,
@@ -70,7 +74,7 @@ pub struct ServerArgs {
     pub settings: BTreeMap<String, String>,
 }
 
-/// Where parts go in an object store.
+/// A place in an object store.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RemoteParts {
     pub url: String,
@@ -93,6 +97,7 @@ pub struct ServerConfig {
     pub connections_max: usize,
     pub queries_max: usize,
     pub parts: Option<RemoteParts>,
+    pub checkpoints: Option<RemoteParts>,
     pub test_clock: bool,
     pub settings: BTreeMap<String, String>,
 }
@@ -112,13 +117,18 @@ impl ServerArgs {
                  --password-file, or listen on 127.0.0.1"
             ));
         }
-        let parts = self.parts_url.map(|url| RemoteParts {
+        let region = self.parts_region.unwrap_or_else(|| "us-east-1".into());
+        let key_env = self.parts_key_env.unwrap_or_else(|| "AWS_ACCESS_KEY_ID".into());
+        let secret_env = self.parts_secret_env.unwrap_or_else(|| "AWS_SECRET_ACCESS_KEY".into());
+        let endpoint = self.parts_endpoint;
+        let remote = |url| RemoteParts {
             url,
-            endpoint: self.parts_endpoint,
-            region: self.parts_region.unwrap_or_else(|| "us-east-1".into()),
-            key_env: self.parts_key_env.unwrap_or_else(|| "AWS_ACCESS_KEY_ID".into()),
-            secret_env: self.parts_secret_env.unwrap_or_else(|| "AWS_SECRET_ACCESS_KEY".into()),
-        });
+            endpoint: endpoint.clone(),
+            region: region.clone(),
+            key_env: key_env.clone(),
+            secret_env: secret_env.clone(),
+        };
+        let (parts, checkpoints) = (self.parts_url.map(remote), self.checkpoints_url.map(remote));
         Ok(ServerConfig {
             data_dir: self.data_dir.unwrap_or_else(|| "./weir-data".into()),
             listen,
@@ -130,6 +140,7 @@ impl ServerArgs {
             connections_max: self.max_connections.unwrap_or(CONNECTIONS_MAX_DEFAULT).max(1),
             queries_max: self.max_concurrent_queries.unwrap_or(QUERIES_MAX_DEFAULT).max(1),
             parts,
+            checkpoints,
             test_clock: self.test_clock,
             settings: self.settings,
         })

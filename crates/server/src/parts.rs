@@ -1,4 +1,4 @@
-//! Object stores, as options describe them: for parts, for backups.
+//! Object stores, as options describe them: for parts, checkpoints, backups.
 
 use crate::options::RemoteParts;
 use object_store::ObjectStore;
@@ -6,6 +6,7 @@ use object_store::aws::AmazonS3Builder;
 use object_store::path::Path;
 use std::sync::Arc;
 use url::Url;
+use weir_engine::CheckpointsLocation;
 use weir_storage::PartsLocation;
 
 /// # Errors
@@ -17,6 +18,19 @@ pub fn location(
     let Some(parts) = parts else { return Ok(PartsLocation::Local) };
     let (store, prefix) = open(parts, "parts_url")?;
     Ok(PartsLocation::Remote { store, prefix, runtime })
+}
+
+/// Where checkpoints go; `runtime` must have threads that nobody blocks.
+///
+/// # Errors
+/// As [`location`].
+pub fn checkpoints(
+    remote: Option<&RemoteParts>,
+    runtime: &tokio::runtime::Handle,
+) -> Result<CheckpointsLocation, String> {
+    let Some(remote) = remote else { return Ok(CheckpointsLocation::Local) };
+    let (store, prefix) = open(remote, "checkpoints_url")?;
+    Ok(CheckpointsLocation::Remote { store, prefix, runtime: runtime.clone() })
 }
 
 /// An object store, and the prefix in it; `what` names the setting in messages.

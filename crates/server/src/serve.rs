@@ -108,7 +108,7 @@ impl Server {
         let cores = std::thread::available_parallelism().map_or(1, |n| n.get());
         let network = runtime("network", (cores / 4).max(2), NETWORK_STACK_BYTES)?;
         let compute = runtime("compute", cores.max(2), COMPUTE_STACK_BYTES)?;
-        let engine = wiring::open_engine(config, compute.handle())?;
+        let engine = wiring::open_engine(config, compute.handle(), network.handle())?;
         let rng = Rng::from_machine();
         let http = HttpServer::new(
             engine.clone(),

@@ -5,6 +5,7 @@ use crate::options::ServerConfig;
 use crate::web_hook::HttpHook;
 use crate::{VERSION, parts};
 use std::sync::Arc;
+use tokio::runtime::Handle;
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, RealDisk};
 use weir_base::{ManualClock, Rng, SystemClock};
@@ -18,13 +19,13 @@ const SPILL_DIR: &str = "spill";
 ///
 /// # Errors
 /// One line that says what can not be opened.
-pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> Result<Arc<Engine>, String> {
+pub fn open_engine(config: &ServerConfig, compute: &Handle, network: &Handle) -> Result<Arc<Engine>, String> {
     let disk = RealDisk::open(&config.data_dir)
         .map_err(|e| format!("can not use the data directory {}: {e}", config.data_dir.display()))?;
     // What queries of a killed process spilled is of no use to anyone.
     weir_base::Disk::remove_dir_all(&disk, SPILL_DIR)
         .map_err(|e| format!("can not empty {}: {e}", config.data_dir.join(SPILL_DIR).display()))?;
-    let (engine_config, world, runtime) = parts_of_engine(config, Arc::new(disk), compute)?;
+    let (engine_config, world, runtime) = parts_of_engine(config, Arc::new(disk), compute, network)?;
     Engine::open(engine_config, world, runtime).map_err(|e| e.to_string())
 }
 
@@ -35,7 +36,8 @@ pub fn open_engine(config: &ServerConfig, compute: &tokio::runtime::Handle) -> R
 pub fn parts_of_engine(
     config: &ServerConfig,
     disk: Arc<dyn Disk>,
-    compute: &tokio::runtime::Handle,
+    compute: &Handle,
+    network: &Handle,
 ) -> Result<(EngineConfig, World, Arc<DataflowRuntime>), String> {
     let system = Arc::new(SystemClock::new());
     let test_clock = config.test_clock.then(|| Arc::new(ManualClock::new(system.now_us())));
@@ -51,6 +53,7 @@ pub fn parts_of_engine(
     let engine_config = EngineConfig {
         memory_limit_bytes: accountable_bytes(config.memory_limit_bytes, resident_bytes()),
         parts: parts::location(config.parts.as_ref(), compute.clone())?,
+        checkpoints: parts::checkpoints(config.checkpoints.as_ref(), network)?,
         users,
         settings: config.settings.clone(),
         compute: compute.clone(),

@@ -240,6 +240,8 @@ impl Calling {
         } else {
             self.bytes = self.bytes * self.rows as u64 / (self.rows + n) as u64;
             self.waiting = vec![rest];
+            // What is left came last.
+            self.held.drain(..self.held.len() - 1);
         }
         Ok(())
     }

@@ -1,8 +1,10 @@
-//! Checkpoint files in a directory of the data directory.
+//! Checkpoint files in a directory of the data directory, and where those of all views lie.
 //!
 //! A file is written under its own name and counts once it is whole, which what reads it checks; nothing
 //! is renamed. The directory is made with the first file.
 
+use super::remote::RemoteDir;
+use crate::config::CheckpointsLocation;
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 use weir_base::disk::{OpenMode, create_dir_durable, read_exact_at};
@@ -12,6 +14,43 @@ use weir_plan::{CheckpointFile, CheckpointRead, CheckpointStore};
 /// Below the data directory; one directory a view.
 pub(crate) const CHECKPOINTS_DIR: &str = "checkpoints";
 
+/// Where checkpoints of all views lie.
+#[derive(Debug)]
+pub(crate) struct Checkpoints {
+    disk: Arc<dyn Disk>,
+    /// Above the directories of views; `None` = on the disk.
+    remote: Option<RemoteDir>,
+}
+
+impl Checkpoints {
+    pub fn new(disk: Arc<dyn Disk>, location: &CheckpointsLocation) -> Self {
+        let remote = match location {
+            CheckpointsLocation::Local => None,
+            CheckpointsLocation::Remote { store, prefix, runtime } => {
+                let dir = prefix.clone().join(CHECKPOINTS_DIR);
+                Some(RemoteDir::new(store.clone(), dir, runtime.clone()))
+            }
+        };
+        Checkpoints { disk, remote }
+    }
+
+    /// Those of the view that is named by `id`.
+    pub fn of(&self, id: &str) -> Arc<dyn CheckpointStore> {
+        match &self.remote {
+            None => Arc::new(CheckpointDir::at(self.disk.clone(), format!("{CHECKPOINTS_DIR}/{id}"))),
+            Some(above) => Arc::new(above.below(id)),
+        }
+    }
+
+    /// Removes all of a view's. Blocks.
+    pub fn remove(&self, id: &str) -> io::Result<()> {
+        match &self.remote {
+            None => self.disk.remove_dir_all(&format!("{CHECKPOINTS_DIR}/{id}")),
+            Some(above) => above.below(id).remove_all(),
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(crate) struct CheckpointDir {
     disk: Arc<dyn Disk>,
@@ -19,22 +58,12 @@ pub(crate) struct CheckpointDir {
 }
 
 impl CheckpointDir {
-    /// Of the view that is named by `id`.
-    pub fn new(disk: Arc<dyn Disk>, id: &str) -> Self {
-        CheckpointDir::at(disk, format!("{CHECKPOINTS_DIR}/{id}"))
-    }
-
     pub fn at(disk: Arc<dyn Disk>, dir: String) -> Self {
         CheckpointDir { disk, dir }
     }
 
     fn path(&self, name: &str) -> String {
         format!("{}/{name}", self.dir)
-    }
-
-    /// Removes all of it. Blocks.
-    pub fn remove_all(&self) -> io::Result<()> {
-        self.disk.remove_dir_all(&self.dir)
     }
 }
 
@@ -129,7 +158,7 @@ mod tests {
     #[test]
     fn a_file_is_there_once_it_is_finished_and_an_unfinished_one_is_not() {
         let disk = Arc::new(SimDisk::new(1));
-        let dir = CheckpointDir::new(disk.clone(), "v");
+        let dir = CheckpointDir::at(disk.clone(), "checkpoints/v".into());
         assert!(dir.list().unwrap().is_empty(), "without a directory");
         let mut file = dir.create("a").unwrap();
         file.write(b"one").unwrap();
@@ -147,7 +176,7 @@ mod tests {
         assert!(read.read_at(4, &mut bytes).is_err());
         dir.remove("a").unwrap();
         dir.remove("a").unwrap();
-        dir.remove_all().unwrap();
+        Checkpoints::new(disk.clone(), &CheckpointsLocation::Local).remove("v").unwrap();
         assert!(disk.list("checkpoints").unwrap().is_empty());
     }
 }

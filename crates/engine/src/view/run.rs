@@ -3,7 +3,6 @@
 
 use super::alert::{AlertSink, Caller};
 use super::bad_rows::BadRows;
-use super::files::CheckpointDir;
 use super::route::Route;
 use super::select::{self, TIME_ALIAS};
 use super::sink::{Fitting, Lane, Reached, ViewSink, Written};
@@ -236,7 +235,7 @@ pub(super) async fn start(
             }
             (None, Output::Stream(_)) => return Err(err!(LogicalError, "a view without its target")),
         };
-        let store = Arc::new(CheckpointDir::new(shared.world.disk.clone(), &spec.id.to_string()));
+        let store = shared.checkpoints.of(&spec.id.to_string());
         let (memory, progress) = (entry.memory.clone(), entry.progress.clone());
         let clock = shared.world.clock.clone();
         let shown = Arc::new(plan.root.clone());

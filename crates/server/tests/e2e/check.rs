@@ -196,9 +196,9 @@ fn a_backup_is_restored_and_goes_on_without_a_gap() {
 }
 
 /// An S3 service that ends with the test.
-struct Moto {
+pub struct Moto {
     child: Child,
-    port: u16,
+    pub port: u16,
 }
 
 impl Drop for Moto {
@@ -210,7 +210,8 @@ impl Drop for Moto {
 }
 
 impl Moto {
-    fn start() -> Option<Moto> {
+    /// `None` where there is no such program.
+    pub fn start() -> Option<Moto> {
         let program = std::env::var("WEIR_TEST_MOTO").ok()?;
         // Taken and given back: another test would have to be very quick.
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
@@ -222,16 +223,20 @@ impl Moto {
             .expect("moto starts");
         let moto = Moto { child, port };
         wait_until("moto listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let mut socket = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
-        socket
-            .write_all(
-                b"PUT /weir HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
-            )
-            .unwrap();
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).unwrap();
+        let answer = moto.ask("PUT /weir");
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
         Some(moto)
+    }
+
+    /// The answer to a request without a body.
+    pub fn ask(&self, what: &str) -> String {
+        let mut socket = std::net::TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let head =
+            format!("{what} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        socket.write_all(head.as_bytes()).unwrap();
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).unwrap();
+        answer
     }
 }
 

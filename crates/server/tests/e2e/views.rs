@@ -1,5 +1,6 @@
 //! The life of materialized views, as a user has it.
 
+use crate::check::Moto;
 use crate::life::wait_until;
 use crate::process::Server;
 use crate::view_answer::{Restarted, wait_for_view};
@@ -284,4 +285,42 @@ fn a_view_whose_source_is_another_one_now_says_so() {
     wait_until("the view says so again", || {
         server.query("SELECT state FROM system.materialized_views") == "Error\n"
     });
+}
+
+#[test]
+fn checkpoints_may_lie_in_an_object_store() {
+    let Some(moto) = Moto::start() else {
+        eprintln!("SKIPPED: WEIR_TEST_MOTO is not set");
+        return;
+    };
+    let dir = tempfile::tempdir().unwrap();
+    let endpoint = format!("http://127.0.0.1:{}", moto.port);
+    // Any key will do there, and the path of a home is one.
+    let options =
+        ["--checkpoints-url", "s3://weir/ck", "--parts-endpoint", &endpoint, "--parts-key-env", "PATH"];
+    let options = [&options[..], &["--parts-secret-env", "PATH"]].concat();
+    let mut server = Restarted::new(dir.path(), &options);
+    server.query("CREATE STREAM s (k int64)");
+    server.query(
+        "CREATE MATERIALIZED VIEW v AS SELECT k, count() AS c FROM s GROUP BY k EMIT ON UPDATE SETTINGS checkpoint_interval=3600",
+    );
+    for round in 0..3 {
+        server.query("INSERT INTO s SELECT number FROM numbers(1000)");
+        server.query("SYSTEM SYNC VIEW v");
+        server.query("SYSTEM CHECKPOINT VIEW v");
+        server.query(&format!("INSERT INTO s SELECT number FROM numbers({round})"));
+        server.kill();
+        wait_for_view(&server, "v");
+        server.query("SYSTEM SYNC VIEW v");
+        assert_eq!(
+            server.query("SELECT k, max(c), count() FROM table(v) GROUP BY k ORDER BY k"),
+            server.query("SELECT k, count(), count() FROM table(s) GROUP BY k ORDER BY k"),
+            "round {round}"
+        );
+    }
+    let listed = || moto.ask("GET /weir?list-type=2&prefix=ck/");
+    assert!(listed().contains("/epoch-") && listed().contains("/run-"), "{}", listed());
+    assert!(!dir.path().join("data/checkpoints").exists(), "none on the disk");
+    server.query("DROP VIEW v");
+    assert!(!listed().contains("/epoch-") && !listed().contains("/run-"), "{}", listed());
 }
