@@ -10,6 +10,8 @@
 pub(crate) mod bits;
 pub(crate) mod block;
 pub(crate) mod bytes;
+pub(crate) mod deltas;
+pub(crate) mod keyed;
 pub(crate) mod keys;
 pub(crate) mod paged;
 pub(crate) mod rows;
@@ -121,6 +123,10 @@ impl StateReader {
     /// The runs that this state lies in, the oldest first.
     pub(crate) fn runs(&self) -> Result<Vec<RunRef>, bytes::Damaged> {
         self.get(RUNS).map_or(Ok(Vec::new()), |runs| RunRef::load(&mut bytes::Reader(runs)))
+    }
+
+    pub(crate) fn lies_in_runs(&self) -> bool {
+        self.values.contains_key(RUNS)
     }
 
     pub(crate) fn lies_in(&mut self, files: RunFiles) {

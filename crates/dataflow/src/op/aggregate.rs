@@ -31,18 +31,19 @@ use crate::agg::Shape;
 use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::deltas::Runs;
 use crate::state::keys::KeyForm;
 use crate::state::table::Picked;
 use crate::state::{StateReader, StateWriter};
 use arrow_schema::{Schema, SchemaRef};
 use datafusion_common::DataFusionError;
-use deltas::Runs;
+use deltas::OnDisk;
 use leaving::{Leaving, What};
 use merged::Merged;
 pub use panes::Panes;
 use part::Part;
 use spilled::Spilled;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use table::{Table, part_of};
 use weir_plan::{
@@ -84,6 +85,8 @@ pub struct Aggregate {
     first: bool,
     /// What is written of it at barriers; groups note their changes.
     runs: Runs,
+    /// What is still to be written of groups on disk.
+    on_disk: VecDeque<OnDisk>,
     tracks: bool,
     bytes: usize,
     /// Bytes when this call began: the loop has counted so many.
@@ -204,6 +207,7 @@ impl Aggregate {
             leaving: None,
             first: false,
             runs: Runs::default(),
+            on_disk: VecDeque::new(),
             tracks: false,
             bytes: 0,
             counted: 0,
@@ -296,9 +300,12 @@ impl Aggregate {
 
     /// Before history ends: from then on what is in memory of a group is all of it.
     fn spill_shares(&mut self) -> Result<(), OpError> {
-        let Some(space) = self.resources.spill.clone().filter(|_| self.core.looks_up()) else {
-            return Ok(());
-        };
+        if self.core.looks_up() { self.spill_again() } else { Ok(()) }
+    }
+
+    /// What is in memory of windows that are on disk goes there too.
+    fn spill_again(&mut self) -> Result<(), OpError> {
+        let Some(space) = self.resources.spill.clone() else { return Ok(()) };
         let some = self.tables.iter().filter(|(_, t)| !t.spilled.is_empty()).map(|(b, _)| *b);
         for bounds in some.collect::<Vec<_>>() {
             self.write_pending(bounds);
@@ -563,7 +570,7 @@ impl Operator for Aggregate {
     }
 
     fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
-        Ok(self.write_more(things))
+        self.write_more(things)
     }
 
     fn snapshot_lost(&mut self) {

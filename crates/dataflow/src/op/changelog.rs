@@ -8,11 +8,15 @@
 //!
 //! Not here: what the weights do above (`agg::retract`).
 
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::keyed::{Keyed, unknown};
 use crate::state::keys::{Key, KeyForm};
 use crate::state::paged::Paged;
+use crate::state::rows::Layout;
+use crate::state::spill::SpillSpace;
+use crate::state::table::{GroupTable, TableError};
 use crate::state::{StateReader, StateWriter};
 use arrow_array::{Array, ArrayRef, Int8Array, Int64Array, RecordBatch};
 use arrow_row::{RowConverter, Rows as RowsOf, SortField};
@@ -20,7 +24,7 @@ use arrow_schema::{ArrowError, DataType, Schema, SchemaRef};
 use arrow_select::interleave::interleave;
 use datafusion_common::DataFusionError;
 use datafusion_physical_expr::PhysicalExpr;
-use std::collections::HashMap;
+use std::io;
 use std::sync::Arc;
 use weir_plan::{KeyedChangelog, Rows};
 
@@ -29,8 +33,8 @@ const NAME: &str = "Changelog";
 const BY_BYTES: KeyForm = KeyForm::Text;
 /// Keys that are restored before memory is looked at.
 const RESTORE_KEYS: usize = 1 << 10;
-/// What a key costs beside its bytes.
-const ENTRY_BYTES: usize = 96;
+/// What a row costs beside its bytes.
+const HELD_BYTES: usize = size_of::<Held>() + 32;
 
 #[derive(Debug)]
 struct Held {
@@ -49,6 +53,110 @@ impl Held {
     fn load(from: &mut Reader<'_>, on_disk: bool) -> Result<Self, Damaged> {
         Ok(Held { version: from.bytes()?.into(), row: from.bytes()?.into(), on_disk })
     }
+
+    fn bytes(&self) -> usize {
+        self.version.len() + self.row.len() + HELD_BYTES
+    }
+}
+
+/// The last row of each key, in memory and on disk.
+struct Known {
+    groups: GroupTable,
+    empty: Box<dyn Fn() -> GroupTable + Send>,
+    /// By group.
+    held: Vec<Held>,
+    /// Of the rows.
+    bytes: usize,
+    spilled: Paged,
+    spilled_keys: usize,
+    /// Keys in memory that are on disk too.
+    loaded: usize,
+    /// What checkpoints say of the keys.
+    keyed: Keyed,
+}
+
+impl Known {
+    fn new() -> Self {
+        let mut layout = Layout::default();
+        let hash = GroupTable::reserve(&BY_BYTES, &mut layout);
+        let empty: Box<dyn Fn() -> GroupTable + Send> =
+            Box::new(move || GroupTable::new(&BY_BYTES, hash, &layout));
+        Known {
+            groups: empty(),
+            empty,
+            held: Vec::new(),
+            bytes: 0,
+            spilled: Paged::default(),
+            spilled_keys: 0,
+            loaded: 0,
+            keyed: Keyed::default(),
+        }
+    }
+
+    fn keys(&self) -> u64 {
+        (self.spilled_keys + self.held.len() - self.loaded) as u64
+    }
+
+    fn bytes(&self) -> usize {
+        self.in_memory() + self.spilled.memory_bytes() + self.keyed.bytes()
+    }
+
+    fn in_memory(&self) -> usize {
+        self.groups.bytes() + self.bytes + (self.held.capacity() - self.held.len()) * size_of::<Held>()
+    }
+
+    fn find(&self, key: &[u8]) -> Option<u32> {
+        let key = Key::Bytes(key);
+        self.groups.find_one(key, key.hash())
+    }
+
+    /// A key that is not in memory.
+    fn add(&mut self, key: &[u8], held: Held) -> Result<u32, TableError> {
+        let key = Key::Bytes(key);
+        let group = self.groups.intern_one(key, key.hash())?;
+        self.bytes += held.bytes();
+        self.held.push(held);
+        Ok(group)
+    }
+
+    /// The row of a key, on its way to be replaced.
+    fn replace(&mut self, group: u32, with: Held) -> Held {
+        let (groups, held) = (&self.groups, &self.held);
+        self.keyed.note(group, |out| put(groups, held, group, out));
+        self.bytes += with.bytes();
+        let old = std::mem::replace(&mut self.held[group as usize], with);
+        self.bytes -= old.bytes();
+        old
+    }
+
+    fn spill(&mut self, space: &SpillSpace) -> io::Result<()> {
+        let since = self.keyed.leave(|g, out| put(&self.groups, &self.held, g, out));
+        let groups = std::mem::replace(&mut self.groups, (self.empty)());
+        let held = std::mem::take(&mut self.held);
+        self.spilled_keys += held.len() - std::mem::take(&mut self.loaded);
+        self.bytes = 0;
+        let write = |g: u32, out: &mut Writer| put(&groups, &held, g, out);
+        let run = self.spilled.spill(space, &BY_BYTES, groups.sorted(&BY_BYTES), write, |_| Ok(true))?;
+        self.keyed.went_to(run, &since);
+        Ok(())
+    }
+
+    /// Takes in what a block of a checkpoint says of keys of which nothing newer is known.
+    fn restore(&mut self, block: &[u8]) -> Result<(), OpError> {
+        for (hash, key, mut rest) in unknown(block, &BY_BYTES, &self.groups, &self.spilled).map_err(spill)? {
+            if self.groups.find_one(key, hash).is_none() {
+                let Key::Bytes(key) = key else { return Err(damaged(Damaged("a key of another form"))) };
+                let held = Held::load(&mut rest, false).map_err(damaged)?;
+                self.add(key, held).map_err(|_| damaged(Damaged("too many keys")))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn put(groups: &GroupTable, held: &[Held], group: u32, out: &mut Writer) {
+    groups.key(group).save(out);
+    held[group as usize].save(out);
 }
 
 pub struct Changelog {
@@ -57,12 +165,7 @@ pub struct Changelog {
     keys: RowConverter,
     version: Option<RowConverter>,
     row: RowConverter,
-    held: HashMap<Box<[u8]>, Held>,
-    bytes: usize,
-    spilled: Paged,
-    spilled_keys: usize,
-    /// Keys in memory that are on disk too.
-    loaded: usize,
+    known: Known,
     resources: Resources,
     /// Bytes when this call began: the loop has counted so many.
     counted: usize,
@@ -106,44 +209,36 @@ impl Changelog {
             row: converter(input.fields().iter().map(|f| f.data_type().clone()).collect())?,
             spec,
             schema,
-            held: HashMap::new(),
-            bytes: 0,
-            spilled: Paged::default(),
-            spilled_keys: 0,
-            loaded: 0,
+            known: Known::new(),
             resources,
             counted: 0,
             late_rows: 0,
         })
     }
 
-    fn state_bytes(&self) -> usize {
-        self.bytes + self.spilled.memory_bytes()
-    }
-
     /// Brings the keys of a batch back that were spilled.
     fn load(&mut self, keys: &RowsOf) -> Result<(), OpError> {
-        if self.spilled.is_empty() {
+        let known = &mut self.known;
+        if known.spilled.is_empty() {
             return Ok(());
         }
-        let all = keys.iter().map(|k| k.data()).filter(|k| !self.held.contains_key(*k));
+        let all = keys.iter().map(|k| k.data()).filter(|k| known.find(k).is_none());
         let wanted = all.map(|k| (Key::Bytes(k).hash(), Key::Bytes(k))).collect();
-        let (held, bytes, loaded) = (&mut self.held, &mut self.bytes, &mut self.loaded);
-        let done = self.spilled.load(&BY_BYTES, wanted, |(_, key), from| {
+        let spilled = std::mem::take(&mut known.spilled);
+        let done = spilled.load(&BY_BYTES, wanted, |(_, key), from| {
             let Key::Bytes(key) = key else { return Err(Damaged("a key of another form")) };
-            let row = Held::load(from, true)?;
-            *bytes += size(key, &row);
-            *loaded += 1;
-            held.insert(key.into(), row);
+            known.add(key, Held::load(from, true)?).map_err(|_| Damaged("too many keys"))?;
+            known.loaded += 1;
             Ok(())
         });
+        known.spilled = spilled;
         done.map_err(spill)
     }
 
     /// Spills when there is no room for what this call has added.
     fn make_room(&mut self) -> Result<(), OpError> {
-        let much = self.bytes >= self.resources.spill_bytes_min();
-        if much && self.resources.is_tight(self.counted, self.state_bytes()) {
+        let much = self.known.in_memory() >= self.resources.spill_bytes_min();
+        if much && self.resources.is_tight(self.counted, self.known.bytes()) {
             Operator::spill(self)?;
         }
         Ok(())
@@ -154,16 +249,12 @@ impl Changelog {
     }
 }
 
-fn spill(source: std::io::Error) -> OpError {
+fn spill(source: io::Error) -> OpError {
     OpError::Spill { operator: NAME, source }
 }
 
 fn damaged(e: Damaged) -> OpError {
     OpError::Restore { operator: NAME, reason: e.to_string() }
-}
-
-fn size(key: &[u8], held: &Held) -> usize {
-    key.len() + held.version.len() + held.row.len() + ENTRY_BYTES
 }
 
 impl Operator for Changelog {
@@ -180,7 +271,7 @@ impl Operator for Changelog {
             }
             _ => None,
         };
-        self.counted = self.state_bytes();
+        self.counted = self.known.bytes();
         self.load(&keys)?;
         let full = self.row.convert_columns(batch.columns()).map_err(arrow)?;
         // Of what leaves: which array (0 = the batch, 1 = old rows), which row of it.
@@ -192,27 +283,29 @@ impl Operator for Changelog {
             let version: &[u8] = version.as_ref().map_or(&[], |v| v.as_ref());
             let mut new =
                 Held { version: version.into(), row: full.row(row).as_ref().into(), on_disk: false };
-            match self.held.get_mut(key.as_ref()) {
-                Some(held) if *version < *held.version => {
-                    self.late_rows += 1;
-                    continue;
-                }
-                Some(held) => {
+            match self.known.find(key.as_ref()) {
+                Some(group) => {
+                    let held = &self.known.held[group as usize];
+                    if *version < *held.version {
+                        self.late_rows += 1;
+                        continue;
+                    }
                     new.on_disk = held.on_disk;
-                    self.bytes = self.bytes - size(key.as_ref(), held) + size(key.as_ref(), &new);
                     places.push((1, old.len()));
                     weights.push(-1i64);
-                    old.push(std::mem::replace(held, new).row);
+                    old.push(self.known.replace(group, new).row);
                 }
                 None => {
-                    self.bytes += size(key.as_ref(), &new);
-                    self.held.insert(key.as_ref().into(), new);
+                    let group = self.known.add(key.as_ref(), new);
+                    let group = group.map_err(|e| OpError::Row { reason: format!("changelog: {e}") })?;
+                    self.known.keyed.note_moved(group);
                 }
             }
             places.push((0, row));
             weights.push(1);
         }
         self.make_room()?;
+        self.known.keyed.hand_on();
         if places.is_empty() {
             return Ok(());
         }
@@ -237,58 +330,71 @@ impl Operator for Changelog {
 
     fn stats(&self) -> Stats {
         Stats {
-            keys: (self.spilled_keys + self.held.len() - self.loaded) as u64,
-            state_bytes: self.state_bytes() as u64,
+            keys: self.known.keys(),
+            state_bytes: self.known.bytes() as u64,
             late_rows: self.late_rows,
             ..Stats::default()
         }
     }
 
     fn spill(&mut self) -> Result<bool, OpError> {
-        let Some(space) = self.resources.spill.clone().filter(|_| !self.held.is_empty()) else {
+        let Some(space) = self.resources.spill.clone().filter(|_| !self.known.held.is_empty()) else {
             return Ok(false);
         };
-        self.spilled_keys += self.held.len() - std::mem::take(&mut self.loaded);
-        self.bytes = 0;
-        let mut all: Vec<_> = std::mem::take(&mut self.held).into_iter().collect();
-        all.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let write = |(key, held): (Box<[u8]>, Held), out: &mut Writer| {
-            Key::Bytes(&key).save(out);
-            held.save(out);
-        };
-        self.spilled.spill(&space, &BY_BYTES, all, write, |_| Ok(true)).map_err(spill)?;
+        self.known.spill(&space).map_err(spill)?;
         Ok(true)
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
+        let keys = self.known.keys();
+        let Known { groups, held, spilled, keyed, .. } = &mut self.known;
+        if keyed.snapshot(into, groups.len(), keys, spilled).map_err(spill)? {
+            into.put_u64("late_rows", self.late_rows);
+            return Ok(());
+        }
         let mut out = Writer::default();
         out.u64(self.late_rows);
         // How many there are is known in the end.
-        let (at, mut n) = (out.0.len(), self.held.len() as u64);
+        let (at, mut n) = (out.0.len(), held.len() as u64);
         out.u64(0);
-        if !self.spilled.is_empty() {
-            let mut newest = self.spilled.newest().map_err(spill)?;
-            while let Some(entry) = newest.next(&BY_BYTES).map_err(spill)? {
+        if !spilled.is_empty() {
+            let mut newest = spilled.newest().map_err(self::spill)?;
+            while let Some(entry) = newest.next(&BY_BYTES).map_err(self::spill)? {
                 let key = Key::load(&mut Reader(entry)).map_err(damaged)?;
                 // What came back is newer in memory.
-                if !matches!(key, Key::Bytes(key) if self.held.contains_key(key)) {
+                if groups.find_one(key, key.hash()).is_none() {
                     out.0.extend_from_slice(entry);
                     n += 1;
                 }
             }
         }
-        let mut all: Vec<_> = self.held.iter().collect();
-        all.sort_unstable_by_key(|(key, _)| *key);
-        for (key, held) in all {
-            Key::Bytes(key).save(&mut out);
-            held.save(&mut out);
-        }
+        groups.sorted(&BY_BYTES).into_iter().for_each(|g| put(groups, held, g, &mut out));
         out.0[at..at + 8].copy_from_slice(&n.to_le_bytes());
         into.put("rows", out.0);
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        let Known { groups, held, keyed, .. } = &mut self.known;
+        let put = |group: u32, out: &mut Writer| put(groups, held, group, out);
+        keyed.write_more(things, &BY_BYTES, put, |_| Ok(true)).map_err(spill)
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.known.keyed.lose();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        if from.lies_in_runs() {
+            self.late_rows = from.u64(NAME, "late_rows")?;
+            let mut keyed = std::mem::take(&mut self.known.keyed);
+            keyed.restore(NAME, from, |block| {
+                self.known.restore(block)?;
+                self.make_room()
+            })?;
+            self.known.keyed = keyed;
+            return Ok(());
+        }
         let mut from = Reader(from.bytes(NAME, "rows")?);
         self.late_rows = from.u64().map_err(damaged)?;
         for i in 1..=from.count(24).map_err(damaged)? {
@@ -296,8 +402,7 @@ impl Operator for Changelog {
                 return Err(damaged(Damaged("a key of another form")));
             };
             let held = Held::load(&mut from, false).map_err(damaged)?;
-            self.bytes += size(key, &held);
-            self.held.insert(key.into(), held);
+            self.known.add(key, held).map_err(|_| damaged(Damaged("too many keys")))?;
             if i % RESTORE_KEYS == 0 {
                 self.make_room()?;
             }

@@ -10,10 +10,11 @@
 //!
 //! Not here: log order (sources), runs (`state::paged`).
 
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bits::Bits;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::keyed::{Keyed, unknown};
 use crate::state::keys::{BatchKeys, Key, KeyForm};
 use crate::state::paged::Paged;
 use crate::state::rows::Layout;
@@ -60,6 +61,9 @@ struct Known {
     saved_groups: usize,
     spilled: Paged,
     spilled_keys: usize,
+    /// What checkpoints say of the keys, and the least number that was remembered at the last one.
+    keyed: Keyed,
+    first: u64,
 }
 
 impl Known {
@@ -80,6 +84,8 @@ impl Known {
             saved_groups: 0,
             spilled: Paged::default(),
             spilled_keys: 0,
+            keyed: Keyed::default(),
+            first: 0,
         })
     }
 
@@ -92,6 +98,14 @@ impl Known {
         if let Some(at) = self.number {
             *self.groups.rows.word_mut(group, at) = number;
         }
+    }
+
+    /// A key is let through, with a number where keys have one.
+    fn pass(&mut self, group: u32, number: u64) {
+        let (groups, at) = (&self.groups, self.number);
+        self.keyed.note(group, |out| put(groups, at, group, out));
+        self.set_number(group, number);
+        self.saved.remove(group);
     }
 
     fn add(&mut self, key: Key<'_>, number: u64) -> Result<u32, Damaged> {
@@ -121,22 +135,23 @@ impl Known {
 
     /// Writes what is not on disk, of numbers from `first` on, and begins anew.
     fn spill(&mut self, space: &SpillSpace, first: u64) -> Result<(), OpError> {
+        let since = self.keyed.leave(|g, out| put(&self.groups, self.number, g, out));
         let groups = std::mem::replace(&mut self.groups, (self.empty)());
         let saved = std::mem::take(&mut self.saved);
         let number = |g: u32| self.number.map_or(0, |at| groups.rows.word(g, at));
         self.spilled_keys += groups.len() - std::mem::take(&mut self.saved_groups);
         let mut all = groups.sorted(&self.form);
         all.retain(|g| !saved.contains(*g) && number(*g) >= first);
-        let write = |g: u32, out: &mut Writer| {
-            groups.key(g).save(out);
-            out.u64(number(g));
-        };
+        let write = |g: u32, out: &mut Writer| put(&groups, self.number, g, out);
         let counts = |from: &mut Reader<'_>| Ok(from.u64()? >= first);
-        self.spilled.spill(space, &self.form, all, write, counts).map_err(spill)
+        let run = self.spilled.spill(space, &self.form, all, write, counts).map_err(spill)?;
+        self.keyed.went_to(run, &since);
+        Ok(())
     }
 
     /// Forgets the keys in memory with numbers below `first`.
     fn tidy(&mut self, first: u64) -> Result<(), OpError> {
+        let since = self.keyed.leave(|g, out| put(&self.groups, self.number, g, out));
         let groups = std::mem::replace(&mut self.groups, (self.empty)());
         let saved = std::mem::take(&mut self.saved);
         self.saved_groups = 0;
@@ -145,6 +160,9 @@ impl Known {
             let group = self.add(groups.key(old), groups.rows.word(old, at)).map_err(damaged)?;
             if saved.contains(old) {
                 self.saved_groups += usize::from(self.saved.insert(group));
+            }
+            if since.contains(old) {
+                self.keyed.note_moved(group);
             }
         }
         Ok(())
@@ -155,7 +173,7 @@ impl Known {
     }
 
     fn bytes(&self) -> usize {
-        self.groups.bytes() + self.saved.bytes() + self.spilled.memory_bytes()
+        self.groups.bytes() + self.saved.bytes() + self.spilled.memory_bytes() + self.keyed.bytes()
     }
 
     /// Keys with numbers from `first` on.
@@ -176,14 +194,18 @@ impl Known {
         }
         for group in 0..self.groups.len() as u32 {
             if self.number(group) >= first && !self.saved.contains(group) {
-                self.groups.key(group).save(out);
-                out.u64(self.number(group));
+                put(&self.groups, self.number, group, out);
                 n += 1;
             }
         }
         out.0[at..at + 8].copy_from_slice(&n.to_le_bytes());
         Ok(())
     }
+}
+
+fn put(groups: &GroupTable, number: Option<usize>, group: u32, out: &mut Writer) {
+    groups.key(group).save(out);
+    out.u64(number.map_or(0, |at| groups.rows.word(group, at)));
 }
 
 /// Which of the keys are remembered: those with numbers from `first` on. Rows that are the first of their
@@ -327,7 +349,10 @@ impl Dedup {
             // Groups are numbered in the order in which they come.
             let first = found.into_iter().map(|group| {
                 let first = group == known;
-                known += u32::from(first);
+                if first {
+                    known += 1;
+                    self.known.pass(group, 0);
+                }
                 Some(first)
             });
             return Ok(first.collect());
@@ -346,8 +371,7 @@ impl Dedup {
         for (row, group) in found.into_iter().enumerate() {
             let number = newest.first_of_key(self.known.number(group), times.map_or(0, |t| t[row]));
             if let Some(number) = number {
-                self.known.set_number(group, number);
-                self.known.saved.remove(group);
+                self.known.pass(group, number);
             }
             first.push(number.is_some());
         }
@@ -356,6 +380,28 @@ impl Dedup {
             self.known.tidy(first)?;
         }
         Ok(first.into())
+    }
+
+    fn restore_runs(&mut self, from: &StateReader, numbers: &[u8]) -> Result<(), OpError> {
+        if let Some(newest) = &mut self.newest {
+            newest.load(&mut Reader(numbers)).map_err(damaged)?;
+        }
+        let first = self.first();
+        let mut keyed = std::mem::take(&mut self.known.keyed);
+        keyed.restore(NAME, from, |block| {
+            let known = &mut self.known;
+            for (hash, key, mut rest) in
+                unknown(block, &known.form, &known.groups, &known.spilled).map_err(spill)?
+            {
+                let number = rest.u64().map_err(damaged)?;
+                if number >= first && known.groups.find_one(key, hash).is_none() {
+                    known.add(key, number).map_err(damaged)?;
+                }
+            }
+            self.make_room()
+        })?;
+        self.known.keyed = keyed;
+        Ok(())
     }
 
     /// Spills until there is room again for what this call has added.
@@ -376,6 +422,7 @@ impl Operator for Dedup {
         self.counted = self.bytes();
         let first = self.first_rows(&rows.batch)?;
         self.make_room()?;
+        self.known.keyed.hand_on();
         if first.true_count() == rows.batch.num_rows() {
             out.rows(rows);
         } else if first.has_true() {
@@ -405,12 +452,32 @@ impl Operator for Dedup {
         if let Some(newest) = &self.newest {
             newest.save(&mut out);
         }
+        let known = &mut self.known;
+        let (groups, keys) = (known.groups.len(), known.keys() as u64);
+        if known.keyed.snapshot(into, groups, keys, &known.spilled).map_err(spill)? {
+            known.first = self.newest.as_ref().map_or(0, |n| n.first);
+            into.put("numbers", out.0);
+            return Ok(());
+        }
         self.known.save(self.first(), &mut out)?;
         into.put("keys", out.0);
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        let Known { form, groups, number, keyed, first, .. } = &mut self.known;
+        let counts = |from: &mut Reader<'_>| Ok(from.u64()? >= *first);
+        keyed.write_more(things, form, |group, out| put(groups, *number, group, out), counts).map_err(spill)
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.known.keyed.lose();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        if let Some(numbers) = from.get("numbers") {
+            return self.restore_runs(from, numbers);
+        }
         let mut from = Reader(from.bytes(NAME, "keys")?);
         if let Some(newest) = &mut self.newest {
             newest.load(&mut from).map_err(damaged)?;

@@ -102,6 +102,34 @@ impl Kept {
         Ok(())
     }
 
+    /// Writes all rows of a life for a checkpoint.
+    pub fn save(&self, held: &Held, life: RowsOf<'_>, out: &mut Writer) -> Result<(), OpError> {
+        let converter = self.converter.as_ref().expect("asked where rows are written as bytes");
+        let batch = self.gather(held, &[life])?;
+        let rows = converter.convert_columns(batch.columns()).map_err(|e| self.arrow(e))?;
+        out.u64(rows.num_rows() as u64);
+        rows.iter().for_each(|row| out.bytes(row.data()));
+        Ok(())
+    }
+
+    /// Rows as [`Self::save`] wrote them.
+    pub fn load(from: &mut Reader<'_>, into: &mut Vec<Box<[u8]>>) -> Result<usize, Damaged> {
+        let n = from.count(8)?;
+        for _ in 0..n {
+            into.push(from.bytes()?.into());
+        }
+        Ok(n)
+    }
+
+    /// Their columns again.
+    pub fn columns(&self, rows: &[Box<[u8]>]) -> Result<RecordBatch, OpError> {
+        let converter = self.converter.as_ref().expect("they were written as bytes");
+        let parser = converter.parser();
+        let columns = converter.convert_rows(rows.iter().map(|r| parser.parse(r)));
+        let batch = columns.and_then(|columns| RecordBatch::try_new(self.schema.clone(), columns));
+        batch.map_err(|e| self.arrow(e))
+    }
+
     fn merge(&self, space: &SpillSpace, from: usize, open: &HashSet<i64>) -> io::Result<Run> {
         let mut writer = space.begin_paged(self.runs[from..].iter().map(|r| r.entries).sum())?;
         let mut entries = Newest::new(&self.runs[from..])?;

@@ -15,9 +15,10 @@
 
 use super::held::{Handle, Held};
 use super::kept::{Kept, RowsOf, pieces};
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::deltas::Named;
 use crate::state::{StateReader, StateWriter};
 use crate::time::nanos;
 use arrow_array::cast::AsArray;
@@ -35,12 +36,14 @@ use weir_plan::{Element, LifeSpec, Rows, WatermarkTime};
 const NAME: &str = "Lives";
 /// Rows of a batch that leaves, save where one life has more.
 const ROWS_MAX: usize = 65_536;
+/// Rows that are restored before memory is looked at.
+const RESTORE_ROWS: usize = 8_192;
 
 /// The life of one key.
 #[derive(Debug)]
 struct Life {
     number: i64,
-    key: Box<[u8]>,
+    key: Arc<[u8]>,
     first_ns: i64,
     last_ns: i64,
     last_append_us: i64,
@@ -59,7 +62,7 @@ impl Life {
     }
 }
 
-type Silent = (i64, i64, Box<[u8]>);
+type Silent = (i64, i64, Arc<[u8]>);
 
 pub struct Lives {
     spec: LifeSpec,
@@ -68,7 +71,7 @@ pub struct Lives {
     input: SchemaRef,
     schema: SchemaRef,
     held: Held,
-    lives: HashMap<Box<[u8]>, Life>,
+    lives: HashMap<Arc<[u8]>, Life>,
     /// An entry a life, no later than its silence is too long, with its number and key. Only with a timeout.
     silent: BinaryHeap<Reverse<Silent>>,
     next_number: i64,
@@ -77,6 +80,8 @@ pub struct Lives {
     key_bytes: usize,
     listed: usize,
     kept: Kept,
+    /// What checkpoints say of lives, by their keys.
+    lasting: Named<Arc<[u8]>>,
     /// Lives that have ended and not yet left, and what goes on after them.
     leaving: VecDeque<Life>,
     then: Option<Element>,
@@ -117,6 +122,7 @@ impl Lives {
             skipped_rows: 0,
             key_bytes: 0,
             listed: 0,
+            lasting: Named::default(),
             leaving: VecDeque::new(),
             then: None,
             resources,
@@ -142,52 +148,58 @@ impl Lives {
         Ok(Some((0..array.len()).map(|i| array.is_valid(i) && array.value(i)).collect()))
     }
 
-    fn end_life(&mut self, key: &[u8], ended: &mut Vec<Life>) {
+    fn end_life(&mut self, key: &[u8], ended: &mut Vec<Life>) -> Result<(), OpError> {
         if let Some(life) = self.lives.remove(key) {
+            let (kept, held) = (&self.kept, &self.held);
+            self.lasting.note(&life.key, |out| put(kept, held, Some(&life), out))?;
             self.key_bytes -= life.key.len();
             self.listed -= life.rows.len();
             ended.push(life);
         }
+        Ok(())
     }
 
     /// Ends lives without a row appended in the last timeout before `now_us`.
-    fn pass(&mut self, now_us: i64, ended: &mut Vec<Life>) {
-        let Some(timeout_us) = self.spec.timeout_us else { return };
+    fn pass(&mut self, now_us: i64, ended: &mut Vec<Life>) -> Result<(), OpError> {
+        let Some(timeout_us) = self.spec.timeout_us else { return Ok(()) };
         while let Some(Reverse((due, number, _))) = self.silent.peek()
             && *due < now_us
         {
             let number = *number;
-            let Some(Reverse((_, _, key))) = self.silent.pop() else { return };
+            let Some(Reverse((_, _, key))) = self.silent.pop() else { return Ok(()) };
             match self.lives.get(&key).filter(|l| l.number == number) {
                 None => {}
                 Some(life) => {
                     let due = life.last_append_us.saturating_add(timeout_us);
                     if due < now_us {
-                        self.end_life(&key, ended);
+                        self.end_life(&key, ended)?;
                     } else {
                         self.silent.push(Reverse((due, number, key)));
                     }
                 }
             }
         }
+        Ok(())
     }
 
     /// Takes one row.
-    fn take(&mut self, key: &[u8], row: Row, ended: &mut Vec<Life>) {
+    fn take(&mut self, key: &[u8], row: Row, ended: &mut Vec<Life>) -> Result<(), OpError> {
         let cut = self.lives.contains_key(key)
             && (row.opens == Some(true) && !self.spec.merge_open || row.closes && !self.spec.close_included);
         if cut {
-            self.end_life(key, ended);
+            self.end_life(key, ended)?;
         }
         if !self.lives.contains_key(key) {
             if row.opens == Some(false) {
                 self.held.release(row.at);
                 self.skipped_rows += 1;
-                return;
+                return Ok(());
             }
+            let key: Arc<[u8]> = key.into();
+            self.lasting.note(&key, |_| Ok::<_, OpError>(false))?;
             let life = Life {
                 number: self.next_number,
-                key: key.into(),
+                key: key.clone(),
                 first_ns: row.time_ns,
                 last_ns: row.time_ns,
                 last_append_us: row.append_us,
@@ -200,12 +212,14 @@ impl Lives {
                 self.silent.push(Reverse((
                     row.append_us.saturating_add(timeout_us),
                     life.number,
-                    key.into(),
+                    key.clone(),
                 )));
             }
-            self.lives.insert(key.into(), life);
+            self.lives.insert(key, life);
         }
-        let Some(life) = self.lives.get_mut(key) else { return };
+        let Some(life) = self.lives.get_mut(key) else { return Ok(()) };
+        let (kept, held) = (&self.kept, &self.held);
+        self.lasting.note(&life.key, |out| put(kept, held, Some(life), out))?;
         life.first_ns = life.first_ns.min(row.time_ns);
         life.last_ns = life.last_ns.max(row.time_ns);
         life.last_append_us = row.append_us;
@@ -213,8 +227,9 @@ impl Lives {
         self.listed += 1;
         let closes = row.closes && self.spec.close_included;
         if closes || life.last_ns.saturating_sub(life.first_ns) >= self.spec.span_max_ns {
-            self.end_life(key, ended);
+            self.end_life(key, ended)?;
         }
+        Ok(())
     }
 
     /// Lets lives go that have ended, each whole in one batch, and then what comes after them.
@@ -283,12 +298,14 @@ impl Lives {
         if self.lives.is_empty() && self.leaving.is_empty() {
             return 0;
         }
-        let per_life = size_of::<Life>() + 2 * size_of::<Box<[u8]>>() + 16;
+        // The key lies once, with two counters.
+        let per_life = size_of::<Life>() + size_of::<Arc<[u8]>>() + 32;
         self.held.bytes()
             + self.kept.memory_bytes()
             + (self.lives.len() + self.leaving.len()) * per_life
             + self.silent.capacity() * size_of::<Silent>()
-            + 3 * self.key_bytes
+            + self.lasting.bytes()
+            + self.key_bytes
             + 2 * self.listed * size_of::<Handle>()
     }
 
@@ -352,6 +369,57 @@ impl Lives {
         Ok(())
     }
 
+    fn restore_runs(&mut self, from: &StateReader) -> Result<(), OpError> {
+        self.next_number = from.u64(NAME, "next_number")? as i64;
+        let mut lasting = std::mem::take(&mut self.lasting);
+        let (mut lives, mut rows) = (Vec::new(), Vec::new());
+        lasting.restore(NAME, from, |key, rest| {
+            let life = |from: &mut Reader<'_>| -> Result<(Life, usize), Damaged> {
+                let (number, first_ns, last_ns) = (from.i64()?, from.i64()?, from.i64()?);
+                let last_append_us = from.i64()?;
+                let n = Kept::load(from, &mut rows)?;
+                let life =
+                    Life { number, key, first_ns, last_ns, last_append_us, on_disk: 0, rows: Vec::new() };
+                Ok((life, n))
+            };
+            lives.push(life(rest).map_err(damaged)?);
+            if rows.len() >= RESTORE_ROWS {
+                self.come_back(&mut lives, &mut rows)?;
+            }
+            Ok(())
+        })?;
+        self.lasting = lasting;
+        self.come_back(&mut lives, &mut rows)
+    }
+
+    /// Lives with so many of the rows each.
+    fn come_back(
+        &mut self,
+        lives: &mut Vec<(Life, usize)>,
+        rows: &mut Vec<Box<[u8]>>,
+    ) -> Result<(), OpError> {
+        if lives.is_empty() {
+            return Ok(());
+        }
+        let mut moved = keep(&mut self.held, &self.kept.columns(rows)?)?.into_iter();
+        rows.clear();
+        for (mut life, n) in lives.drain(..) {
+            life.rows = moved.by_ref().take(n).collect();
+            self.put_back(life);
+        }
+        self.make_room()
+    }
+
+    fn put_back(&mut self, life: Life) {
+        self.key_bytes += life.key.len();
+        self.listed += life.rows.len();
+        if let Some(timeout_us) = self.spec.timeout_us {
+            let due = life.last_append_us.saturating_add(timeout_us);
+            self.silent.push(Reverse((due, life.number, life.key.clone())));
+        }
+        self.lives.insert(life.key.clone(), life);
+    }
+
     fn read(&mut self, from: &mut Reader<'_>) -> Result<(), OpError> {
         self.next_number = from.i64().map_err(damaged)?;
         let mut lives = VecDeque::new();
@@ -365,6 +433,9 @@ impl Lives {
             let bytes = from.bytes().map_err(damaged)?;
             let mut reader = arrow::ipc::reader::StreamReader::try_new(bytes, None).map_err(unread)?;
             let batch = reader.next().ok_or_else(missing)?.map_err(unread)?;
+            if lives.is_empty() {
+                return Ok(());
+            }
             let mut moved = keep(&mut self.held, &batch)
                 .map_err(|_| damaged(Damaged("kept rows are not this query's")))?
                 .into_iter();
@@ -373,13 +444,7 @@ impl Lives {
                 if life.rows.len() != rows || rows == 0 {
                     return Err(missing());
                 }
-                self.key_bytes += life.key.len();
-                self.listed += rows;
-                if let Some(timeout_us) = self.spec.timeout_us {
-                    let due = life.last_append_us.saturating_add(timeout_us);
-                    self.silent.push(Reverse((due, life.number, life.key.clone())));
-                }
-                self.lives.insert(life.key.clone(), life);
+                self.put_back(life);
             }
             if moved.next().is_some() {
                 return Err(damaged(Damaged("rows of no life")));
@@ -397,6 +462,17 @@ fn read_life(from: &mut Reader<'_>) -> Result<(Life, usize), Damaged> {
     let rows = from.u64()? as usize;
     let life = Life { number, key, first_ns, last_ns, last_append_us, on_disk: 0, rows: Vec::new() };
     Ok((life, rows))
+}
+
+/// Writes a life, if there is one; its key stands before.
+fn put(kept: &Kept, held: &Held, life: Option<&Life>, out: &mut Writer) -> Result<bool, OpError> {
+    let Some(life) = life else { return Ok(false) };
+    out.i64(life.number);
+    out.i64(life.first_ns);
+    out.i64(life.last_ns);
+    out.i64(life.last_append_us);
+    kept.save(held, life.rows_of(), out)?;
+    Ok(true)
 }
 
 fn damaged(e: Damaged) -> OpError {
@@ -447,7 +523,7 @@ impl Operator for Lives {
         let handles = keep(&mut self.held, &batch)?;
         let mut ended = Vec::new();
         for (i, at) in handles.into_iter().enumerate() {
-            self.pass(appends[i], &mut ended);
+            self.pass(appends[i], &mut ended)?;
             let row = Row {
                 at,
                 time_ns: times[i],
@@ -455,8 +531,9 @@ impl Operator for Lives {
                 opens: opens.as_ref().map(|o| o[i]),
                 closes: closes.as_ref().is_some_and(|c| c[i]),
             };
-            self.take(&keys[i], row, &mut ended);
+            self.take(&keys[i], row, &mut ended)?;
         }
+        self.lasting.hand_on();
         self.give(ended, None, out)
     }
 
@@ -468,7 +545,8 @@ impl Operator for Lives {
     fn frontier(&mut self, append_us: i64, out: &mut Output) -> Result<(), OpError> {
         self.counted = self.bytes();
         let mut ended = Vec::new();
-        self.pass(append_us.saturating_add(1), &mut ended);
+        self.pass(append_us.saturating_add(1), &mut ended)?;
+        self.lasting.hand_on();
         self.give(ended, Some(Element::Frontier(append_us)), out)
     }
 
@@ -520,14 +598,31 @@ impl Operator for Lives {
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
         into.put_u64("skipped_rows", self.skipped_rows);
+        let keys = || self.lives.keys().cloned().collect();
+        if self.kept.can_spill() && self.lasting.snapshot(into, self.lives.len() as u64, keys) {
+            into.put_u64("next_number", self.next_number as u64);
+            return Ok(());
+        }
         let mut out = Writer::default();
         self.write(&mut out)?;
         into.put("lives", out.0);
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        let (kept, held, lives) = (&self.kept, &self.held, &self.lives);
+        self.lasting.write_more(things, |key, out| put(kept, held, lives.get(key), out))
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.lasting.lose();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         self.skipped_rows = from.u64(NAME, "skipped_rows")?;
+        if from.lies_in_runs() {
+            return self.restore_runs(from);
+        }
         let mut bytes = Reader(from.bytes(NAME, "lives")?);
         self.read(&mut bytes)
     }

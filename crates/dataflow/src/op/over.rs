@@ -15,9 +15,10 @@
 mod running;
 mod values;
 
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::keyed::{Keyed, unknown};
 use crate::state::keys::{BatchKeys, Key, KeyForm};
 use crate::state::paged::Paged;
 use crate::state::rows::Layout;
@@ -47,6 +48,8 @@ pub struct Over {
     empty: Box<dyn Fn(&KeyForm) -> GroupTable + Send>,
     spilled: Paged,
     spilled_keys: usize,
+    /// What checkpoints say of the partitions.
+    keyed: Keyed,
     /// Groups in memory of which something is on disk.
     loaded: usize,
     resources: Resources,
@@ -112,6 +115,20 @@ fn values<'a>(pasts: &'a mut [Past], functions: &'a mut [Function]) -> impl Iter
         _ => None,
     });
     pasts.iter_mut().map(|p| &mut p.values).chain(running)
+}
+
+/// Writes a partition down.
+fn put(groups: &GroupTable, pasts: &[Past], functions: &[Function], group: u32, out: &mut Writer) {
+    groups.key(group).save(out);
+    groups.save_words(group, out);
+    pasts.iter().for_each(|p| p.values.save(group, out));
+    for function in functions {
+        if let Function::Running { state, .. } = function
+            && let Some(values) = state.kept()
+        {
+            values.save(group, out);
+        }
+    }
 }
 
 /// Takes in a partition that is not in memory.
@@ -195,6 +212,7 @@ impl Over {
             empty,
             spilled: Paged::default(),
             spilled_keys: 0,
+            keyed: Keyed::default(),
             loaded: 0,
             resources,
             counted: 0,
@@ -221,17 +239,14 @@ impl Over {
 
     /// Writes all partitions in memory down and begins anew.
     fn write(&mut self, space: &SpillSpace) -> Result<(), OpError> {
+        let since = self.keyed.leave(|g, out| put(&self.groups, &self.pasts, &self.functions, g, out));
         let groups = std::mem::replace(&mut self.groups, (self.empty)(&self.form));
         self.spilled_keys += groups.len() - std::mem::take(&mut self.loaded);
-        let all: Vec<&mut Values> = values(&mut self.pasts, &mut self.functions).collect();
-        let write = |group: u32, out: &mut Writer| {
-            groups.key(group).save(out);
-            groups.save_words(group, out);
-            all.iter().for_each(|v| v.save(group, out));
-        };
+        let write = |g: u32, out: &mut Writer| put(&groups, &self.pasts, &self.functions, g, out);
         let done = self.spilled.spill(space, &self.form, groups.sorted(&self.form), write, |_| Ok(true));
-        all.into_iter().for_each(|v| v.clear());
-        done.map_err(spill)
+        values(&mut self.pasts, &mut self.functions).for_each(|v| v.clear());
+        self.keyed.went_to(done.map_err(spill)?, &since);
+        Ok(())
     }
 
     /// Spills when there is no room for what this call has added.
@@ -295,6 +310,7 @@ impl Over {
         });
         self.groups.bytes()
             + self.spilled.memory_bytes()
+            + self.keyed.bytes()
             + self.pasts.iter().map(|p| p.values.bytes()).sum::<usize>()
             + running.sum::<usize>()
     }
@@ -315,6 +331,10 @@ impl Operator for Over {
         self.groups
             .intern(&keys, Picked::all(n), &mut groups)
             .map_err(|e| OpError::Row { reason: format!("PARTITION BY: {e}") })?;
+        let (table, pasts, functions) = (&self.groups, &self.pasts, &self.functions);
+        for group in &groups {
+            self.keyed.note(*group, |out| put(table, pasts, functions, *group, out));
+        }
         let len = self.groups.len();
         values(&mut self.pasts, &mut self.functions).for_each(|v| v.extend_to(len));
         let before: Vec<u64> = groups
@@ -357,6 +377,7 @@ impl Operator for Over {
             all.insert(self.at + i, column);
         }
         self.make_room()?;
+        self.keyed.hand_on();
         out.rows(Rows::append(RecordBatch::try_new(self.schema.clone(), all).map_err(plan)?));
         Ok(())
     }
@@ -375,6 +396,13 @@ impl Operator for Over {
     }
 
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
+        // One partition is not worth a file.
+        if !matches!(self.form, KeyForm::Unit) {
+            let keys = self.stats().keys;
+            if self.keyed.snapshot(into, self.groups.len(), keys, &self.spilled).map_err(spill)? {
+                return Ok(());
+            }
+        }
         let mut out = Writer::default();
         // How many there are is known in the end.
         let mut n = 0u64;
@@ -391,9 +419,7 @@ impl Operator for Over {
             }
         }
         for group in 0..self.groups.len() as u32 {
-            self.groups.key(group).save(&mut out);
-            self.groups.save_words(group, &mut out);
-            values(&mut self.pasts, &mut self.functions).for_each(|v| v.save(group, &mut out));
+            put(&self.groups, &self.pasts, &self.functions, group, &mut out);
             n += 1;
         }
         out.0[..8].copy_from_slice(&n.to_le_bytes());
@@ -401,7 +427,33 @@ impl Operator for Over {
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        let (groups, pasts, functions) = (&self.groups, &self.pasts, &self.functions);
+        let put = |group: u32, out: &mut Writer| put(groups, pasts, functions, group, out);
+        self.keyed.write_more(things, &self.form, put, |_| Ok(true)).map_err(spill)
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.keyed.lose();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
+        if from.lies_in_runs() {
+            let mut keyed = std::mem::take(&mut self.keyed);
+            keyed.restore(NAME, from, |block| {
+                for (hash, key, mut rest) in
+                    unknown(block, &self.form, &self.groups, &self.spilled).map_err(spill)?
+                {
+                    if self.groups.find_one(key, hash).is_none() {
+                        let all = values(&mut self.pasts, &mut self.functions);
+                        take(&mut self.groups, all, key, hash, &mut rest).map_err(damaged)?;
+                    }
+                }
+                self.make_room()
+            })?;
+            self.keyed = keyed;
+            return Ok(());
+        }
         let mut from = Reader(from.bytes(NAME, "partitions")?);
         for i in 1..=from.count(1).map_err(damaged)? {
             let key = Key::load(&mut from).map_err(damaged)?;

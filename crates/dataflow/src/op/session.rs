@@ -21,9 +21,10 @@ use super::held::{Handle, Held};
 use super::kept::{Kept, RowsOf};
 use super::late;
 use super::window::times_of;
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::resources::Resources;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::deltas::Named;
 use crate::state::keys::{self as table, KeyForm};
 use crate::state::rows::Layout;
 use crate::state::spill::SpillSpace;
@@ -115,6 +116,8 @@ pub struct Session {
     form: KeyForm,
     state: State,
     kept: Kept,
+    /// What checkpoints say of sessions, by their slots.
+    lasting: Named<u32>,
     /// Sessions that have closed and not yet left, and what goes on after them.
     leaving: VecDeque<Cut>,
     then: Vec<Element>,
@@ -170,6 +173,10 @@ impl State {
             + self.listed * 2 * size_of::<Handle>()
     }
 
+    fn session(&self, slot: u32) -> Option<&Cut> {
+        self.sessions.get(slot as usize).and_then(Option::as_ref)
+    }
+
     fn is_empty(&self) -> bool {
         self.held.live() == 0 && self.sessions.len() == self.free.len()
     }
@@ -194,18 +201,28 @@ impl State {
     }
 
     fn put(&mut self, session: Cut, end: i64) -> u32 {
-        self.listed += session.rows.len();
-        let slot = self.free.pop().unwrap_or_else(|| {
-            self.sessions.push(None);
-            self.sessions.len() as u32 - 1
-        });
-        self.sessions[slot as usize] = Some(session);
-        self.due.push(Reverse((end, slot)));
+        let slot = self.free.pop().unwrap_or(self.sessions.len() as u32);
+        self.put_at(slot, session, end);
         slot
     }
 
-    /// Takes the next row of its key.
-    fn cut(&mut self, spec: &SessionSpec, row: Waiting) {
+    fn put_at(&mut self, slot: u32, session: Cut, end: i64) {
+        self.listed += session.rows.len();
+        if slot as usize >= self.sessions.len() {
+            self.sessions.resize_with(slot as usize + 1, || None);
+        }
+        self.sessions[slot as usize] = Some(session);
+        self.due.push(Reverse((end, slot)));
+    }
+
+    /// The open session of a key.
+    fn open(&self, key: u32) -> Option<(u32, &Cut)> {
+        let slot = self.keys[key as usize].open;
+        Some((slot, self.sessions.get(slot as usize)?.as_ref()?))
+    }
+
+    /// Takes the next row of its key; gives the slot of the session that it opens.
+    fn cut(&mut self, spec: &SessionSpec, row: Waiting) -> Option<u32> {
         let slot = self.keys[row.key as usize].open;
         let open_slot = (slot != NONE).then_some(slot as usize);
         let mut open = open_slot.map(|s| self.sessions[s].as_ref().expect("open sessions are there").bounds);
@@ -220,6 +237,7 @@ impl State {
             Place::Outside => {
                 self.held.release(row.at);
                 self.unuse_key(row.key);
+                None
             }
             Place::Joins => {
                 let session = open_slot.and_then(|s| self.sessions[s].as_mut()).expect("it is open");
@@ -233,6 +251,7 @@ impl State {
                     self.keys[row.key as usize].open = NONE;
                 }
                 self.unuse_key(row.key);
+                None
             }
             place @ (Place::Opens | Place::OpensLeftOut) => {
                 let bounds = open.expect("it was opened");
@@ -248,13 +267,15 @@ impl State {
                     ended: false,
                 };
                 self.next_number += 1;
-                self.keys[row.key as usize].open = self.put(session, bounds.end_ns(spec));
+                let slot = self.put(session, bounds.end_ns(spec));
+                self.keys[row.key as usize].open = slot;
+                Some(slot)
             }
         }
     }
 
-    /// The sessions that end by `up_to`, in the order in which they close.
-    fn closed(&mut self, spec: &SessionSpec, up_to: i64) -> Vec<Cut> {
+    /// The sessions that end by `up_to`, in the order in which they close, with the slots they had.
+    fn closed(&mut self, spec: &SessionSpec, up_to: i64) -> Vec<(u32, Cut)> {
         let mut closed = Vec::new();
         while let Some(Reverse((end, slot))) = self.due.peek().copied()
             && end <= up_to
@@ -274,16 +295,19 @@ impl State {
                 key.open = NONE;
             }
             self.unuse_key(session.key);
-            closed.push(session);
+            closed.push((slot, session));
         }
         closed
+    }
+
+    fn slots(&self) -> impl Iterator<Item = u32> {
+        (0..self.sessions.len() as u32).filter(|s| self.sessions[*s as usize].is_some())
     }
 
     /// Sessions by the row that began them, and waiting rows, in an order that does not depend on how
     /// they came here.
     fn in_order(&self) -> (Vec<u32>, Vec<Waiting>) {
-        let there = |s: &u32| self.sessions[*s as usize].is_some();
-        let mut sessions: Vec<u32> = (0..self.sessions.len() as u32).filter(there).collect();
+        let mut sessions: Vec<u32> = self.slots().collect();
         sessions.sort_unstable_by_key(|s| self.sessions[*s as usize].as_ref().map(|s| s.began));
         let mut waiting: Vec<Waiting> = self.waiting.iter().map(|w| w.0).collect();
         waiting.sort_unstable();
@@ -330,6 +354,7 @@ impl Session {
             form,
             state,
             kept: Kept::new(NAME, input.clone()),
+            lasting: Named::default(),
             leaving: VecDeque::new(),
             then: Vec::new(),
             resources: Resources::one_thread(),
@@ -370,9 +395,20 @@ impl Session {
             && (next.order.0 < watermark || watermark == i64::MAX)
         {
             let Reverse(row) = self.state.waiting.pop().expect("it was seen");
-            self.state.cut(&self.spec, row);
+            if let Some((slot, session)) = self.state.open(row.key) {
+                let (state, kept) = (&self.state, &self.kept);
+                self.lasting.note(&slot, |out| saved::put(kept, state, Some(session), out))?;
+            }
+            if let Some(slot) = self.state.cut(&self.spec, row) {
+                self.lasting.note(&slot, |_| Ok::<_, OpError>(false))?;
+            }
         }
-        self.leaving.extend(self.state.closed(&self.spec, watermark));
+        for (slot, session) in self.state.closed(&self.spec, watermark) {
+            let (state, kept) = (&self.state, &self.kept);
+            self.lasting.note(&slot, |out| saved::put(kept, state, Some(&session), out))?;
+            self.leaving.push_back(session);
+        }
+        self.lasting.hand_on();
         self.then = then;
         self.give_more(out)
     }
@@ -424,7 +460,10 @@ impl Session {
         if self.state.is_empty() && self.leaving.is_empty() {
             return 0;
         }
-        self.state.bytes() + self.kept.memory_bytes() + self.leaving.len() * size_of::<Cut>()
+        self.state.bytes()
+            + self.kept.memory_bytes()
+            + self.lasting.bytes()
+            + self.leaving.len() * size_of::<Cut>()
     }
 
     /// Spills when there is no room for what this call has added, and it is the rows of sessions.
@@ -470,6 +509,8 @@ impl Session {
     /// Makes the state anew from what is live: dead rows and forgotten keys go. Its cost is paid by
     /// as many rows or keys as died since the last time.
     fn tidy(&mut self) -> Result<(), OpError> {
+        let (state, kept) = (&self.state, &self.kept);
+        self.lasting.rename(|slot, out| saved::put(kept, state, state.session(*slot), out))?;
         let (sessions, waiting) = self.state.in_order();
         let mut old = std::mem::replace(&mut self.state, State::new(&self.form, &self.input));
         self.state.next_number = old.next_number;
@@ -669,13 +710,34 @@ impl Operator for Session {
     fn snapshot(&mut self, into: &mut StateWriter) -> Result<(), OpError> {
         into.put_u64("late_rows", self.late_rows);
         let mut out = Writer::default();
+        let sessions = self.state.sessions.len() - self.state.free.len();
+        if self.kept.can_spill()
+            && self.lasting.snapshot(into, sessions as u64, || self.state.slots().collect())
+        {
+            self.write_waiting(&mut out)?;
+            into.put_u64("next_number", self.state.next_number as u64);
+            into.put("waiting", out.0);
+            return Ok(());
+        }
         self.write(&mut out)?;
         into.put("sessions", out.0);
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        let (state, kept) = (&self.state, &self.kept);
+        self.lasting.write_more(things, |slot, out| saved::put(kept, state, state.session(*slot), out))
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.lasting.lose();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
         self.late_rows = from.u64(NAME, "late_rows")?;
+        if from.lies_in_runs() {
+            return self.read_runs(from);
+        }
         let mut bytes = Reader(from.bytes(NAME, "sessions")?);
         self.read(&mut bytes)
     }

@@ -15,8 +15,9 @@
 //!
 //! Not here: what is done with rows and windows (the operator), by what rows are judged (`watermark`).
 
-use crate::operator::{InputId, OpError, Operator, Output, Stats};
+use crate::operator::{InputId, OpError, Operator, Output, Stats, Wrote};
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::deltas::Named;
 use crate::state::{StateReader, StateWriter};
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
@@ -58,12 +59,36 @@ pub struct Substreams {
     late_rows: u64,
     /// Late rows that are to be told of.
     late: Vec<LateRows>,
+    /// What checkpoints say of the keys.
+    lasting: Named<Arc<[u8]>>,
 }
 
 struct Sub {
     op: Box<dyn Operator>,
     watermark: i64,
     stats: Stats,
+}
+
+impl Sub {
+    fn save(&mut self, out: &mut Writer) -> Result<(), OpError> {
+        out.i64(self.watermark);
+        let mut state = StateWriter::default();
+        self.op.snapshot(&mut state)?;
+        state.finish().save(out);
+        Ok(())
+    }
+}
+
+/// Writes a key's operator if there is one.
+fn put(sub: Option<&mut Sub>, out: &mut Writer) -> Result<bool, OpError> {
+    match sub {
+        Some(sub) => sub.save(out).map(|()| true),
+        None => Ok(false),
+    }
+}
+
+fn damaged(e: Damaged) -> OpError {
+    OpError::Restore { operator: NAME, reason: e.to_string() }
 }
 
 fn eval(e: DataFusionError) -> OpError {
@@ -111,6 +136,7 @@ impl Substreams {
             bytes: 0,
             late_rows: 0,
             late: Vec::new(),
+            lasting: Named::default(),
         })
     }
 
@@ -129,6 +155,8 @@ impl Substreams {
         rows: &mut Vec<Rows>,
         f: impl FnOnce(&mut Sub, &mut Output) -> Result<(), OpError>,
     ) -> Result<(), OpError> {
+        let subs = &mut self.subs;
+        self.lasting.note(key, |out| put(subs.get_mut(key), out))?;
         let mut sub = match self.subs.remove(key) {
             Some(sub) => {
                 self.by_watermark.remove(&(sub.watermark, key.clone()));
@@ -160,6 +188,16 @@ impl Substreams {
         outcome
     }
 
+    /// Takes in what was saved of a key.
+    fn take(&mut self, key: Arc<[u8]>, from: &mut Reader<'_>) -> Result<(), OpError> {
+        let watermark = from.i64().map_err(damaged)?;
+        let state = StateReader::load(from).map_err(damaged)?;
+        self.call(&key, &mut Vec::new(), |sub, _| {
+            sub.watermark = watermark;
+            sub.op.restore(&state)
+        })
+    }
+
     fn forget(&mut self, key: &Arc<[u8]>, stats: &Stats) {
         self.keys -= stats.keys;
         self.bytes -= stats.state_bytes + (key.len() + SUBSTREAM_BYTES) as u64;
@@ -178,6 +216,7 @@ impl Substreams {
 
     /// Hands rows on: few small batches as one, and as one where they will be sorted.
     fn leave(&mut self, rows: Vec<Rows>, out: &mut Output) -> Result<(), OpError> {
+        self.lasting.hand_on();
         self.late.drain(..).for_each(|late| out.late(late));
         let few = rows.iter().map(|r| r.batch.num_rows()).sum::<usize>() <= crate::task::SLICE_ROWS_MAX;
         if rows.len() < 2 || !(self.whole || few) {
@@ -312,7 +351,12 @@ impl Operator for Substreams {
     }
 
     fn stats(&self) -> Stats {
-        Stats { late_rows: self.late_rows, keys: self.keys, state_bytes: self.bytes, ..Stats::default() }
+        Stats {
+            late_rows: self.late_rows,
+            keys: self.keys,
+            state_bytes: self.bytes + self.lasting.bytes() as u64,
+            ..Stats::default()
+        }
     }
 
     fn spill(&mut self) -> Result<bool, OpError> {
@@ -336,35 +380,49 @@ impl Operator for Substreams {
         out.u64(u64::from(self.backfilled));
         out.u64(u64::from(self.changed));
         out.u64(self.late_rows);
+        let n = self.subs.len() as u64;
+        if self.lasting.snapshot(into, n, || self.subs.keys().cloned().collect()) {
+            into.put("all", out.0);
+            return Ok(());
+        }
         let mut all: Vec<_> = self.subs.iter_mut().collect();
         all.sort_unstable_by(|a, b| a.0.cmp(b.0));
         out.u64(all.len() as u64);
         for (key, sub) in all {
             out.bytes(key);
-            out.i64(sub.watermark);
-            let mut state = StateWriter::default();
-            sub.op.snapshot(&mut state)?;
-            state.finish().save(&mut out);
+            sub.save(&mut out)?;
         }
         into.put("substreams", out.0);
         Ok(())
     }
 
+    fn snapshot_more(&mut self, things: usize) -> Result<Wrote, OpError> {
+        let subs = &mut self.subs;
+        self.lasting.write_more(things, |key, out| put(subs.get_mut(key), out))
+    }
+
+    fn snapshot_lost(&mut self) {
+        self.lasting.lose();
+    }
+
     fn restore(&mut self, from: &StateReader) -> Result<(), OpError> {
-        let damaged = |e: Damaged| OpError::Restore { operator: NAME, reason: e.to_string() };
+        if let Some(all) = from.get("all") {
+            let mut all = Reader(all);
+            self.backfilled = all.u64().map_err(damaged)? == 1;
+            self.changed = all.u64().map_err(damaged)? == 1;
+            let late_rows = all.u64().map_err(damaged)?;
+            let mut lasting = std::mem::take(&mut self.lasting);
+            lasting.restore(NAME, from, |key, rest| self.take(key, rest))?;
+            (self.lasting, self.late_rows) = (lasting, late_rows);
+            return Ok(());
+        }
         let mut from = Reader(from.bytes(NAME, "substreams")?);
         self.backfilled = from.u64().map_err(damaged)? == 1;
         self.changed = from.u64().map_err(damaged)? == 1;
         self.late_rows = from.u64().map_err(damaged)?;
         for _ in 0..from.count(24).map_err(damaged)? {
-            let key: Arc<[u8]> = from.bytes().map_err(damaged)?.into();
-            let watermark = from.i64().map_err(damaged)?;
-            let state = StateReader::load(&mut from).map_err(damaged)?;
-            let late_rows = self.late_rows;
-            self.call(&key, &mut Vec::new(), |sub, _| {
-                sub.watermark = watermark;
-                sub.op.restore(&state)
-            })?;
+            let (key, late_rows) = (from.bytes().map_err(damaged)?.into(), self.late_rows);
+            self.take(key, &mut from)?;
             self.late_rows = late_rows;
         }
         Ok(())

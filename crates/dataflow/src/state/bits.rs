@@ -54,6 +54,10 @@ impl Bits {
         None
     }
 
+    pub fn is_empty(&self) -> bool {
+        self.words.iter().all(|w| *w == 0)
+    }
+
     pub fn bytes(&self) -> usize {
         self.words.capacity() * 8
     }

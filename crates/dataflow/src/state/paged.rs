@@ -284,6 +284,15 @@ impl Newest {
     }
 }
 
+/// Keys that were found on disk.
+pub(crate) struct There<'a>(Vec<Key<'a>>);
+
+impl There<'_> {
+    pub fn contains(&self, form: &KeyForm, key: Key<'_>) -> bool {
+        self.0.binary_search_by(|k| compare(form, *k, key)).is_ok()
+    }
+}
+
 /// What a table has on disk: runs whose entries supersede each other, oldest first.
 #[derive(Debug, Default)]
 pub(crate) struct Paged {
@@ -304,6 +313,17 @@ impl Paged {
         Newest::new(&self.runs)
     }
 
+    /// Which of the keys are on disk.
+    pub fn there<'a>(&self, form: &KeyForm, wanted: Vec<Wanted<'a>>) -> io::Result<There<'a>> {
+        let mut there = Vec::new();
+        self.load(form, wanted, |(_, key), _| {
+            there.push(key);
+            Ok(())
+        })?;
+        there.sort_unstable_by(|a, b| compare(form, *a, *b));
+        Ok(There(there))
+    }
+
     /// Gives what lies behind each key of a batch that is on disk and not in memory.
     pub fn load<'a>(
         &self,
@@ -314,8 +334,8 @@ impl Paged {
         look_up(&self.runs, form, wanted, |_, key, from| found(key, from).map(|()| true))
     }
 
-    /// Writes entries, which are in the order of their keys, as a run that is newer than all others. `counts`
-    /// says of what follows a key whether anybody still looks for it.
+    /// Writes entries, which are in the order of their keys, as a run that is newer than all others, and gives
+    /// it. `counts` says of what follows a key whether anybody still looks for it.
     pub fn spill<T>(
         &mut self,
         space: &SpillSpace,
@@ -323,15 +343,16 @@ impl Paged {
         entries: Vec<T>,
         mut write: impl FnMut(T, &mut Writer),
         counts: impl Fn(&mut Reader<'_>) -> Result<bool, Damaged>,
-    ) -> io::Result<()> {
+    ) -> io::Result<Option<Arc<Run>>> {
         let mut writer = space.begin_paged(entries.len() as u64)?;
         for one in entries {
             writer.add(|out| write(one, out))?;
         }
         let run = writer.finish()?;
-        self.runs.extend((run.entries > 0).then(|| Arc::new(run)));
+        let run = (run.entries > 0).then(|| Arc::new(run));
+        self.runs.extend(run.clone());
         let bytes: Vec<u64> = self.runs.iter().map(|r| r.bytes).collect();
-        let Some(from) = to_merge(&bytes, RUNS_MAX) else { return Ok(()) };
+        let Some(from) = to_merge(&bytes, RUNS_MAX) else { return Ok(run) };
         let mut writer = space.begin_paged(self.runs[from..].iter().map(|r| r.entries).sum())?;
         let mut newest = Newest::new(&self.runs[from..])?;
         while let Some(entry) = newest.next(form)? {
@@ -345,7 +366,7 @@ impl Paged {
         let merged = writer.finish()?;
         self.runs.truncate(from);
         self.runs.extend((merged.entries > 0).then(|| Arc::new(merged)));
-        Ok(())
+        Ok(run)
     }
 }
 

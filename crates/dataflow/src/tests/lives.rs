@@ -8,6 +8,7 @@ use crate::build::build;
 use crate::graph::Graph;
 use crate::resources::Resources;
 use crate::state::spill::SpillSpace;
+use crate::tests::stored::Stored;
 use arrow_array::cast::AsArray;
 use arrow_array::types::Int64Type;
 use arrow_array::{
@@ -283,18 +284,33 @@ fn run(case: &Case, mode: &Mode) -> (Vec<FinalRow>, u64) {
             }
         }
     };
-    let (mut fed, mut epoch) = (0, 0);
+    let (mut fed, mut epoch, mut done) = (0, 0, 0);
+    let stored = Stored::default();
     let seam = mode.backfill.min(case.log.len());
     for (part, rows) in [&case.log[..seam], &case.log[seam..]].into_iter().enumerate() {
         for rows in rows.chunks(mode.batch_rows) {
             g.feed(0, Element::Rows(Rows::append(batch(rows)))).unwrap();
             fed += 1;
+            done += rows.len();
             if fed % mode.frontier_every == 0 {
                 take(&mut g);
                 g.feed(0, Element::Frontier(rows[rows.len() - 1].append_us - 1)).unwrap();
             }
             take(&mut g);
-            if fed % mode.restore_every == 0 {
+            if fed % mode.restore_every == 0 && fed % 3 != 0 {
+                epoch += 1;
+                stored.checkpoint(&mut g, &plan, epoch, |_| {});
+                epoch += 1;
+                let saved = stored.checkpoint(&mut g, &plan, epoch, |g| {
+                    // Comes again after the restart.
+                    for row in case.log[done..].iter().take(3) {
+                        g.feed(0, Element::Rows(Rows::append(batch(std::slice::from_ref(row))))).unwrap();
+                    }
+                    while g.resume().unwrap() {}
+                    g.results.clear();
+                });
+                g = graph(&plan, &memory, &resources, &saved.1);
+            } else if fed % mode.restore_every == 0 {
                 epoch += 1;
                 g.feed(0, Element::Barrier(Epoch(epoch))).unwrap();
                 let (_, saved) = g.snapshots.pop().unwrap();

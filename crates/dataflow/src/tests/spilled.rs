@@ -2,6 +2,7 @@
 //! written down and restored into another number of threads on the way.
 
 mod keyed;
+mod lasting;
 mod live;
 mod taken_back;
 

@@ -10,6 +10,7 @@ use crate::build::build;
 use crate::graph::{Graph, Snapshot};
 use crate::resources::Resources;
 use crate::state::spill::SpillSpace;
+use crate::tests::stored::Stored;
 use crate::tests::support::Scripts;
 use arrow_array::{
     Array, ArrayRef, BooleanArray, Float64Array, Int32Array, Int64Array, RecordBatch, StringArray,
@@ -278,7 +279,7 @@ fn run(case: &Case, mode: &Mode, log: &[LogRow]) -> Vec<Vec<String>> {
         }
     };
     let (mut fed, mut from) = (0, 0);
-    let mut epoch = 0;
+    let (mut epoch, stored) = (0, Stored::default());
     for at in 1..=log.len() {
         // As a source gives them: never over two shards, never over the end of history.
         let cut = at == log.len()
@@ -294,7 +295,20 @@ fn run(case: &Case, mode: &Mode, log: &[LogRow]) -> Vec<Vec<String>> {
         if at == mode.backfill {
             graph_now.feed(0, Element::EndOfBackfill).unwrap();
         }
-        if mode.restore_every.is_some_and(|k| fed % k == 0) {
+        if mode.restore_every.is_some_and(|k| fed % (2 * k) == k) {
+            epoch += 1;
+            stored.checkpoint(&mut graph_now, &plan, epoch, |_| {});
+        }
+        if mode.restore_every.is_some_and(|k| fed % k == 0) && fed % 3 != 0 {
+            epoch += 1;
+            let saved = stored.checkpoint(&mut graph_now, &plan, epoch, |graph| {
+                // Comes again after the restart.
+                for row in log[at..].iter().take(3) {
+                    graph.feed(0, Element::Rows(Rows::append(batch(std::slice::from_ref(row))))).unwrap();
+                }
+            });
+            graph_now = graph(&plan, &memory, &resources, Some(&saved));
+        } else if mode.restore_every.is_some_and(|k| fed % k == 0) {
             let mut written = Vec::new();
             for _ in 0..2 {
                 epoch += 1;

@@ -3,6 +3,8 @@
 use crate::checkpoint::{self, KeptEpochs};
 use crate::graph::{Graph, Snapshot};
 use crate::identity::Identity;
+use crate::operator::Operator;
+use crate::state::StateWriter;
 use crate::state::runs::RunFiles;
 use crate::{StateReader, Wrote};
 use parking_lot::Mutex;
@@ -10,7 +12,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, OnceLock};
 use tokio::runtime::{EnterGuard, Runtime};
-use weir_plan::{CheckpointFile, CheckpointRead, CheckpointStore, NodeId, Position, StreamPlan};
+use weir_plan::{
+    CheckpointFile, CheckpointRead, CheckpointStore, Element, Epoch, NodeId, Position, StreamPlan,
+};
 
 /// Files by name.
 #[derive(Debug, Default)]
@@ -87,6 +91,58 @@ impl Stored {
     pub fn begin(&self, graph: &mut Graph) -> EnterGuard<'static> {
         graph.files = Some(RunFiles::new(self.store.clone()));
         runtime().enter()
+    }
+
+    /// A barrier in files, from which a restart goes on. What happens meanwhile is not in it.
+    pub fn checkpoint(
+        &self,
+        graph: &mut Graph,
+        plan: &StreamPlan,
+        epoch: u64,
+        meanwhile: impl FnOnce(&mut Graph),
+    ) -> Snapshot {
+        let _within = self.begin(graph);
+        graph.feed(0, Element::Barrier(Epoch(epoch))).unwrap();
+        graph.files = None;
+        graph.write_more(1).unwrap();
+        meanwhile(graph);
+        graph.write_more(1).unwrap();
+        self.complete(graph, plan)
+    }
+
+    /// A barrier of an operator by itself; gives what a restart finds, and the bytes of the run written for it.
+    /// What happens `meanwhile` is not in it.
+    pub fn of_operator(
+        &self,
+        op: &mut dyn Operator,
+        epoch: u64,
+        meanwhile: impl FnOnce(&mut dyn Operator),
+    ) -> (StateReader, u64) {
+        let _within = runtime().enter();
+        let files = RunFiles::new(self.store.clone());
+        let mut into = StateWriter::with_files(files.clone(), Epoch(epoch), NodeId(0));
+        op.snapshot(&mut into).unwrap();
+        let runs = into.take_runs().expect("it writes runs");
+        let mut saved = into.finish();
+        op.snapshot_more(3).unwrap();
+        meanwhile(op);
+        while op.snapshot_more(50).unwrap() != Wrote::All {
+            std::thread::yield_now();
+        }
+        let runs = runtime().block_on(runs.durable()).unwrap();
+        saved.name_runs(&runs);
+        saved.lies_in(files);
+        (saved, runs.iter().filter(|r| r.epoch == epoch).map(|r| r.bytes).sum())
+    }
+
+    /// A barrier that comes to nothing.
+    pub fn lost(&self, op: &mut dyn Operator, epoch: u64) {
+        let _within = runtime().enter();
+        let files = RunFiles::new(self.store.clone());
+        let mut into = StateWriter::with_files(files, Epoch(epoch), NodeId(0));
+        op.snapshot(&mut into).unwrap();
+        op.snapshot_more(3).unwrap();
+        op.snapshot_lost();
     }
 
     /// Writes what is left of the last barrier; gives what a restart finds.

@@ -13,93 +13,97 @@
 //! - what an older run says of a group is over; of a window all that runs say before its first one;
 //! - when runs hold much more than there is, a run is made of everything, and the older ones go.
 //!
-//! What was spilled is written down whole, and the query waits for it. Not here: files (`state::runs`).
+//! What was spilled is written down whole, beside the query as well: its files never change. Where what is in
+//! memory of a group is all of it, what lies on disk of such groups is left out; elsewhere both are shares,
+//! and who reads them merges them.
+//!
+//! Not here: files (`state::runs`).
 
 use super::core::Core;
 use super::part::Part;
+use super::spilled::Spilled;
 use super::table::{MERGE_ROWS, Table, part_of};
 use super::{Aggregate, Bounds, Merged};
 use crate::operator::{OpError, Wrote};
-use crate::state::bits::Bits;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::deltas::{Groups, Runs};
 use crate::state::keys::{Key, KeyForm};
-use crate::state::runs::{RunFiles, RunRef, RunWriter, entries, frame};
+use crate::state::runs::{RunFiles, RunRef, RunWriter, entries};
 use crate::state::{StateReader, StateWriter};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::convert::Infallible;
 use std::sync::Arc;
-use tokio::sync::oneshot;
+use weir_plan::Epoch;
 
-/// Runs of one operator; many more would make a restart slow.
-const RUNS_MAX: usize = 256;
-/// Bytes of runs that are never too many.
-const RUNS_BYTES_FEW: u64 = 4 << 20;
-/// Blocks of a run that are taken in at once.
-const BLOCKS_AT_ONCE: usize = 8;
-
-/// What a part must say at the next barrier, and what it has not said yet of the last one.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    /// Changed since the last barrier.
-    since: Bits,
-    /// To be written as they are, and from which word of them on.
-    pending: Bits,
-    word: usize,
-    is_pending: bool,
-    /// Written, and not yet handed on.
-    out: Writer,
-    entries: u64,
+/// A window's groups on disk as they were at a barrier, on their way into its run.
+pub(super) struct OnDisk {
+    bounds: Bounds,
+    spilled: Vec<Spilled>,
+    live: bool,
+    now_us: i64,
+    /// Keys of whole groups that were in memory.
+    in_memory: HashSet<Box<[u8]>>,
+    /// Once it is their turn.
+    merged: Option<Merged>,
 }
 
-impl Changes {
-    pub fn bytes(&self) -> usize {
-        size_of::<Changes>() + self.since.bytes() + self.pending.bytes() + self.out.0.capacity()
+impl OnDisk {
+    /// Writes some more groups; `false` = none is left.
+    fn write_more(&mut self, core: &Core, groups: usize, run: &mut RunWriter) -> Result<bool, OpError> {
+        let merged = match &mut self.merged {
+            Some(merged) => merged,
+            None => {
+                let merged = Merged::new(core, &self.spilled, &[], self.live, self.now_us)?;
+                self.merged.insert(merged)
+            }
+        };
+        let rows_max = groups.clamp(1, MERGE_ROWS);
+        let part = merged.next(core, &[], rows_max)?;
+        let mut key = Writer::default();
+        for group in (0..part.groups.len() as u32).filter(|g| part.counts(*g)) {
+            key.0.clear();
+            part.groups.key(group).save(&mut key);
+            if !self.in_memory.contains(key.0.as_slice()) {
+                run.add(|out| {
+                    out.i64(self.bounds.0);
+                    out.i64(self.bounds.1);
+                    part.save(group, out);
+                });
+            }
+        }
+        Ok(part.groups.len() == rows_max)
     }
 }
+
+/// Blocks of a run that are taken in at once.
+const BLOCKS_AT_ONCE: usize = 8;
 
 impl Part {
     /// Groups are about to change.
     #[inline]
     pub fn note(&mut self, bounds: Bounds, groups: &[u32]) {
         let Some(mut changes) = self.changes.take() else { return };
-        if changes.is_pending {
-            for group in groups {
-                if changes.pending.remove(*group) {
-                    self.put(bounds, *group, &mut changes);
-                }
-            }
-        }
         for group in groups {
-            changes.since.insert(*group);
+            let Ok(()) = changes.note(group, |out| self.put(bounds, *group, out));
         }
         self.changes = Some(changes);
     }
 
-    fn put(&self, bounds: Bounds, group: u32, changes: &mut Changes) {
-        frame(&mut changes.out, |out| {
-            out.i64(bounds.0);
-            out.i64(bounds.1);
-            if self.counts(group) {
-                self.save(group, out);
-            } else {
-                self.write(group, out);
-            }
-        });
-        changes.entries += 1;
+    fn put(&self, bounds: Bounds, group: u32, out: &mut Writer) -> Result<(), Infallible> {
+        out.i64(bounds.0);
+        out.i64(bounds.1);
+        if self.counts(group) {
+            self.save(group, out);
+        } else {
+            self.write(group, out);
+        }
+        Ok(())
     }
 
     /// Writes up to so many pending groups; `false` = none is left.
     fn put_pending(&mut self, bounds: Bounds, groups_max: usize) -> bool {
         let Some(mut changes) = self.changes.take() else { return false };
-        let mut n = 0;
-        while changes.is_pending && n < groups_max {
-            let Changes { pending, word, .. } = &mut *changes;
-            match pending.take_next(word) {
-                Some(group) => self.put(bounds, group, &mut changes),
-                None => (changes.is_pending, changes.pending) = (false, Bits::default()),
-            }
-            n += 1;
-        }
-        let left = changes.is_pending;
+        let Ok(left) = changes.put_pending(groups_max, |group, out| self.put(bounds, group, out));
         self.changes = Some(changes);
         left
     }
@@ -107,20 +111,19 @@ impl Part {
     /// What is written of it and not handed on goes along; groups get other numbers.
     pub fn hand_changes(&mut self, to: &mut Part) {
         to.changes = self.changes.take().map(|mut c| {
-            debug_assert!(!c.is_pending, "written before groups move");
-            c.since = Bits::default();
+            c.take_since();
             c
         });
     }
 
     pub fn changed_since(&self, group: u32) -> bool {
-        self.changes.as_ref().is_some_and(|c| c.since.contains(group))
+        self.changes.as_ref().is_some_and(|c| c.since().contains(group))
     }
 
     /// Notes of a group that has moved here what was known of it.
     pub fn note_moved(&mut self, group: u32) {
         if let Some(changes) = &mut self.changes {
-            changes.since.insert(group);
+            changes.note_moved(&group);
         }
     }
 
@@ -138,25 +141,32 @@ impl Table {
         }
     }
 
+    fn keys_in_memory(&self) -> HashSet<Box<[u8]>> {
+        let mut key = Writer::default();
+        let mut all = HashSet::new();
+        for part in self.pieces() {
+            for group in 0..part.groups.len() as u32 {
+                key.0.clear();
+                part.groups.key(group).save(&mut key);
+                all.insert(key.0.as_slice().into());
+            }
+        }
+        all
+    }
+
     fn at_barrier(&mut self, whole: bool) -> bool {
         let mut any = false;
         for part in &mut self.parts {
             let n = part.groups.len();
             let Some(changes) = &mut part.changes else { continue };
-            let since = std::mem::take(&mut changes.since);
-            changes.pending = if whole { Bits::all(n) } else { since };
-            (changes.word, changes.is_pending) = (0, n > 0);
-            any |= n > 0;
+            any |= changes.at_barrier(whole.then(|| Groups::all(n)));
         }
         any
     }
 
     /// Nothing is written of it that is yet to be handed on, and nothing is to be.
     fn forget_pending(&mut self) {
-        for changes in self.parts.iter_mut().filter_map(|p| p.changes.as_mut()) {
-            (changes.is_pending, changes.pending, changes.entries) = (false, Bits::default(), 0);
-            changes.out.0 = Vec::new();
-        }
+        self.parts.iter_mut().filter_map(|p| p.changes.as_mut()).for_each(|c| c.forget_pending());
     }
 
     /// Writes all that is pending, before groups get other numbers or go.
@@ -168,35 +178,7 @@ impl Table {
 
     /// Hands on what is written.
     fn hand_on(&mut self, to: &mut RunWriter) {
-        for changes in self.parts.iter_mut().filter_map(|p| p.changes.as_mut()).filter(|c| c.entries > 0) {
-            to.add_framed(&changes.out.0, std::mem::take(&mut changes.entries));
-            changes.out.0.clear();
-            changes.out.0.shrink_to(1 << 20);
-        }
-    }
-}
-
-/// The runs of an aggregation.
-#[derive(Debug, Default)]
-pub(super) struct Runs {
-    all: Vec<RunRef>,
-    /// Being written, and who is told when it is complete.
-    writing: Option<(RunWriter, oneshot::Sender<RunRef>)>,
-    /// The last one was not completed.
-    lost: bool,
-}
-
-impl Runs {
-    pub fn is_writing(&self) -> bool {
-        self.writing.is_some()
-    }
-
-    /// Whether runs hold so much more than there is that one of everything is better.
-    fn are_too_much(&self, groups: u64) -> bool {
-        let bytes: u64 = self.all.iter().map(|r| r.bytes).sum();
-        let entries: u64 = self.all.iter().map(|r| r.entries).sum();
-        let of_all = bytes / entries.max(1) * groups;
-        self.all.len() >= RUNS_MAX || bytes > RUNS_BYTES_FEW + 2 * of_all
+        self.parts.iter_mut().filter_map(|p| p.changes.as_mut()).for_each(|c| c.hand_on(to));
     }
 }
 
@@ -210,39 +192,43 @@ impl Core {
 impl Aggregate {
     /// At a barrier, where files may be written; `false` = state goes into the epoch itself.
     pub(super) fn snapshot_runs(&mut self, into: &mut StateWriter) -> Result<bool, OpError> {
-        let Some((files, epoch, node)) = into.files().filter(|_| self.core.keeps_runs()) else {
+        let Some(to) = into.files().filter(|_| self.core.keeps_runs()) else {
             return Ok(false);
         };
-        let core = self.core.clone();
-        let whole = std::mem::take(&mut self.runs.lost) || self.runs.are_too_much(self.groups as u64);
+        let epoch = to.1;
+        let (core, live) = (self.core.clone(), !self.muted);
+        let whole_groups = core.whole_groups(live);
+        if whole_groups {
+            // Then there is little in memory that lies on disk as well.
+            self.spill_again()?;
+        }
+        let whole = self.runs.must_be_whole(self.groups as u64);
         let mut some = false;
-        for table in self.tables.values_mut() {
+        for (bounds, table) in &mut self.tables {
             table.track();
             let whole = whole || table.whole_next || !table.spilled.is_empty();
             if whole {
                 (table.first_run, table.whole_next) = (epoch.0, false);
             }
-            if table.spilled.is_empty() {
-                some |= table.at_barrier(whole);
-            } else {
-                table.at_barrier(false);
-                table.forget_pending();
+            some |= table.at_barrier(whole);
+            if !table.spilled.is_empty() {
+                self.on_disk.push_back(OnDisk {
+                    bounds: *bounds,
+                    spilled: table.spilled.clone(),
+                    live,
+                    now_us: self.now_us,
+                    in_memory: if whole_groups { table.keys_in_memory() } else { HashSet::new() },
+                    merged: None,
+                });
                 some = true;
             }
         }
         let first = self.tables.values().map(|t| t.first_run).min().unwrap_or(u64::MAX);
-        self.runs.all.retain(|r| r.epoch >= first);
-        let before = self.runs.all.clone();
+        self.runs.keep_from(Epoch(first));
         if some {
-            let (mut run, written) = files.begin(epoch, node);
-            for (bounds, table) in self.tables.iter().filter(|(_, t)| !t.spilled.is_empty()) {
-                write_spilled(&core, *bounds, table, !self.muted, self.now_us, &mut run)?;
-            }
-            let (ends, end) = oneshot::channel();
-            self.runs.writing = Some((run, ends));
-            into.put_runs(before, Some((written, end)));
+            self.runs.begin(to, into);
         } else {
-            into.put_runs(before, None);
+            self.runs.name(into);
         }
         let mut out = Writer::default();
         self.save_head(&mut out);
@@ -258,10 +244,10 @@ impl Aggregate {
         Ok(true)
     }
 
-    pub(super) fn write_more(&mut self, groups: usize) -> Wrote {
-        let Some((run, _)) = &mut self.runs.writing else { return Wrote::All };
+    pub(super) fn write_more(&mut self, groups: usize) -> Result<Wrote, OpError> {
+        let Some(run) = self.runs.writer() else { return Ok(Wrote::All) };
         if !run.has_room() {
-            return Wrote::Waits;
+            return Ok(Wrote::Waits);
         }
         let mut left = false;
         for (bounds, table) in &mut self.tables {
@@ -274,21 +260,22 @@ impl Aggregate {
             }
             table.hand_on(run);
             if left {
-                return Wrote::More;
+                return Ok(Wrote::More);
             }
         }
-        if let Some((run, ends)) = self.runs.writing.take() {
-            let run = run.finish();
-            self.runs.all.push(run.clone());
-            // Who waited may have given up.
-            let _ = ends.send(run);
+        if let Some(window) = self.on_disk.front_mut() {
+            if !window.write_more(&self.core, groups, run)? {
+                self.on_disk.pop_front();
+            }
+            return Ok(Wrote::More);
         }
-        Wrote::All
+        self.runs.finish();
+        Ok(Wrote::All)
     }
 
     /// What parts have written goes to the file; else it would pile up in memory.
     pub(super) fn hand_on(&mut self, bounds: Bounds) {
-        if let (Some((run, _)), Some(table)) = (&mut self.runs.writing, self.tables.get_mut(&bounds)) {
+        if let (Some(run), Some(table)) = (self.runs.writer(), self.tables.get_mut(&bounds)) {
             table.hand_on(run);
         }
     }
@@ -313,8 +300,8 @@ impl Aggregate {
     }
 
     pub(super) fn lose_runs(&mut self) {
-        self.runs.writing = None;
-        self.runs.lost = true;
+        self.runs.lose();
+        self.on_disk.clear();
         self.tables.values_mut().for_each(Table::forget_pending);
     }
 
@@ -350,7 +337,7 @@ impl Aggregate {
             let table = self.tables.get_mut(&bounds).expect("put there above");
             table.load_old(&core, &mut Reader(old))?;
         }
-        self.runs.all = runs;
+        self.runs = Runs::restored(runs);
         for bounds in self.tables.keys().copied().collect::<Vec<_>>() {
             self.account(bounds)?;
         }
@@ -461,33 +448,6 @@ fn take_windows(
         }
     }
     Ok(())
-}
-
-/// All of a window that was spilled.
-fn write_spilled(
-    core: &Core,
-    bounds: Bounds,
-    table: &Table,
-    live: bool,
-    now_us: i64,
-    run: &mut RunWriter,
-) -> Result<(), OpError> {
-    let pieces = table.pieces();
-    let mut merged = Merged::new(core, &table.spilled, &pieces, live, now_us)?;
-    loop {
-        let part = merged.next(core, &pieces, MERGE_ROWS)?;
-        let groups = part.groups.len();
-        for group in (0..groups as u32).filter(|g| part.counts(*g)) {
-            run.add(|out| {
-                out.i64(bounds.0);
-                out.i64(bounds.1);
-                part.save(group, out);
-            });
-        }
-        if groups < MERGE_ROWS {
-            return Ok(());
-        }
-    }
 }
 
 /// Where the old rows of a window lie in a head; they are taken in after its groups.

@@ -1,11 +1,11 @@
 //! A share of one window's groups with the states of their aggregates, and what a changelog must
 //! remember. One thread at a time works on a part.
 
-use super::deltas::Changes;
 use super::expiry::{Ages, Aging};
 use crate::agg::Accumulate;
 use crate::state::bits::Bits;
 use crate::state::bytes::{Damaged, Reader, Writer};
+use crate::state::deltas::{Changes, Groups};
 use crate::state::keys::Key;
 use crate::state::table::GroupTable;
 use arrow_array::RecordBatch;
@@ -28,7 +28,7 @@ pub(super) struct Part {
     /// So many groups are worth looking for those that no row is left of.
     pub tidy_at: usize,
     /// Where checkpoints say what changed.
-    pub changes: Option<Box<Changes>>,
+    pub changes: Option<Box<Changes<Groups>>>,
     /// Where keys are forgotten.
     pub aging: Option<Box<Aging>>,
     /// What it takes before there are groups, and when they are on disk.

@@ -89,6 +89,15 @@ impl Running {
         })
     }
 
+    pub fn kept(&self) -> Option<&Values> {
+        match self {
+            Running::Best { values, .. } | Running::First { values, .. } | Running::Latest { values, .. } => {
+                Some(values)
+            }
+            _ => None,
+        }
+    }
+
     pub fn values(&mut self) -> Option<&mut Values> {
         match self {
             Running::Best { values, .. } | Running::First { values, .. } | Running::Latest { values, .. } => {

@@ -1,15 +1,19 @@
 //! Sessions and waiting rows as they are written down at an epoch, and back.
 
-use super::{Cut, Order, ROWS_MAX, Session, Waiting, arrow, damaged};
+use super::{Cut, NAME, Order, ROWS_MAX, Session, State, Waiting, arrow, damaged};
 use crate::op::held::Handle;
-use crate::op::kept::{RowsOf, pieces};
+use crate::op::kept::{Kept, RowsOf, pieces};
 use crate::operator::OpError;
+use crate::state::StateReader;
 use crate::state::bytes::{Damaged, Reader, Writer};
 use crate::state::keys::Key;
 use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use std::collections::VecDeque;
 use weir_plan::OpenSession;
+
+/// Rows that are restored before memory is looked at.
+const RESTORE_ROWS: usize = 8_192;
 
 impl Session {
     pub(super) fn write(&self, out: &mut Writer) -> Result<(), OpError> {
@@ -20,12 +24,7 @@ impl Session {
             .collect();
         out.u64(sessions.len() as u64);
         for session in &sessions {
-            self.state.table.key(session.key).save(out);
-            out.i64(session.bounds.first_ns);
-            out.i64(session.bounds.last_ns);
-            let flags = [session.bounds.empty, session.left_out, session.ended];
-            out.u64(flags.iter().rev().fold(0, |all, f| all << 1 | u64::from(*f)));
-            save_order(session.began, out);
+            save_session(&self.state, session, out);
             out.u64(session.len() as u64);
         }
         let pieces = pieces(&sessions, |s| s.len());
@@ -35,6 +34,15 @@ impl Session {
             out.u64(sessions.len() as u64);
             save_rows(&self.kept.gather(&self.state.held, &all)?, out)?;
         }
+        self.write_rows(&waiting, out)
+    }
+
+    pub(super) fn write_waiting(&self, out: &mut Writer) -> Result<(), OpError> {
+        let (_, waiting) = self.state.in_order();
+        self.write_rows(&waiting, out)
+    }
+
+    fn write_rows(&self, waiting: &[Waiting], out: &mut Writer) -> Result<(), OpError> {
         let chunks: Vec<&[Waiting]> = waiting.chunks(ROWS_MAX).collect();
         out.u64(chunks.len() as u64);
         for rows in chunks {
@@ -53,23 +61,10 @@ impl Session {
         let missing = || damaged(Damaged("kept rows are missing"));
         let mut sessions = VecDeque::new();
         for _ in 0..from.count(57).map_err(damaged)? {
-            let mut session = |from: &mut Reader<'_>| -> Result<(Cut, usize), Damaged> {
-                let key = self.state.key(Key::load(from)?)?;
-                let (first_ns, last_ns, flags) = (from.i64()?, from.i64()?, from.u64()?);
-                let session = Cut {
-                    number: self.state.next_number,
-                    key,
-                    bounds: OpenSession { first_ns, last_ns, empty: flags & 1 == 1 },
-                    began: load_order(from)?,
-                    on_disk: 0,
-                    rows: Vec::new(),
-                    left_out: flags & 2 == 2,
-                    ended: flags & 4 == 4,
-                };
-                self.state.next_number += 1;
-                Ok((session, from.u64()? as usize))
-            };
-            sessions.push_back(session(from).map_err(damaged)?);
+            let number = self.state.next_number;
+            self.state.next_number += 1;
+            let session = load_session(&mut self.state, number, from).map_err(damaged)?;
+            sessions.push_back((session, from.u64().map_err(damaged)? as usize));
         }
         for _ in 0..from.count(16).map_err(damaged)? {
             let n = (from.u64().map_err(damaged)? as usize).min(sessions.len());
@@ -89,6 +84,11 @@ impl Session {
         if !sessions.is_empty() {
             return Err(missing());
         }
+        self.read_waiting(from)
+    }
+
+    fn read_waiting(&mut self, from: &mut Reader<'_>) -> Result<(), OpError> {
+        let missing = || damaged(Damaged("kept rows are missing"));
         for _ in 0..from.count(16).map_err(damaged)? {
             let mut waiting = Vec::new();
             for _ in 0..from.count(32).map_err(damaged)? {
@@ -107,6 +107,60 @@ impl Session {
         Ok(())
     }
 
+    pub(super) fn read_runs(&mut self, from: &StateReader) -> Result<(), OpError> {
+        self.state.next_number = from.u64(NAME, "next_number")? as i64;
+        let mut lasting = std::mem::take(&mut self.lasting);
+        let (mut sessions, mut rows) = (Vec::new(), Vec::new());
+        lasting.restore(NAME, from, |slot, rest| {
+            let mut session = |from: &mut Reader<'_>| -> Result<(Cut, usize), Damaged> {
+                let number = from.i64()?;
+                let session = load_session(&mut self.state, number, from)?;
+                Ok((session, Kept::load(from, &mut rows)?))
+            };
+            let (session, n) = session(rest).map_err(damaged)?;
+            sessions.push((slot, session, n));
+            if rows.len() >= RESTORE_ROWS {
+                self.come_back(&mut sessions, &mut rows)?;
+            }
+            Ok(())
+        })?;
+        self.lasting = lasting;
+        self.come_back(&mut sessions, &mut rows)?;
+        let free = |s: &u32| self.state.sessions[*s as usize].is_none();
+        self.state.free = (0..self.state.sessions.len() as u32).filter(free).collect();
+        self.read_waiting(&mut Reader(from.bytes(NAME, "waiting")?))
+    }
+
+    /// Sessions in their slots, with so many of the rows each.
+    fn come_back(
+        &mut self,
+        sessions: &mut Vec<(u32, Cut, usize)>,
+        rows: &mut Vec<Box<[u8]>>,
+    ) -> Result<(), OpError> {
+        if sessions.is_empty() {
+            return Ok(());
+        }
+        let mut moved = match rows.is_empty() {
+            true => Vec::new(),
+            false => self.keep_all(&self.kept.columns(rows)?)?,
+        }
+        .into_iter();
+        rows.clear();
+        for (slot, mut session, n) in sessions.drain(..) {
+            session.rows = moved.by_ref().take(n).map(|(at, _)| at).collect();
+            if session.left_out && n == 0 {
+                return Err(damaged(Damaged("kept rows are missing")));
+            }
+            let (key, ended, end) = (session.key, session.ended, session.bounds.end_ns(&self.spec));
+            self.state.use_key(key);
+            self.state.put_at(slot, session, end);
+            if !ended {
+                self.state.keys[key as usize].open = slot;
+            }
+        }
+        self.make_room()
+    }
+
     fn load_rows(&mut self, from: &mut Reader<'_>) -> Result<Vec<(Handle, u32)>, OpError> {
         let unread = |_| damaged(Damaged("kept rows do not read"));
         let bytes = from.bytes().map_err(damaged)?;
@@ -118,6 +172,45 @@ impl Session {
         }
         self.keep_all(&batch).map_err(|_| damaged(Damaged("kept rows are not this query's")))
     }
+}
+
+/// Writes a session, if there is one; its slot stands before.
+pub(super) fn put(
+    kept: &Kept,
+    state: &State,
+    session: Option<&Cut>,
+    out: &mut Writer,
+) -> Result<bool, OpError> {
+    let Some(session) = session else { return Ok(false) };
+    out.i64(session.number);
+    save_session(state, session, out);
+    kept.save(&state.held, session.rows_of(), out)?;
+    Ok(true)
+}
+
+/// A session without its rows.
+fn save_session(state: &State, session: &Cut, out: &mut Writer) {
+    state.table.key(session.key).save(out);
+    out.i64(session.bounds.first_ns);
+    out.i64(session.bounds.last_ns);
+    let flags = [session.bounds.empty, session.left_out, session.ended];
+    out.u64(flags.iter().rev().fold(0, |all, f| all << 1 | u64::from(*f)));
+    save_order(session.began, out);
+}
+
+fn load_session(state: &mut State, number: i64, from: &mut Reader<'_>) -> Result<Cut, Damaged> {
+    let key = state.key(Key::load(from)?)?;
+    let (first_ns, last_ns, flags) = (from.i64()?, from.i64()?, from.u64()?);
+    Ok(Cut {
+        number,
+        key,
+        bounds: OpenSession { first_ns, last_ns, empty: flags & 1 == 1 },
+        began: load_order(from)?,
+        on_disk: 0,
+        rows: Vec::new(),
+        left_out: flags & 2 == 2,
+        ended: flags & 4 == 4,
+    })
 }
 
 fn save_rows(batch: &RecordBatch, out: &mut Writer) -> Result<(), OpError> {

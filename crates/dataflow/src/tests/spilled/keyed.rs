@@ -7,6 +7,7 @@ use crate::operator::{InputId, OpError, Operator, Output};
 use crate::resources::Resources;
 use crate::state::StateWriter;
 use crate::state::spill::SpillSpace;
+use crate::tests::stored::Stored;
 use crate::workers::Workers;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int64Type, UInt64Type};
@@ -110,6 +111,31 @@ impl<F: Fn(&Resources) -> Box<dyn Operator>> Runner<F> {
         self.account();
     }
 
+    /// As after a restart that goes on from files; `next` comes meanwhile, and again. With `lost` a checkpoint
+    /// before it comes to nothing. Gives the bytes written.
+    pub fn restore_stored(&mut self, stored: &Stored, epoch: u64, next: &[Rows], lost: bool) -> u64 {
+        if lost {
+            stored.lost(&mut *self.op, epoch);
+        }
+        let mut runner = std::mem::replace(&mut self.op, (self.make)(&self.resources));
+        let (saved, bytes) = stored.of_operator(&mut *runner, epoch + 1, |op| {
+            for rows in next {
+                let mut out = Output::default();
+                op.rows(InputId(0), rows.clone(), &mut out).unwrap();
+                while op.unfinished() {
+                    op.go_on(&mut out).unwrap();
+                }
+            }
+            // Whatever memory there is.
+            op.spill().unwrap();
+        });
+        drop(runner);
+        self.held.shrink(u64::MAX);
+        self.op.restore(&saved).unwrap();
+        self.account();
+        bytes
+    }
+
     pub fn runs(&self) -> usize {
         self.disk.list("spill").map_or(0, |files| files.len())
     }
@@ -126,7 +152,12 @@ pub(super) fn log(rng: &Rng) -> Vec<Row> {
     (0..BATCH_ROWS * BATCHES).map(row).collect()
 }
 
-fn dedup(text: bool, ttl_us: Option<i64>, keys_max: Option<u64>, resources: &Resources) -> Box<dyn Operator> {
+pub(super) fn dedup(
+    text: bool,
+    ttl_us: Option<i64>,
+    keys_max: Option<u64>,
+    resources: &Resources,
+) -> Box<dyn Operator> {
     let schema = schema(text);
     let keys = vec![col("k", &schema).unwrap()];
     let spec = DedupSpec { keys, ttl_us, append_time: Some(2), keys_max };
@@ -194,7 +225,7 @@ fn first_rows_of_keys_that_were_spilled_are_first_once() {
     }
 }
 
-fn over(text: bool, resources: &Resources) -> Box<dyn Operator> {
+pub(super) fn over(text: bool, resources: &Resources) -> Box<dyn Operator> {
     let input = schema(text);
     let v = || Some(col("v", &input).unwrap());
     let functions: Vec<OverFunction> = [
@@ -252,7 +283,7 @@ fn functions_over_rows_of_partitions_that_were_spilled() {
     }
 }
 
-fn lives(timeout_us: i64, resources: &Resources) -> Box<dyn Operator> {
+pub(super) fn lives(timeout_us: i64, resources: &Resources) -> Box<dyn Operator> {
     let input = schema(true);
     let spec = LifeSpec {
         time: 2,

@@ -23,7 +23,7 @@ fn weighted(text: bool) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn changelog(text: bool, resources: &Resources) -> Box<dyn Operator> {
+pub(super) fn changelog(text: bool, resources: &Resources) -> Box<dyn Operator> {
     let input = schema(text);
     let spec = KeyedChangelog { keys: vec![col("k", &input).unwrap()], version: None, at: 3, shown: true };
     Box::new(Changelog::new(spec, weighted(text), &input, resources.clone()).unwrap())
