@@ -9,10 +9,12 @@
 mod overlay;
 mod real;
 mod sim;
+mod snapshot;
 
 pub use overlay::Overlay;
 pub use real::RealDisk;
 pub use sim::{Fault, FaultKind, SimDisk};
+pub use snapshot::{DiskSnapshot, SnapshotDisk};
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;

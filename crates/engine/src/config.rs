@@ -8,7 +8,7 @@ use object_store::path::Path;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use weir_base::{Clock, Disk, ManualClock, Rng};
+use weir_base::{Clock, Disk, Error, ManualClock, Rng};
 use weir_storage::PartsLocation;
 
 /// Handles to the world.
@@ -27,6 +27,26 @@ pub enum CheckpointsLocation {
     Local,
     /// In an object store, below a prefix. Requests run on `runtime`, whose threads nobody blocks.
     Remote { store: Arc<dyn ObjectStore>, prefix: Path, runtime: tokio::runtime::Handle },
+}
+
+/// Takes backups of the data directory while it is in use; implemented by `server`.
+#[async_trait::async_trait]
+pub trait Backups: Send + Sync {
+    /// Writes one to a directory or a URL. `options` say how to come at it, by name.
+    ///
+    /// # Errors
+    /// Code 36 for an option that there is not, or a place that can not be used; what went wrong otherwise. No
+    /// backup is there then.
+    async fn backup(&self, to: &str, options: &BTreeMap<String, String>) -> Result<BackedUp, Error>;
+}
+
+/// What is in a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BackedUp {
+    pub streams: u64,
+    pub files: u64,
+    /// Stored of them.
+    pub bytes: u64,
 }
 
 /// Chosen by `server`; nothing here is read from files or the environment by the engine.
@@ -50,6 +70,8 @@ pub struct EngineConfig {
     pub spill_dir: Option<PathBuf>,
     /// What alerts call with; `None` refuses them.
     pub web_hook: Option<Arc<dyn WebHook>>,
+    /// What BACKUP is done by; `None` refuses it.
+    pub backups: Option<Arc<dyn Backups>>,
     /// Shown by `version()` and `system.build_options`.
     pub version: String,
 }

@@ -143,6 +143,7 @@ pub(crate) async fn statement(
             cx.shared.subscriptions.unsubscribe(&cx.shared, &query_id).await?;
             Ok(cx.done())
         }
+        Ast::Backup { to, settings } => return steer::backup(&cx, &to, settings).await,
         Ast::Explain { kind, statement } => return explain::explain(&cx, kind, *statement).await,
         Ast::ExplainWhy { query_id } => return explain::explain_why(&cx, &query_id),
         Ast::Insert(insert) => return insert_into(&cx, insert).await,
@@ -189,6 +190,7 @@ fn kind_of(statement: &Ast) -> &'static str {
     match statement {
         Ast::Query(_) | Ast::Subscribe(_) | Ast::Recover { .. } => SELECT,
         Ast::Unsubscribe { .. } => "Unsubscribe",
+        Ast::Backup { .. } => "Backup",
         Ast::Explain { .. } | Ast::ExplainWhy { .. } => "Explain",
         Ast::Insert(_) => "Insert",
         Ast::Show(_) => "Show",
@@ -224,6 +226,7 @@ fn changes_something(statement: &Ast) -> bool {
         | Ast::Subscribe(_)
         | Ast::Recover { .. }
         | Ast::Unsubscribe { .. }
+        | Ast::Backup { .. }
         | Ast::CreateDatabase { .. }
         | Ast::DropDatabase { .. }
         | Ast::CreateStream(_)

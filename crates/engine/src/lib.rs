@@ -36,7 +36,7 @@ mod view;
 
 pub use access::Users;
 pub use check::{Report, check};
-pub use config::{CheckpointsLocation, EngineConfig, World};
+pub use config::{BackedUp, Backups, CheckpointsLocation, EngineConfig, World};
 pub use engine::Engine;
 pub use outcome::{Done, InsertHandle, InsertWriter, Outcome, Progress, QueryHandle, Schema};
 pub use session::{QueryMode, Session};

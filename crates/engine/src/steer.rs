@@ -8,6 +8,7 @@ use crate::system::{Columns, Context, processes};
 use arrow::array::{Array, AsArray, BooleanArray};
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use weir_base::{Error, Result, err};
@@ -24,6 +25,25 @@ fn stream(cx: &Statement, name: &Name) -> Result<Arc<OpenStream>> {
         return Err(err!(BadArguments, "{name} keeps no rows"));
     }
     cx.shared.streams.get(relation)
+}
+
+/// `BACKUP TO`. Goes on though the client leaves.
+pub(crate) async fn backup(cx: &Statement, to: &str, options: BTreeMap<String, String>) -> Result<Outcome> {
+    let config = &cx.shared.config;
+    let backups = config
+        .backups
+        .clone()
+        .ok_or_else(|| err!(NotImplemented, "this server has nothing to take backups with"))?;
+    let place = to.to_owned();
+    let task = config.compute.spawn(async move { backups.backup(&place, &options).await });
+    let done = task.await.map_err(|e| err!(LogicalError, "the backup ended without an answer: {e}"))??;
+    cx.rows(
+        Columns::default()
+            .text("place", [to])
+            .uint("streams", [done.streams])
+            .uint("files", [done.files])
+            .uint("bytes", [done.bytes]),
+    )
 }
 
 pub(crate) async fn system(cx: &Statement, system: System) -> Result<Done> {

@@ -19,6 +19,8 @@ mod lasting;
 mod memory;
 #[path = "engine/readers.rs"]
 mod readers;
+#[path = "engine/tasks.rs"]
+mod tasks;
 #[path = "engine/views.rs"]
 mod views;
 
@@ -99,6 +101,7 @@ impl Server {
             queries_max: 100,
             spill_dir: None,
             web_hook: None,
+            backups: None,
             version: "0.1.0".into(),
         };
         let disk: Arc<dyn Disk> = match &self.options.disk {

@@ -1,5 +1,5 @@
-//! `weir backup` and `weir restore`: a data directory whose server does not run, as a directory or below a prefix
-//! of an object store.
+//! `weir backup`, `BACKUP TO` and `weir restore`: a data directory as it was at one instant, as a directory or below
+//! a prefix of an object store. A server that runs goes on meanwhile.
 //!
 //! ```text
 //! files, each with its checksum -> weir-backup.json last: a backup without it is none
@@ -13,12 +13,15 @@ mod place;
 use crate::VERSION;
 use crate::check;
 use crate::data_dir;
-use crate::options::RemoteParts;
+use crate::options::{RemoteParts, ServerConfig};
 use place::Place;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use weir_base::disk::{Disk, DiskFile, OpenMode, RealDisk, parent, read_exact_at};
-use weir_base::{Clock, SystemClock};
+use std::sync::Arc;
+use weir_base::disk::{Disk, DiskFile, OpenMode, RealDisk, SnapshotDisk, parent, read_exact_at};
+use weir_base::{Clock, Error, SystemClock, err};
+use weir_engine::{BackedUp, Backups, Report};
 use xxhash_rust::xxh3::Xxh3;
 
 const MANIFEST: &str = "weir-backup.json";
@@ -30,7 +33,7 @@ const LEFT_OUT: &[&str] = &["LOCK", "spill"];
 
 #[derive(clap::Args, Debug)]
 pub struct BackupArgs {
-    /// Directory of a server that does not run
+    /// Directory of a server that does not run; one that runs is asked with the statement BACKUP TO
     #[arg(value_name = "DATA_DIR")]
     data_dir: PathBuf,
     /// Where the backup goes: a directory that is empty or not there, or s3://BUCKET/PREFIX
@@ -124,13 +127,36 @@ pub fn backup(args: &BackupArgs) -> Result<(), String> {
             report.problems.len()
         ));
     }
-    let to = Place::open(&args.to, || args.remote.at(&args.to))?;
+    let to = empty_place(&args.to, || args.remote.at(&args.to))?;
+    let manifest = write(&open(dir)?, dir, &report, &to)?;
+    println!(
+        "{} streams, {} files, {} bytes are in {}",
+        manifest.streams.len(),
+        manifest.files.len(),
+        manifest.stored_bytes(),
+        args.to
+    );
+    Ok(())
+}
+
+fn empty_place(name: &str, remote: impl Fn() -> RemoteParts) -> Result<Place, String> {
+    let to = Place::open(name, remote)?;
     if !to.is_empty()? {
-        return Err(format!("{} holds something already; choose another place", args.to));
+        return Err(format!("{name} holds something already; choose another place"));
     }
-    let disk = open(dir)?;
+    Ok(to)
+}
+
+impl Manifest {
+    fn stored_bytes(&self) -> u64 {
+        self.files.iter().map(|f| f.stored_bytes).sum()
+    }
+}
+
+/// Writes all files of a disk that nobody changes, then the manifest.
+fn write(disk: &dyn Disk, dir: &Path, report: &Report, to: &Place) -> Result<Manifest, String> {
     let mut paths = Vec::new();
-    files(&disk, "", &mut paths).map_err(|e| format!("can not list {}: {e}", dir.display()))?;
+    files(disk, "", &mut paths).map_err(|e| format!("can not list {}: {e}", dir.display()))?;
     let mut entries = Vec::new();
     for path in paths {
         let failed = |e: std::io::Error| format!("can not read {}/{path}: {e}", dir.display());
@@ -154,14 +180,119 @@ pub fn backup(args: &BackupArgs) -> Result<(), String> {
     };
     let text = serde_json::to_vec_pretty(&manifest).map_err(|e| e.to_string())?;
     to.finish(MANIFEST, &text)?;
-    let stored: u64 = manifest.files.iter().map(|f| f.stored_bytes).sum();
-    println!(
-        "{} streams, {} files, {stored} bytes are in {}",
-        manifest.streams.len(),
-        manifest.files.len(),
-        args.to
-    );
-    Ok(())
+    Ok(manifest)
+}
+
+/// Backups of a server's own data directory while it runs.
+pub struct LiveBackups {
+    data_dir: PathBuf,
+    /// Parts or checkpoints lie elsewhere.
+    remote: bool,
+    disk: Arc<SnapshotDisk>,
+}
+
+impl LiveBackups {
+    pub fn new(config: &ServerConfig, disk: Arc<SnapshotDisk>) -> Self {
+        let remote = config.parts.is_some() || config.checkpoints.is_some();
+        LiveBackups { data_dir: config.data_dir.clone(), remote, disk }
+    }
+}
+
+fn remote_args(options: &BTreeMap<String, String>) -> Result<RemoteArgs, Error> {
+    let mut args = RemoteArgs {
+        endpoint: None,
+        region: "us-east-1".into(),
+        key_env: "AWS_ACCESS_KEY_ID".into(),
+        secret_env: "AWS_SECRET_ACCESS_KEY".into(),
+    };
+    for (name, value) in options {
+        let value = value.clone();
+        match name.as_str() {
+            "endpoint" => args.endpoint = Some(value),
+            "region" => args.region = value,
+            "key_env" => args.key_env = value,
+            "secret_env" => args.secret_env = value,
+            _ => {
+                let all = ["endpoint", "region", "key_env", "secret_env"];
+                let hint = weir_base::error::did_you_mean(name, all.into_iter());
+                return Err(err!(
+                    UnknownSetting,
+                    "BACKUP has no setting {name}{hint}; it has {}",
+                    all.join(", ")
+                ));
+            }
+        }
+    }
+    Ok(args)
+}
+
+#[async_trait::async_trait]
+impl Backups for LiveBackups {
+    async fn backup(&self, to: &str, options: &BTreeMap<String, String>) -> Result<BackedUp, Error> {
+        if self.remote {
+            return Err(err!(
+                NotImplemented,
+                "parts or checkpoints of this server lie in an object store (--parts-url, --checkpoints-url), which a \
+                 backup does not copy; keep versions of that prefix there"
+            ));
+        }
+        let remote = remote_args(options)?;
+        let (dir, disk, to) = (self.data_dir.clone(), self.disk.clone(), to.to_owned());
+        let (answer, answered) = tokio::sync::oneshot::channel();
+        // A thread of its own: it takes long, and reads with a runtime of its own.
+        let work = move || {
+            // Who asked may have left; the backup is made all the same.
+            let _ = answer.send(live(&dir, &disk, &to, &remote));
+        };
+        std::thread::Builder::new()
+            .name("backup".into())
+            .spawn(work)
+            .map_err(|e| err!(LogicalError, "can not start a thread for the backup: {e}"))?;
+        answered.await.map_err(|_| err!(LogicalError, "the backup stopped on a bug"))?
+    }
+}
+
+fn live(dir: &Path, disk: &SnapshotDisk, to: &str, remote: &RemoteArgs) -> Result<BackedUp, Error> {
+    let failed = |e: String| err!(CannotWriteFile, "BACKUP TO '{to}': {e}");
+    if !to.contains("://") && is_below(Path::new(to), dir) {
+        return Err(err!(
+            BadArguments,
+            "BACKUP TO '{to}' lies in the data directory itself; choose another place"
+        ));
+    }
+    let place = empty_place(to, || remote.at(to)).map_err(|e| err!(BadArguments, "BACKUP TO '{to}': {e}"))?;
+    let snapshot = disk.snapshot(is_kept).map_err(|e| match e.kind() {
+        std::io::ErrorKind::ResourceBusy => {
+            err!(LogicalError, "another backup is being taken; wait until it has ended")
+        }
+        _ => failed(format!("can not list {}: {e}", dir.display())),
+    })?;
+    let snapshot = Arc::new(snapshot);
+    let report = check::of_disk(dir, snapshot.clone(), &|problem| {
+        tracing::warn!(problem, "a backup finds");
+    });
+    let report = report.map_err(failed)?;
+    if let Some(first) = report.problems.first() {
+        return Err(failed(format!(
+            "the data directory does not check ({} problems, the first: {first}); a backup of it would not restore \
+             what was lost: mend that first",
+            report.problems.len()
+        )));
+    }
+    let manifest = write(&*snapshot, dir, &report, &place).map_err(failed)?;
+    Ok(BackedUp {
+        streams: manifest.streams.len() as u64,
+        files: manifest.files.len() as u64,
+        bytes: manifest.stored_bytes(),
+    })
+}
+
+/// Whether a directory, which may not be there yet, lies in another one.
+#[allow(clippy::disallowed_methods, reason = "the place is the user's, not of the data directory")]
+fn is_below(path: &Path, dir: &Path) -> bool {
+    let Ok(dir) = dir.canonicalize() else { return false };
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    absolute.ancestors().any(|at| at.canonicalize().is_ok_and(|at| at == dir))
 }
 
 /// # Errors
@@ -225,11 +356,16 @@ fn join(dir: &str, name: &str) -> String {
     if dir.is_empty() { name.to_owned() } else { format!("{dir}/{name}") }
 }
 
+/// Whether a backup has a path.
+fn is_kept(path: &str) -> bool {
+    !LEFT_OUT.contains(&path) && !path.ends_with(".tmp")
+}
+
 /// Paths of all files that a data directory is made of.
 fn files(disk: &dyn Disk, dir: &str, into: &mut Vec<String>) -> std::io::Result<()> {
     for entry in disk.list(dir)? {
         let path = join(dir, &entry.name);
-        if LEFT_OUT.contains(&path.as_str()) || path.ends_with(".tmp") {
+        if !is_kept(&path) {
             continue;
         }
         if entry.is_dir { files(disk, &path, into)? } else { into.push(path) }

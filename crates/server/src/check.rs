@@ -1,12 +1,13 @@
 //! `weir check`: looks at a data directory whose server does not run, and changes nothing in it.
 
 use crate::data_dir;
-use crate::options::{ServerArgs, ServerConfig};
+use crate::options::ServerArgs;
 use crate::wiring;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use tokio::runtime::{Builder, Runtime};
+use weir_base::Disk;
 use weir_base::disk::{Overlay, RealDisk};
 use weir_engine::Report;
 
@@ -55,26 +56,24 @@ pub fn look(dir: &Path, told: &(dyn Fn(&str) + Send + Sync)) -> Result<Report, S
 
 /// As [`look`], for who has the lock.
 pub fn look_locked(dir: &Path, told: &(dyn Fn(&str) + Send + Sync)) -> Result<Report, String> {
-    let config = ServerArgs { data_dir: Some(dir.to_owned()), ..ServerArgs::default() }.decide()?;
-    let runtime = runtime()?;
-    runtime.block_on(of(&config, &runtime, told))
+    let disk =
+        RealDisk::open(dir).map_err(|e| format!("can not read the data directory {}: {e}", dir.display()))?;
+    of_disk(dir, Arc::new(disk), told)
 }
 
-async fn of(
-    config: &ServerConfig,
-    runtime: &Runtime,
+/// A data directory as a disk has it, on which nothing changes. Blocks.
+pub fn of_disk(
+    dir: &Path,
+    disk: Arc<dyn Disk>,
     told: &(dyn Fn(&str) + Send + Sync),
 ) -> Result<Report, String> {
-    let disk = RealDisk::open(&config.data_dir)
-        .map_err(|e| format!("can not read the data directory {}: {e}", config.data_dir.display()))?;
+    let config = ServerArgs { data_dir: Some(dir.to_owned()), ..ServerArgs::default() }.decide()?;
+    let runtime = runtime()?;
     // What recovery would cut or remove stays as it is.
-    let (engine, world, dataflow) = wiring::parts_of_engine(
-        config,
-        Arc::new(Overlay::new(Arc::new(disk))),
-        runtime.handle(),
-        runtime.handle(),
-    )?;
-    Ok(weir_engine::check(&engine, &world, &*dataflow, told).await)
+    let disk = Arc::new(Overlay::new(disk));
+    let (engine, world, dataflow) =
+        wiring::parts_of_engine(&config, disk, runtime.handle(), runtime.handle())?;
+    Ok(runtime.block_on(weir_engine::check(&engine, &world, &*dataflow, told)))
 }
 
 pub fn runtime() -> Result<Runtime, String> {

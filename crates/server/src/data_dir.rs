@@ -62,7 +62,8 @@ pub fn lock_to_read(dir: &Path) -> Result<Option<DataDirLock>, String> {
         let mut pid = String::new();
         let _ = file.read_to_string(&mut pid);
         return Err(format!(
-            "the data directory {} is in use by process {}; stop it first",
+            "the data directory {} is in use by process {}; stop it first, or ask it: BACKUP TO '…' takes a backup while \
+             it runs",
             dir.display(),
             pid.trim()
         ));

@@ -1,5 +1,6 @@
 //! Puts the parts of a server together: world, functions, runtime, engine.
 
+use crate::backup::LiveBackups;
 use crate::memory_limit::{accountable_bytes, resident_bytes};
 use crate::options::ServerConfig;
 use crate::web_hook::HttpHook;
@@ -7,7 +8,7 @@ use crate::{VERSION, parts};
 use std::sync::Arc;
 use tokio::runtime::Handle;
 use weir_base::clock::Clock;
-use weir_base::disk::{Disk, RealDisk};
+use weir_base::disk::{Disk, RealDisk, SnapshotDisk};
 use weir_base::{ManualClock, Rng, SystemClock};
 use weir_dataflow::{DataflowRuntime, SpillSpace};
 use weir_engine::{Engine, EngineConfig, FunctionInfo, FunctionSet, Users, World};
@@ -25,7 +26,9 @@ pub fn open_engine(config: &ServerConfig, compute: &Handle, network: &Handle) ->
     // What queries of a killed process spilled is of no use to anyone.
     weir_base::Disk::remove_dir_all(&disk, SPILL_DIR)
         .map_err(|e| format!("can not empty {}: {e}", config.data_dir.join(SPILL_DIR).display()))?;
-    let (engine_config, world, runtime) = parts_of_engine(config, Arc::new(disk), compute, network)?;
+    let disk = Arc::new(SnapshotDisk::new(Arc::new(disk)));
+    let (mut engine_config, world, runtime) = parts_of_engine(config, disk.clone(), compute, network)?;
+    engine_config.backups = Some(Arc::new(LiveBackups::new(config, disk)));
     Engine::open(engine_config, world, runtime).map_err(|e| e.to_string())
 }
 
@@ -62,6 +65,7 @@ pub fn parts_of_engine(
         queries_max: config.queries_max,
         spill_dir: Some(config.data_dir.join(SPILL_DIR)),
         web_hook: Some(Arc::new(HttpHook::new()?)),
+        backups: None,
         version: VERSION.into(),
     };
     let world = World { disk, clock, rng };

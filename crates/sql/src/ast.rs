@@ -76,6 +76,11 @@ pub enum Statement {
     Unsubscribe {
         query_id: String,
     },
+    /// `BACKUP TO 'place'`, with how to come at the place.
+    Backup {
+        to: String,
+        settings: BTreeMap<String, String>,
+    },
     /// `ALTER VIEW v …`.
     AlterView {
         name: Name,

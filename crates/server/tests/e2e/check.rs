@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 /// Runs the binary; gives exit code, and output of both kinds.
 fn weir(args: &[&str]) -> (i32, String) {
@@ -193,6 +194,78 @@ fn a_backup_is_restored_and_goes_on_without_a_gap() {
     std::fs::write(data.join(&path), damaged).unwrap();
     let (code, told) = weir(&["backup", text(&data), text(&third)]);
     assert!(code == 1 && told.contains("does not check"), "{told}");
+}
+
+#[test]
+fn a_backup_is_taken_of_an_instant_while_rows_come_and_parts_are_merged() {
+    const WRITERS: usize = 3;
+    const ROWS: u64 = 50;
+    let dir = tempfile::tempdir().unwrap();
+    let server = filled(dir.path());
+    let table = &server.server.as_ref().unwrap().table;
+    let acknowledged = AtomicU64::new(20_500);
+    let stop = AtomicBool::new(false);
+    let mut taken = Vec::new();
+    std::thread::scope(|scope| {
+        for _ in 0..WRITERS {
+            scope.spawn(|| {
+                while !stop.load(Relaxed) {
+                    table
+                        .query(&format!(
+                            "INSERT INTO s (k, v) SELECT to_string(number % 7), number FROM numbers({ROWS})"
+                        ))
+                        .expect("rows are taken");
+                    acknowledged.fetch_add(ROWS, Relaxed);
+                }
+            });
+        }
+        scope.spawn(|| {
+            while !stop.load(Relaxed) {
+                for sql in ["SYSTEM FLUSH STREAM s", "OPTIMIZE STREAM s", "SYSTEM CHECKPOINT VIEW counted"] {
+                    table.query(sql).expect("it is done");
+                }
+            }
+        });
+        for n in 0..3 {
+            let to = dir.path().join(format!("backup-{n}"));
+            let least = acknowledged.load(Relaxed);
+            let told = server.query(&format!("BACKUP TO '{}'", text(&to)));
+            let fields: Vec<&str> = told.trim().split('\t').collect();
+            assert!(fields.len() == 4 && fields[0] == text(&to) && fields[1] == "4", "{told}");
+            taken.push((to, least, acknowledged.load(Relaxed) + WRITERS as u64 * ROWS));
+        }
+        stop.store(true, Relaxed);
+    });
+    for (n, (backup, least, most)) in taken.into_iter().enumerate() {
+        let restored = dir.path().join(format!("restored-{n}"));
+        std::fs::create_dir(&restored).unwrap();
+        let (code, told) = weir(&["restore", text(&backup), text(&restored.join("data"))]);
+        assert!(code == 0, "{told}");
+        let (code, told) = weir(&["check", text(&restored.join("data"))]);
+        assert!(code == 0, "{told}");
+        let mut of_then = Restarted::new(&restored, &[]);
+        let rows: u64 = of_then.query("SELECT count() FROM table(s)").trim().parse().unwrap();
+        assert!(least <= rows && rows <= most && rows % ROWS == 0, "{least} <= {rows} <= {most}");
+        assert_whole(&of_then, rows);
+        of_then.query("INSERT INTO s (k, v) SELECT to_string(number % 100), number FROM numbers(1000)");
+        of_then.kill();
+        assert_whole(&of_then, rows + 1_000);
+    }
+    // The server has not noticed.
+    assert_whole(&server, acknowledged.load(Relaxed));
+
+    let inside = dir.path().join("data/backup");
+    for (sql, says) in [
+        (format!("BACKUP TO '{}'", text(&inside)), "lies in the data directory itself"),
+        (format!("BACKUP TO '{}'", text(dir.path())), "holds something already"),
+        ("BACKUP TO 'b' SETTINGS end_point='x'".into(), "did you mean endpoint"),
+        ("BACKUP TO 's3://bucket/prefix'".into(), "AWS_ACCESS_KEY_ID"),
+        ("BACKUP STREAM s TO 'b'".into(), "a backup holds all there is"),
+    ] {
+        let refused = server.server.as_ref().unwrap().table.query(&sql).unwrap_err();
+        assert!(refused.text.contains(says), "{sql}: {refused}");
+    }
+    assert!(!inside.exists());
 }
 
 /// An S3 service that ends with the test.

@@ -18,9 +18,9 @@ use weir_base::error::did_you_mean;
 
 /// First words of statements that are answered with code 48.
 const NOT_DONE: &[&str] = &[
-    "ALTER", "DELETE", "UPDATE", "GRANT", "REVOKE", "ATTACH", "DETACH", "CHECK", "BACKUP", "RESTORE", "MOVE",
-    "UNDROP", "EXCHANGE", "BEGIN", "START", "COMMIT", "ROLLBACK", "WATCH", "MERGE", "REPLACE", "VALUES",
-    "CALL", "COPY", "PARALLEL", "EXECUTE", "PREPARE",
+    "ALTER", "DELETE", "UPDATE", "GRANT", "REVOKE", "ATTACH", "DETACH", "CHECK", "RESTORE", "MOVE", "UNDROP",
+    "EXCHANGE", "BEGIN", "START", "COMMIT", "ROLLBACK", "WATCH", "MERGE", "REPLACE", "VALUES", "CALL",
+    "COPY", "PARALLEL", "EXECUTE", "PREPARE",
 ];
 
 const DONE: &[&str] = &[
@@ -46,6 +46,7 @@ const DONE: &[&str] = &[
     "SUBSCRIBE",
     "RECOVER",
     "UNSUBSCRIBE",
+    "BACKUP",
 ];
 
 /// One statement from its tokens.
@@ -145,6 +146,17 @@ fn one(c: &mut Cursor, settings: &mut Settings, data: Option<InsertSource>) -> R
             c.expect(&["TO"])?;
             let query_id = c.string("the id of a query that was subscribed to, in quotes")?;
             Ok(Statement::Unsubscribe { query_id })
+        }
+        "BACKUP" => {
+            if c.eat_any(&["ALL", "DATABASE", "STREAM", "TABLE"]).is_some() {
+                c.at -= 1;
+                return Err(c.expected("TO 'place' (a backup holds all there is)"));
+            }
+            c.expect(&["TO"])?;
+            let to = c.string("where the backup goes, in quotes: a directory or s3://BUCKET/PREFIX")?;
+            let mut settings = Settings::new();
+            c.optional_settings(&mut settings)?;
+            Ok(Statement::Backup { to, settings })
         }
         _ if NOT_DONE.contains(&upper.as_str()) => {
             c.at -= 1;
