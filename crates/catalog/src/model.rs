@@ -40,6 +40,13 @@ pub struct Job {
     pub comment: String,
     /// Milliseconds since the Unix epoch.
     pub created_ms: i64,
+    /// It stands still until somebody resumes it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub paused: bool,
+}
+
+fn is_false(it: &bool) -> bool {
+    !it
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -125,6 +132,9 @@ pub enum RelationKind {
         /// Of its query and its own, by name, validated by the engine.
         #[serde(default)]
         settings: BTreeMap<String, String>,
+        /// It stands still until somebody resumes it.
+        #[serde(default, skip_serializing_if = "is_false")]
+        paused: bool,
     },
     /// A macro over other relations: its SELECT, and the database its names resolve in.
     View {

@@ -10,7 +10,7 @@ use crate::session_state::States;
 use crate::streams::{Prepared, STREAMS_DIR, stream_dir};
 use crate::subscriptions;
 use crate::view::files::{CHECKPOINTS_DIR, CheckpointDir};
-use crate::view::{check_skipped, is_position};
+use crate::view::{check_skipped, is_position, task};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -123,6 +123,7 @@ pub async fn check(
         store.close().await;
     }
     check_checkpoints(world, &snapshot, runtime, &mut report, &mut problem).await;
+    check_runs(world, &snapshot, &mut report, &mut problem);
     note_strays(world, &snapshot, &mut report);
     catalog.close().await;
     note_recovery(&before, &files(&*world.disk), &mut report);
@@ -213,6 +214,21 @@ async fn check_checkpoints(
         }
         if let Err(e) = check_skipped(&*world.disk, &dir) {
             problem(report, format!("{e} ({what}); restore it from a backup"));
+        }
+    }
+}
+
+/// Runs of tasks that the next start finishes.
+fn check_runs(
+    world: &World,
+    snapshot: &Snapshot,
+    report: &mut Report,
+    problem: &mut impl FnMut(&mut Report, String),
+) {
+    for job in snapshot.jobs() {
+        match task::verify(&*world.disk, job.id) {
+            Ok(bytes) => report.bytes += bytes,
+            Err(e) => problem(report, format!("{} {}: {}", job.word(), job.full_name(), e.message)),
         }
     }
 }

@@ -12,8 +12,8 @@ use datafusion::common::ScalarValue;
 use parking_lot::Mutex;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use weir_base::{Error, Result};
-use weir_catalog::{Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
+use weir_base::{Error, Result, err};
+use weir_catalog::{CatalogError, JobKind, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
 use weir_format::Spelling;
 use weir_plan::WEIGHT_COLUMN;
 use weir_sql::bind::{AliasColumn, Scope, ScopeRelation, UnboundedTable};
@@ -84,6 +84,27 @@ impl EngineScope {
     }
 }
 
+impl EngineScope {
+    /// Why something of that name can not be read.
+    fn no_relation(&self, database: &str, name: &str, e: CatalogError) -> Error {
+        let job = self.snapshot.job(&RelationName::new(database, name));
+        match job.map(|job| &job.kind) {
+            None => e.into(),
+            Some(JobKind::Task { target, .. }) => {
+                err!(
+                    UnknownStream,
+                    "{database}.{name} is a task and has no rows of its own; read its target {target}"
+                )
+            }
+            Some(JobKind::Alert { .. }) => err!(
+                UnknownStream,
+                "{database}.{name} is an alert and keeps no rows; read what its SELECT reads, or system.alerts for how \
+                 it does"
+            ),
+        }
+    }
+}
+
 impl Scope for EngineScope {
     fn current_database(&self) -> &str {
         &self.database
@@ -95,7 +116,8 @@ impl Scope for EngineScope {
             return system::table(&self.shared, name, self.spelling, &self.database)
                 .map(ScopeRelation::Table);
         }
-        let relation = self.snapshot.expect_relation(database, name)?;
+        let relation =
+            self.snapshot.expect_relation(database, name).map_err(|e| self.no_relation(database, name, e))?;
         self.used.lock().insert(relation.full_name());
         let relation = self.snapshot.rows_of(relation)?;
         self.used.lock().insert(relation.full_name());

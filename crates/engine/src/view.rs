@@ -23,7 +23,7 @@ mod select;
 mod sink;
 mod spec;
 mod status;
-mod task;
+pub(crate) mod task;
 
 pub use alert::WebHook;
 pub(crate) use alert::{BATCH_ROWS_MAX, Calls};
@@ -40,7 +40,7 @@ use futures::FutureExt;
 use machine::{Action, Event, Failure, Machine, State};
 use parking_lot::Mutex;
 use run::RunningView;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,9 +131,10 @@ impl Views {
         }
     }
 
-    /// Checkpoints of views that are gone: a stop came between.
+    /// Checkpoints of views, and runs of tasks, that are gone: a stop came between.
     fn remove_strays(&self, shared: &Arc<Shared>) {
-        let known: Vec<String> = self.all.lock().keys().map(Uuid::to_string).collect();
+        let mut known: HashSet<String> = self.all.lock().keys().map(Uuid::to_string).collect();
+        known.extend(self.tasks.lock().keys().map(Uuid::to_string));
         let disk = shared.world.disk.clone();
         let Ok(entries) = disk.list(files::CHECKPOINTS_DIR) else { return };
         let id = |name: &str| name.split('.').next().unwrap_or(name).to_owned();
@@ -383,8 +384,8 @@ impl Driver {
     }
 
     async fn begin(&mut self) {
-        let on_start = !self.spec().settings.get("pause_on_start").is_some_and(|v| v == "1" || v == "true");
-        let first = if on_start { Event::Start { restores: self.restores().await } } else { Event::Pause };
+        let waits = self.spec().waits();
+        let first = if waits { Event::Pause } else { Event::Start { restores: self.restores().await } };
         self.take(first).await;
         if let Some(began) = self.began.take() {
             // It waits for RESUME.

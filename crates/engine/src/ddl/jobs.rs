@@ -10,7 +10,7 @@ use crate::settings::check_all;
 use crate::system::Columns;
 use crate::view::{BATCH_ROWS_MAX, ViewSpec, bind, check_task, forget_task};
 use std::sync::Arc;
-use weir_base::{Result, err};
+use weir_base::{Error, Result, err};
 use weir_catalog::{CatalogError, Dependents, Event, Job, JobKind, RelationName};
 use weir_sql::ast::{CreateJob, JobObject, JobSpec, Like, Name, ViewVerb};
 
@@ -59,6 +59,7 @@ pub(crate) async fn create_job(cx: &Statement, create: CreateJob) -> Result<Done
         settings: create.settings,
         comment: create.comment,
         created_ms: cx.shared.world.clock.now_ms(),
+        paused: false,
     };
     job.depends_on = match ViewSpec::of_alert(&job) {
         Some(spec) => bind(&cx.shared, &spec)?.used(),
@@ -179,11 +180,37 @@ pub(crate) async fn steer_job(
 ) -> Result<Done> {
     let job = find(cx, object, name)?;
     let what = super::views::steer_of(cx, verb)?;
-    match job.kind {
-        JobKind::Task { .. } => cx.shared.views.steer_task(job.id, what).await?,
-        JobKind::Alert { .. } => cx.shared.views.steer(&cx.shared.queries, job.id, what).await?,
-    }
+    let shared = cx.shared.clone();
+    // A client that goes away leaves it as it asked for.
+    let task = cx.shared.config.compute.spawn(async move {
+        let still = super::views::stands_still(what);
+        if still == Some(false) {
+            keep_still(&shared, &job, false).await?;
+        }
+        match job.kind {
+            JobKind::Task { .. } => shared.views.steer_task(job.id, what).await?,
+            JobKind::Alert { .. } => shared.views.steer(&shared.queries, job.id, what).await?,
+        }
+        if still == Some(true) {
+            keep_still(&shared, &job, true).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    task.await.map_err(|e| err!(LogicalError, "the change ended without an answer: {e}"))??;
     Ok(cx.done())
+}
+
+async fn keep_still(shared: &Arc<Shared>, job: &Job, still: bool) -> Result<()> {
+    let (id, name) = (job.id, job.full_name());
+    let now = shared.catalog.snapshot();
+    let Some(job) = now.job(&name).filter(|j| j.id == id && j.paused != still) else { return Ok(()) };
+    let event = Event::CreateJob { job: Job { paused: still, ..Job::clone(job) }, replace: true };
+    let still_there = move |now: &weir_catalog::Snapshot| match now.job(&name) {
+        Some(job) if job.id == id => Ok(()),
+        _ => Err(CatalogError::UnknownJob { name }),
+    };
+    shared.apply_checked(event, Dependents::Ignore, still_there).await?;
+    Ok(())
 }
 
 pub(super) fn show_jobs(

@@ -11,7 +11,7 @@ use crate::view::{Steer, ViewSpec, bind};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use uuid::Uuid;
-use weir_base::{Result, err};
+use weir_base::{Error, Result, err};
 use weir_catalog::{CatalogError, ColumnDef, Dependents, Event, Relation, RelationKind, RelationName};
 use weir_plan::WEIGHT_COLUMN;
 use weir_sql::ast::{CreateMaterializedView, Name, ViewChange, ViewVerb};
@@ -52,6 +52,7 @@ pub(crate) async fn create_materialized_view(cx: &Statement, create: CreateMater
             target: target.clone(),
             inner,
             settings: create.settings,
+            paused: false,
         },
         columns: Vec::new(),
         comment: create.comment,
@@ -188,8 +189,40 @@ fn view_of(cx: &Statement, name: &Name) -> Result<Arc<Relation>> {
 pub(crate) async fn steer_view(cx: &Statement, verb: ViewVerb, name: &Name) -> Result<Done> {
     let view = view_of(cx, name)?;
     let what = steer_of(cx, verb)?;
-    cx.shared.views.steer(&cx.shared.queries, view.id, what).await?;
+    let shared = cx.shared.clone();
+    // A client that goes away leaves it as it asked for.
+    let task = cx.shared.config.compute.spawn(async move {
+        if stands_still(what) == Some(false) {
+            keep_still(&shared, &view, false).await?;
+        }
+        shared.views.steer(&shared.queries, view.id, what).await?;
+        if stands_still(what) == Some(true) {
+            keep_still(&shared, &view, true).await?;
+        }
+        Ok::<_, Error>(())
+    });
+    task.await.map_err(|e| err!(LogicalError, "the change ended without an answer: {e}"))??;
     Ok(cx.done())
+}
+
+/// Whether it stands still from then on, through restarts as well; `None` = as before.
+pub(super) fn stands_still(what: Steer) -> Option<bool> {
+    match what {
+        Steer::Pause => Some(true),
+        Steer::Resume | Steer::Recover => Some(false),
+        Steer::Drop | Steer::Checkpoint | Steer::Sync | Steer::Drain => None,
+    }
+}
+
+async fn keep_still(shared: &Arc<Shared>, view: &Relation, still: bool) -> Result<()> {
+    let now = shared.catalog.snapshot();
+    let found = now.relation(&view.database, &view.name).filter(|r| r.id == view.id);
+    let Some(mut changed) = found.map(|r| Relation::clone(r)) else { return Ok(()) };
+    match &mut changed.kind {
+        RelationKind::MaterializedView { paused, .. } if *paused != still => *paused = still,
+        _ => return Ok(()),
+    }
+    put(shared, changed).await
 }
 
 /// # Errors

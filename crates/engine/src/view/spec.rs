@@ -28,14 +28,22 @@ pub(crate) struct ViewSpec {
     pub resolve_in: String,
     pub output: Output,
     pub settings: BTreeMap<String, String>,
+    /// Until somebody resumes it.
+    pub paused: bool,
     /// Microseconds since the epoch.
     pub created_us: i64,
+}
+
+/// Whether a setting says yes.
+pub(super) fn is_set(settings: &BTreeMap<String, String>, name: &str) -> bool {
+    settings.get(name).is_some_and(|v| v == "1" || v == "true")
 }
 
 impl ViewSpec {
     /// `None` for what is no materialized view.
     pub fn of(relation: &Relation) -> Option<ViewSpec> {
-        let RelationKind::MaterializedView { select, resolve_in, target, settings, .. } = &relation.kind
+        let RelationKind::MaterializedView { select, resolve_in, target, settings, paused, .. } =
+            &relation.kind
         else {
             return None;
         };
@@ -46,6 +54,7 @@ impl ViewSpec {
             resolve_in: resolve_in.clone(),
             output: Output::Stream(target.clone()),
             settings: settings.clone(),
+            paused: *paused,
             created_us: relation.created_ms.saturating_mul(1_000),
         })
     }
@@ -63,8 +72,14 @@ impl ViewSpec {
             resolve_in: job.resolve_in.clone(),
             output: Output::Alert(AlertSpec { url: url.clone(), batch_rows: *batch_rows, batch_wait, limit }),
             settings: job.settings.clone(),
+            paused: job.paused,
             created_us: job.created_ms.saturating_mul(1_000),
         })
+    }
+
+    /// It waits for RESUME when the server starts, or it was just made.
+    pub fn waits(&self) -> bool {
+        self.paused || is_set(&self.settings, "pause_on_start")
     }
 
     /// `VIEW` or `ALERT`, as in statements.

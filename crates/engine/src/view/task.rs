@@ -1,21 +1,25 @@
 //! Tasks: queries with an end that run now and then, each run into a stream.
 //!
 //! ```text
-//! due -> rows of the query as of that time, held -> records of the target's shards, each with the run's time
+//! due -> rows of the query as of that time, held -> noted on disk if they are more than one record
+//!     -> records of the target's shards, each with the run's time
 //! ```
 //!
 //! Invariants
 //! - one run at a time; of runs that were missed the last one is made up for, once;
-//! - a run that a record of a shard names is not written to that shard again, whatever stopped the server.
+//! - a run is in its target as a whole or not at all, once it had time to be finished: a record that a shard
+//!   names is not written to it again, and of those that are missing the note has the rows.
 //!
 //! Not here: statements (`ddl::jobs`), when a run is due ([`schedule`]).
 
+mod redo;
 mod schedule;
 
 use super::alert::reached;
 use super::held::{Held, Set};
 use super::route::Route;
 use super::sink::Fitting;
+use super::spec::is_set;
 use super::{Steer, Views};
 use crate::engine::{Shared, Statement};
 use crate::execute::{Target, background, target};
@@ -27,6 +31,8 @@ use datafusion::execution::SessionState;
 use futures::StreamExt;
 use futures::stream::BoxStream;
 use parking_lot::Mutex;
+pub(crate) use redo::verify;
+use redo::{Record, Redo, RedoWriter};
 use schedule::Schedule;
 use std::sync::Arc;
 use std::time::Duration;
@@ -165,26 +171,37 @@ impl Views {
         let shown = Shown { state: "Waiting", ..Shown::default() };
         let task = Arc::new(Task { job: job.clone(), requests, shown: Mutex::new(shown) });
         self.tasks.lock().insert(job.id, task.clone());
-        let last = written(shared, &job).into_iter().flatten().max();
+        let last = written(shared, &job).into_iter().flatten().map(|(at_us, _)| at_us).max();
         task.shown.lock().last_us = last;
+        let unfinished = !matches!(Redo::open(&*shared.world.disk, job.id), Ok(None));
         let schedule = Schedule::new(job.created_ms.saturating_mul(1_000), every_us, last);
-        let paused = job.settings.get("pause_on_start").is_some_and(|v| v == "1" || v == "true");
-        let runner =
-            Runner { shared: shared.clone(), task, schedule, asked, paused, retry_us: None, failed: 0 };
+        let paused = job.paused || is_set(&job.settings, "pause_on_start");
+        let runner = Runner {
+            shared: shared.clone(),
+            task,
+            schedule,
+            asked,
+            paused,
+            unfinished,
+            retry_us: None,
+            failed: 0,
+        };
         shared.spawn(runner.run());
     }
 }
 
-/// Of each shard of its target, the last run that is in it.
-fn written(shared: &Shared, job: &Job) -> Vec<Option<i64>> {
+/// Of each shard of its target, the last run that is in it, and its last record.
+fn written(shared: &Shared, job: &Job) -> Vec<Option<(i64, u16)>> {
     let JobKind::Task { target, .. } = &job.kind else { return Vec::new() };
     let snapshot = shared.catalog.snapshot();
     let relation = snapshot.expect_relation(&target.database, &target.name);
     let Ok(open) = relation.map_err(Error::from).and_then(|r| shared.streams.get(r)) else {
         return Vec::new();
     };
-    let run = |bytes: bytes::Bytes| match bytes.split_first_chunk::<9>() {
-        Some(([VERSION, at @ ..], _)) => Some(i64::from_le_bytes(*at)),
+    let run = |bytes: bytes::Bytes| match bytes.split_first_chunk::<11>() {
+        Some(([VERSION, at @ .., low, high], _)) => {
+            Some((i64::from_le_bytes(*at), u16::from_le_bytes([*low, *high])))
+        }
         _ => None,
     };
     open.store.shards().iter().map(|s| s.progress(job.id.as_bytes()).and_then(run)).collect()
@@ -193,6 +210,9 @@ fn written(shared: &Shared, job: &Job) -> Vec<Option<i64>> {
 /// Takes what a dropped task left in its target's shards.
 pub(crate) async fn forget(shared: &Shared, job: &Job) {
     let JobKind::Task { target, .. } = &job.kind else { return };
+    if let Err(e) = redo::remove(&*shared.world.disk, job.id) {
+        tracing::debug!(task = %job.full_name(), error = %e, "a run of a dropped task goes with the next start");
+    }
     let snapshot = shared.catalog.snapshot();
     let relation = snapshot.expect_relation(&target.database, &target.name);
     let Ok(open) = relation.map_err(Error::from).and_then(|r| shared.streams.get(r)) else { return };
@@ -209,6 +229,8 @@ struct Runner {
     schedule: Schedule,
     asked: mpsc::Receiver<(Steer, oneshot::Sender<()>)>,
     paused: bool,
+    /// A run is noted and may not be whole in its target: that comes first.
+    unfinished: bool,
     /// After a failure: not before.
     retry_us: Option<i64>,
     failed: u32,
@@ -226,7 +248,8 @@ impl Runner {
     }
 
     fn due_us(&self) -> i64 {
-        self.retry_us.unwrap_or(i64::MIN).max(self.schedule.next_us())
+        let due_us = if self.unfinished { i64::MIN } else { self.schedule.next_us() };
+        self.retry_us.unwrap_or(i64::MIN).max(due_us)
     }
 
     async fn run(mut self) {
@@ -289,26 +312,37 @@ impl Runner {
 
     /// The run that is due; whether the task has ended meanwhile.
     async fn once(&mut self) -> bool {
-        let at_us = self.schedule.due_us(self.now_us());
+        let mut at_us = self.schedule.due_us(self.now_us());
         self.task.shown.lock().state = "Running";
         let began = self.now_us();
         let (shared, job) = (self.shared.clone(), self.task.job.clone());
         let stopping = self.shared.stopping();
-        // Only while rows are read: what is being written is waited for.
-        let rows = tokio::select! {
-            biased;
-            () = stopping.cancelled() => return true,
-            request = self.asked.recv() => {
-                let Some((what, answer)) = request else { return true };
-                let ends = self.steer(what);
-                let _ = answer.send(());
-                return ends;
+        let done = if self.unfinished {
+            match finish(&shared, &job).await {
+                Ok((of_run, rows)) => {
+                    self.unfinished = false;
+                    at_us = of_run.unwrap_or(at_us);
+                    Ok(rows)
+                }
+                Err(e) => Err(e),
             }
-            rows = read(&shared, &job, at_us) => rows,
-        };
-        let done = match rows {
-            Ok(rows) => rows.write(&shared, &job, at_us).await,
-            Err(e) => Err(e),
+        } else {
+            // Only while rows are read: what is being written is waited for.
+            let rows = tokio::select! {
+                biased;
+                () = stopping.cancelled() => return true,
+                request = self.asked.recv() => {
+                    let Some((what, answer)) = request else { return true };
+                    let ends = self.steer(what);
+                    let _ = answer.send(());
+                    return ends;
+                }
+                rows = read(&shared, &job, at_us) => rows,
+            };
+            match rows {
+                Ok(rows) => rows.write(&shared, &job, at_us, &mut self.unfinished).await,
+                Err(e) => Err(e),
+            }
         };
         let now_us = self.now_us();
         let mut shown = self.task.shown.lock();
@@ -376,14 +410,16 @@ async fn hold(mut rows: BoxStream<'static, Result<RecordBatch>>, held: &mut Held
 }
 
 impl Rows {
-    /// Writes them down; gives how many. A shard that has this run already gets nothing.
-    async fn write(self, shared: &Shared, job: &Job, at_us: i64) -> Result<u64> {
+    /// Writes them down; gives how many. Once that takes more than one record, the run is `unfinished` until all of
+    /// them are there.
+    async fn write(self, shared: &Shared, job: &Job, at_us: i64, unfinished: &mut bool) -> Result<u64> {
         let JobKind::Task { every_us, .. } = job.kind else { return Ok(0) };
-        let there = written(shared, job);
         let shards = self.bound.target.shards().to_vec();
         let from = (at_us / every_us.max(1)).unsigned_abs() as usize;
         let pieces = self.set.pieces();
-        let mut rows = 0;
+        let mut redo: Option<RedoWriter> = None;
+        // The only record, as long as no other has come.
+        let mut one: Option<Record> = None;
         for piece in 0..pieces {
             let mut dealt: Vec<Vec<RecordBatch>> = vec![Vec::new(); shards.len()];
             for batch in self.set.piece(&self.route, piece, pieces)?.iter().filter(|b| b.num_rows() > 0) {
@@ -392,21 +428,66 @@ impl Rows {
                 }
             }
             for (shard, batches) in dealt.into_iter().enumerate().filter(|(_, b)| !b.is_empty()) {
-                if there.get(shard).copied().flatten().is_some_and(|run| run >= at_us) {
-                    continue;
-                }
-                let joined = concat_batches(&batches[0].schema(), &batches)
+                let rows = concat_batches(&batches[0].schema(), &batches)
                     .map_err(|e| err!(LogicalError, "could not join the rows of a run: {e}"))?;
-                let n = joined.num_rows() as u64;
-                let mut bytes = vec![VERSION];
-                bytes.extend(at_us.to_le_bytes());
-                bytes.extend(piece.to_le_bytes());
-                bytes.extend(pieces.to_le_bytes());
-                let progress = Progress { writer: *job.id.as_bytes(), bytes: bytes.into() };
-                shards[shard].append_as(joined, progress, Ack::Durable).await.map_err(Error::from)?;
-                rows += n;
+                let record = Record { shard: shard as u32, number: piece, of: pieces, rows };
+                match (&mut redo, one.take()) {
+                    (Some(redo), _) => redo.add(&record)?,
+                    (None, None) => one = Some(record),
+                    (None, Some(before)) => {
+                        let redo = redo.insert(RedoWriter::begin(shared.world.disk.clone(), job.id, at_us)?);
+                        redo.add(&before)?;
+                        redo.add(&record)?;
+                    }
+                }
             }
         }
-        Ok(rows)
+        if let Some(redo) = redo {
+            redo.finish()?;
+            *unfinished = true;
+            let (_, rows) = finish(shared, job).await?;
+            *unfinished = false;
+            return Ok(rows);
+        }
+        match one {
+            None => Ok(0),
+            Some(record) => append(shared, job, at_us, record).await,
+        }
     }
+}
+
+/// Appends what is missing of a run that is noted; gives its time and how many rows it has.
+async fn finish(shared: &Shared, job: &Job) -> Result<(Option<i64>, u64)> {
+    let disk = &*shared.world.disk;
+    let Some(mut redo) = Redo::open(disk, job.id)? else { return Ok((None, 0)) };
+    let (at_us, mut rows) = (redo.at_us, 0);
+    while let Some(record) = redo.next()? {
+        rows += append(shared, job, at_us, record).await?;
+    }
+    redo::remove(disk, job.id)?;
+    Ok((Some(at_us), rows))
+}
+
+/// Appends a record unless its shard has it already; gives its rows.
+async fn append(shared: &Shared, job: &Job, at_us: i64, record: Record) -> Result<u64> {
+    let JobKind::Task { target, .. } = &job.kind else { return Ok(0) };
+    let at = record.shard as usize;
+    if written(shared, job).get(at).copied().flatten().is_some_and(|last| last >= (at_us, record.number)) {
+        return Ok(record.rows.num_rows() as u64);
+    }
+    let snapshot = shared.catalog.snapshot();
+    let relation = snapshot.expect_relation(&target.database, &target.name);
+    let open = relation.map_err(Error::from).and_then(|r| shared.streams.get(r))?;
+    let shard = open.store.shards().get(at).cloned();
+    let shard = shard.ok_or_else(|| {
+        err!(BadArguments, "{target} has no shard {at} any more; DROP the task and create it again")
+    })?;
+    let n = record.rows.num_rows() as u64;
+    let mut bytes = vec![VERSION];
+    bytes.extend(at_us.to_le_bytes());
+    bytes.extend(record.number.to_le_bytes());
+    bytes.extend(record.of.to_le_bytes());
+    let progress = Progress { writer: *job.id.as_bytes(), bytes: bytes.into() };
+    shard.append_as(record.rows, progress, Ack::Durable).await.map_err(Error::from)?;
+    Ok(n)
 }

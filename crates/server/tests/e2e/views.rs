@@ -267,6 +267,44 @@ fn a_view_waits_for_resume_where_it_is_told_to() {
 }
 
 #[test]
+fn what_is_paused_stays_so_until_somebody_resumes_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut server = Restarted::new(dir.path(), &[]);
+    server.query("CREATE STREAM s (v int64)");
+    server.query("CREATE STREAM r (v int64)");
+    server.query("CREATE MATERIALIZED VIEW m AS SELECT v FROM s");
+    server.query("CREATE TASK t SCHEDULE 1h INTO r AS SELECT 1 AS v");
+    server.query("CREATE ALERT a BATCH 1 EVENTS CALL 'http://127.0.0.1:1/' AS SELECT v FROM s");
+    let states = "SELECT state FROM system.materialized_views UNION ALL SELECT state FROM system.tasks \
+                  UNION ALL SELECT state FROM system.alerts";
+    let all = |server: &Restarted<'_>| {
+        let mut all: Vec<String> = server.query(states).lines().map(str::to_owned).collect();
+        all.sort();
+        all
+    };
+    for what in ["VIEW m", "TASK t", "ALERT a"] {
+        server.query(&format!("SYSTEM PAUSE {what}"));
+    }
+    server.query("INSERT INTO s (v) VALUES (1)");
+    server.kill();
+    assert_eq!(all(&server), ["Paused", "Paused", "Paused"]);
+    server.query("ALTER VIEW m MODIFY COMMENT 'still'");
+    for what in ["VIEW m", "TASK t"] {
+        server.query(&format!("SYSTEM RESUME {what}"));
+    }
+    server.query("SYSTEM SYNC VIEW m");
+    assert_eq!(server.query("SELECT v FROM table(m)"), "1\n");
+    server.kill();
+    wait_for_view(&server, "m");
+    assert_eq!(all(&server), ["Paused", "Running", "Waiting"]);
+    for (relation, says) in [("t", "read its target default.r"), ("a", "system.alerts")] {
+        let query = format!("SELECT * FROM {relation}");
+        let refused = server.server.as_ref().unwrap().table.query(&query).unwrap_err();
+        assert!(refused.text.contains(says), "{refused}");
+    }
+}
+
+#[test]
 fn a_view_whose_source_is_another_one_now_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let mut server = Restarted::new(dir.path(), &[]);
