@@ -52,8 +52,9 @@ impl PendingRuns {
         let mut all = self.before;
         if let (Some(last), Some(ends)) = (self.last, self.ends) {
             let given_up = |_| io::Error::other("the query has ended");
-            last.await.map_err(given_up)??;
-            all.push(ends.await.map_err(given_up)?);
+            let bytes = last.await.map_err(given_up)??;
+            let run = ends.await.map_err(given_up)?;
+            all.push(RunRef { bytes, ..run });
         }
         Ok(all)
     }

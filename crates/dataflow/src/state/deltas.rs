@@ -255,8 +255,9 @@ impl Runs {
     pub fn must_be_whole(&mut self, things: u64) -> bool {
         let bytes: u64 = self.all.iter().map(|r| r.bytes).sum();
         let entries: u64 = self.all.iter().map(|r| r.entries).sum();
-        let of_all = bytes / entries.max(1) * things;
-        let too_much = self.all.len() >= RUNS_MAX || bytes > RUNS_BYTES_FEW + 2 * of_all;
+        // Bytes of compressed entries and of others tell little of each other.
+        let few = RUNS_BYTES_FEW * entries / bytes.max(1);
+        let too_much = self.all.len() >= RUNS_MAX || entries > few + 2 * things;
         std::mem::take(&mut self.lost) || too_much
     }
 

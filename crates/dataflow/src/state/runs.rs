@@ -6,8 +6,11 @@
 //!
 //! ```text
 //! run   = "WRUN" | version u32 | block … | block of no bytes, then entries u64 and their check u64
-//! block = length u32 | XXH3 of the bytes u64 | entries, each: length u32, bytes
+//! block = length u32 | XXH3 of the bytes, seeded with the next, u64 | length of the entries u32
+//!         | entries, each: length u32, bytes
 //! ```
+//! The bytes of a block are its entries in LZ4, or as they are where that is not less. Runs of version 1 have no
+//! length of the entries, and no LZ4.
 //!
 //! Not here: what an entry means (operators), which runs an epoch needs (`checkpoint`).
 
@@ -20,17 +23,22 @@ use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use tokio::sync::oneshot;
 use tokio::task::spawn_blocking;
 use weir_plan::{CheckpointRead, CheckpointStore, Epoch, NodeId};
-use xxhash_rust::xxh3::xxh3_64;
+use xxhash_rust::xxh3::{xxh3_64, xxh3_64_with_seed};
 
 const MAGIC: u32 = u32::from_le_bytes(*b"WRUN");
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+/// Blocks are not compressed.
+const VERSION_PLAIN: u32 = 1;
 /// Bytes of entries in a block.
 const BLOCK_BYTES: usize = 1 << 20;
 /// Blocks on their way to the file, and those that wait besides; then whoever writes waits.
 const BLOCKS_SENT_MAX: usize = 4;
 const BLOCKS_WAITING_MAX: usize = 8;
 const HEAD_BYTES: u64 = 8;
-const BLOCK_HEAD_BYTES: usize = 12;
+const BLOCK_HEAD_BYTES: usize = 16;
+const PLAIN_BLOCK_HEAD_BYTES: usize = 12;
+/// More in a block's head is damage, not a block: one entry may be as long as its operator makes it.
+const ENTRIES_BYTES_MAX: u32 = 1 << 31;
 
 /// Where a query's runs lie.
 #[derive(Clone)]
@@ -50,6 +58,7 @@ pub(crate) struct RunRef {
     pub epoch: u64,
     pub node: u32,
     pub entries: u64,
+    /// Of its file; as long as it is not written, those of its entries.
     pub bytes: u64,
 }
 
@@ -90,6 +99,7 @@ pub(crate) fn is_run(name: &str) -> bool {
 pub(crate) type Written = oneshot::Receiver<io::Result<u64>>;
 
 enum Piece {
+    /// Entries.
     Block(Vec<u8>),
     /// Entries in all: the run is complete.
     End(u64),
@@ -114,11 +124,21 @@ impl RunFiles {
                 file.write(&head.0)?;
                 loop {
                     match receive.recv() {
-                        Ok(Piece::Block(block)) => file.write(&block)?,
+                        Ok(Piece::Block(entries)) => {
+                            let packed = lz4_flex::block::compress(&entries);
+                            let bytes = if packed.len() < entries.len() { &packed } else { &entries };
+                            let mut head = Writer::default();
+                            head.u32(bytes.len() as u32);
+                            head.u64(check_of(bytes, entries.len() as u32));
+                            head.u32(entries.len() as u32);
+                            file.write(&head.0)?;
+                            file.write(bytes)?;
+                        }
                         Ok(Piece::End(entries)) => {
                             let mut tail = Writer::default();
                             tail.u32(0);
                             tail.u64(0);
+                            tail.u32(0);
                             tail.u64(entries);
                             tail.u64(xxh3_64(&entries.to_le_bytes()));
                             file.write(&tail.0)?;
@@ -139,13 +159,19 @@ impl RunFiles {
 
     pub fn open(&self, run: &RunRef) -> io::Result<RunBlocks> {
         let file = self.store.open(&run.name())?;
-        let mut blocks = RunBlocks { file, at: 0, entries: run.entries };
+        let mut blocks = RunBlocks { file, at: 0, entries: run.entries, plain: false };
         let head = blocks.take(HEAD_BYTES as usize)?;
-        if head[..4] != MAGIC.to_le_bytes() || head[4..] != VERSION.to_le_bytes() {
+        blocks.plain = head[4..] == VERSION_PLAIN.to_le_bytes();
+        if head[..4] != MAGIC.to_le_bytes() || !blocks.plain && head[4..] != VERSION.to_le_bytes() {
             return Err(damaged("its first bytes are not those of a run"));
         }
         Ok(blocks)
     }
+}
+
+/// Of a block's bytes and how long its entries are.
+fn check_of(bytes: &[u8], unpacked: u32) -> u64 {
+    xxh3_64_with_seed(bytes, u64::from(unpacked))
 }
 
 fn damaged(what: &str) -> io::Error {
@@ -192,13 +218,9 @@ impl RunWriter {
     }
 
     fn seal(&mut self) {
-        let bytes = std::mem::take(&mut self.block.0);
-        let mut block = Writer(Vec::with_capacity(bytes.len() + BLOCK_HEAD_BYTES));
-        block.u32(bytes.len() as u32);
-        block.u64(xxh3_64(&bytes));
-        block.0.extend_from_slice(&bytes);
-        self.run.bytes += block.0.len() as u64;
-        self.waiting.push_back(block.0);
+        let entries = std::mem::take(&mut self.block.0);
+        self.run.bytes += (BLOCK_HEAD_BYTES + entries.len()) as u64;
+        self.waiting.push_back(entries);
         self.has_room();
         while self.waiting.len() > BLOCKS_WAITING_MAX {
             let block = self.waiting.pop_front().expect("there are more");
@@ -257,6 +279,8 @@ pub(crate) struct RunBlocks {
     file: Arc<dyn CheckpointRead>,
     at: u64,
     entries: u64,
+    /// Blocks are not compressed.
+    plain: bool,
 }
 
 impl RunBlocks {
@@ -272,14 +296,19 @@ impl RunBlocks {
     /// # Errors
     /// `InvalidData` where it is not what was written.
     pub fn next(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let head = self.take(BLOCK_HEAD_BYTES)?;
-        let (len, check) = head.split_at(4);
+        let head = self.take(if self.plain { PLAIN_BLOCK_HEAD_BYTES } else { BLOCK_HEAD_BYTES })?;
+        let (len, rest) = head.split_at(4);
+        let (check, unpacked) = rest.split_at(8);
         let len = u32::from_le_bytes(len.try_into().expect("four bytes"));
+        let unpacked = unpacked.try_into().map_or(len, u32::from_le_bytes);
         if len == 0 {
             let tail = self.take(16)?;
             let (entries, check) = tail.split_at(8);
             let counted = u64::from_le_bytes(entries.try_into().expect("eight bytes"));
-            if xxh3_64(entries).to_le_bytes() != check || counted != self.entries || head[4..] != [0; 8] {
+            if xxh3_64(entries).to_le_bytes() != check
+                || counted != self.entries
+                || head.iter().any(|b| *b != 0)
+            {
                 return Err(damaged("it ends elsewhere"));
             }
             return Ok(None);
@@ -288,10 +317,18 @@ impl RunBlocks {
             return Err(damaged("it ends early"));
         }
         let block = self.take(len as usize)?;
-        if xxh3_64(&block).to_le_bytes() != check {
+        let checked = if self.plain { xxh3_64(&block) } else { check_of(&block, unpacked) };
+        if checked.to_le_bytes() != check {
             return Err(damaged("a block does not match its checksum"));
         }
-        Ok(Some(block))
+        if unpacked == len {
+            return Ok(Some(block));
+        }
+        if unpacked > ENTRIES_BYTES_MAX {
+            return Err(damaged("a block says that it is longer than blocks are"));
+        }
+        let entries = lz4_flex::block::decompress(&block, unpacked as usize);
+        entries.map(Some).map_err(|e| damaged(&format!("a block does not unpack: {e}")))
     }
 }
 
