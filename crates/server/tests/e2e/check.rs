@@ -286,19 +286,25 @@ impl Moto {
     /// `None` where there is no such program.
     pub fn start() -> Option<Moto> {
         let program = std::env::var("WEIR_TEST_MOTO").ok()?;
-        // Taken and given back: another test would have to be very quick.
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let child = Command::new(program)
-            .args(["-H", "127.0.0.1", "-p", &port.to_string()])
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("moto starts");
-        let moto = Moto { child, port };
-        wait_until("moto listens", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
-        let answer = moto.ask("PUT /weir");
-        assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-        Some(moto)
+        // A port is found, given back and taken again: another test's server may come between.
+        for _ in 0..20 {
+            let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+            let child = Command::new(&program)
+                .args(["-H", "127.0.0.1", "-p", &port.to_string()])
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .spawn()
+                .expect("moto starts");
+            let mut moto = Moto { child, port };
+            wait_until("moto listens, or has ended", || {
+                moto.child.try_wait().unwrap().is_some()
+                    || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+            });
+            if moto.child.try_wait().unwrap().is_none() && moto.ask("PUT /weir").starts_with("HTTP/1.1 200") {
+                return Some(moto);
+            }
+        }
+        panic!("moto found no port");
     }
 
     /// The answer to a request without a body.
