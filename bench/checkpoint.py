@@ -1,12 +1,15 @@
 #!/usr/bin/env python3
 """(k) Checkpoints of a materialized view that keeps a state for each key: bytes and milliseconds when a share of
-the keys changed since the last one, the dip in throughput while they are taken, and how long a restart after
-kill -9 takes until the view is at the end of its source again."""
+the keys changed since the last one, beside Flink with RocksDB and incremental checkpoints where it is set up (FLINK=1
+bench/setup.sh), the dip in throughput while they are taken, and how long a restart after kill -9 takes until the view is
+at the end of its source again."""
+import json
 import os
+import subprocess
 import sys
 import time
 
-from common import Weir, directory_bytes, log, median, report
+from common import HERE, WORK, Weir, directory_bytes, log, median, python_of, report
 
 ROUNDS = int(os.environ.get("BENCH_ROUNDS", 3))
 SHARES = (0.001, 0.01, 1.0)
@@ -60,8 +63,17 @@ def costs(name, select, keys, table):
                 fill(client, keys, round(1 / share))
                 caught_up(client)
                 runs.append(checkpoint(client))
-            table.append([name, keys, f"{share:.1%}", *(f"{median([r[i] for r in runs]):.1f}" for i in range(3))])
+            table.append([name, keys, f"{share:.1%}", *(f"{median([r[i] for r in runs]):.2f}" for i in range(3))])
             log(name, keys, share, runs)
+
+
+def flink(keys, table):
+    """The same of a Flink job, which does not say for how long it stood still."""
+    scratch = os.path.join(WORK, "checkpoint-flink")
+    os.makedirs(scratch, exist_ok=True)
+    command = [python_of("flink"), os.path.join(HERE, "peers", "checkpoint_flink.py"), scratch, str(keys), str(ROUNDS)]
+    for share, mb, ms in json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout):
+        table.append(["count, sum: Flink, RocksDB", keys, share, f"{mb:.2f}", f"{ms:.0f}", ""])
 
 
 def restarts(name, select, keys):
@@ -117,9 +129,12 @@ def main():
         table = []
         for case in CASES:
             costs(*case, table)
+        if os.path.exists(python_of("flink")):
+            for keys in sorted({case[2] for case in CASES}):
+                flink(keys, table)
         report("checkpoint", "(k) Checkpoints by the share of keys that changed",
                ["state", "keys", "changed", "MB written", "ms", "of that stopped, ms"], table,
-               [f"median of {ROUNDS}; ms from the barrier until the checkpoint is durable"])
+               [f"median of {ROUNDS} (Flink with all keys: 1); ms from the barrier until the checkpoint is durable, of Flink from the trigger"])
     if "restart" in only:
         report("checkpoint_restart", "(k) Restart after kill -9 until the view is at the end of its source, seconds",
                ["state", "keys", "MB of checkpoint files", "seconds"], [restarts(*case) for case in CASES],

@@ -36,8 +36,8 @@ def compiled(scratch, lib):
     return classes
 
 
-def run(job, scratch, heap, rocksdb=False, more=()):
-    """Prints the seconds of the job as JSON. `heap`: -Xmx; state is on the heap or in RocksDB."""
+def command(job, scratch, heap, rocksdb=False, more=()):
+    """What runs a job. `heap`: -Xmx; state is on the heap or in RocksDB."""
     lib = os.path.join(os.path.dirname(importlib.util.find_spec("pyflink").origin), "lib")
     classes = compiled(scratch, lib)
     # What a job that was stopped has left.
@@ -60,8 +60,12 @@ def run(job, scratch, heap, rocksdb=False, more=()):
                                  "util.concurrent.atomic", "util.concurrent.locks")
              for word in ("--add-opens", f"java.base/java.{module}=ALL-UNNAMED")]
     opens += ["--add-opens", "java.base/sun.nio.ch=ALL-UNNAMED"]
-    command = ["java", f"-Xmx{heap}", "-XX:+ExitOnOutOfMemoryError", "-XX:MaxDirectMemorySize=2g", *opens, "-cp",
-               classes + ":" + lib + "/*", "peers.PeerFlink", "streaming", script, *(f"{k}={v}" for k, v in options.items())]
-    out = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return ["java", f"-Xmx{heap}", "-XX:+ExitOnOutOfMemoryError", "-XX:MaxDirectMemorySize=2g", *opens, "-cp",
+            classes + ":" + lib + "/*", "peers.PeerFlink", "streaming", script, *(f"{k}={v}" for k, v in options.items())]
+
+
+def run(job, scratch, heap, rocksdb=False, more=()):
+    """Prints the seconds of the job as JSON."""
+    out = subprocess.run(command(job, scratch, heap, rocksdb, more), stdout=subprocess.PIPE, text=True, check=True).stdout
     result = next(json.loads(line[7:]) for line in out.splitlines() if line.startswith("RESULT "))
     print(json.dumps({"seconds": result["query_s"], "out": 0}))

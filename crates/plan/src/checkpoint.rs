@@ -106,6 +106,10 @@ pub trait CheckpointStore: Send + Sync + fmt::Debug {
     fn list(&self) -> io::Result<Vec<String>>;
     /// Of a file that is not there: nothing.
     fn remove(&self, name: &str) -> io::Result<()>;
+    /// Whether bytes cost more here than the time to compress them.
+    fn is_far(&self) -> bool {
+        false
+    }
 }
 
 /// A file being written. Dropped unfinished it is not there.

@@ -9,8 +9,9 @@
 //! block = length u32 | XXH3 of the bytes, seeded with the next, u64 | length of the entries u32
 //!         | entries, each: length u32, bytes
 //! ```
-//! The bytes of a block are its entries in LZ4, or as they are where that is not less. Runs of version 1 have no
-//! length of the entries, and no LZ4.
+//! The bytes of a block are its entries, or they in LZ4 where the store is far and that is less: on a disk the time
+//! that packing takes from the query is worth more than the bytes. Runs of version 1 have no length of the entries,
+//! and no LZ4.
 //!
 //! Not here: what an entry means (operators), which runs an epoch needs (`checkpoint`).
 
@@ -125,8 +126,9 @@ impl RunFiles {
                 loop {
                     match receive.recv() {
                         Ok(Piece::Block(entries)) => {
-                            let packed = lz4_flex::block::compress(&entries);
-                            let bytes = if packed.len() < entries.len() { &packed } else { &entries };
+                            let packed = store.is_far().then(|| lz4_flex::block::compress(&entries));
+                            let packed = packed.filter(|packed| packed.len() < entries.len());
+                            let bytes = packed.as_ref().unwrap_or(&entries);
                             let mut head = Writer::default();
                             head.u32(bytes.len() as u32);
                             head.u64(check_of(bytes, entries.len() as u32));

@@ -26,6 +26,11 @@ struct Writing(Arc<Mutex<BTreeMap<String, Arc<Vec<u8>>>>>, String, Vec<u8>);
 struct Finished(Arc<Vec<u8>>);
 
 impl CheckpointStore for MemoryStore {
+    /// So that blocks are packed; those on disks are not.
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn CheckpointFile>> {
         if self.0.lock().contains_key(name) {
             return Err(io::ErrorKind::AlreadyExists.into());

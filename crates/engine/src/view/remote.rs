@@ -81,6 +81,10 @@ impl RemoteDir {
 }
 
 impl CheckpointStore for RemoteDir {
+    fn is_far(&self) -> bool {
+        true
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn CheckpointFile>> {
         let (store, key) = (self.store.clone(), self.key(name));
         match self.wait(async move { store.head(&key).await }) {
