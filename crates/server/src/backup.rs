@@ -214,7 +214,7 @@ fn remote_args(options: &BTreeMap<String, String>) -> Result<RemoteArgs, Error> 
             "secret_env" => args.secret_env = value,
             _ => {
                 let all = ["endpoint", "region", "key_env", "secret_env"];
-                let hint = weir_base::error::did_you_mean(name, all.into_iter());
+                let hint = weir_base::error::did_you_mean(name, all);
                 return Err(err!(
                     UnknownSetting,
                     "BACKUP has no setting {name}{hint}; it has {}",

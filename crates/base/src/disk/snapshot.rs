@@ -461,7 +461,9 @@ mod tests {
             5 => disk.open(path, OpenMode::CreateNew).map(drop),
             6 => disk.remove_file(path),
             7 if path != other => disk.rename(path, other),
-            8 if step % 13 == 0 => disk.remove_dir_all("d/e").and_then(|()| disk.create_dir_all("d/e")),
+            8 if step.is_multiple_of(13) => {
+                disk.remove_dir_all("d/e").and_then(|()| disk.create_dir_all("d/e"))
+            }
             _ => Ok(()),
         };
         // Names come and go.

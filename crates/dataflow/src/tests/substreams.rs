@@ -325,7 +325,7 @@ impl Runner {
     fn restore(&mut self, next: &[LogRow]) {
         self.restored += 1;
         self.epoch += 1;
-        if self.restored % 3 != 0 {
+        if !self.restored.is_multiple_of(3) {
             let saved = self.stored.checkpoint(&mut self.graph, &self.plan, self.epoch, |graph| {
                 for row in next.iter().take(3) {
                     graph.feed(0, Element::Rows(Rows::append(batch(std::slice::from_ref(row))))).unwrap();

@@ -245,7 +245,7 @@ fn a_backup_is_taken_of_an_instant_while_rows_come_and_parts_are_merged() {
         assert!(code == 0, "{told}");
         let mut of_then = Restarted::new(&restored, &[]);
         let rows: u64 = of_then.query("SELECT count() FROM table(s)").trim().parse().unwrap();
-        assert!(least <= rows && rows <= most && rows % ROWS == 0, "{least} <= {rows} <= {most}");
+        assert!(least <= rows && rows <= most && rows.is_multiple_of(ROWS), "{least} <= {rows} <= {most}");
         assert_whole(&of_then, rows);
         of_then.query("INSERT INTO s (k, v) SELECT to_string(number % 100), number FROM numbers(1000)");
         of_then.kill();
