@@ -128,7 +128,7 @@ pub fn backup(args: &BackupArgs) -> Result<(), String> {
         ));
     }
     let to = empty_place(&args.to, || args.remote.at(&args.to))?;
-    let manifest = write(&open(dir)?, dir, &report, &to)?;
+    let manifest = write(&open(dir)?, dir, &report, &to, &|_| {})?;
     println!(
         "{} streams, {} files, {} bytes are in {}",
         manifest.streams.len(),
@@ -153,8 +153,14 @@ impl Manifest {
     }
 }
 
-/// Writes all files of a disk that nobody changes, then the manifest.
-fn write(disk: &dyn Disk, dir: &Path, report: &Report, to: &Place) -> Result<Manifest, String> {
+/// Writes all files of a disk that nobody changes, then the manifest. `copied` hears of each file.
+fn write(
+    disk: &dyn Disk,
+    dir: &Path,
+    report: &Report,
+    to: &Place,
+    copied: &dyn Fn(&str),
+) -> Result<Manifest, String> {
     let mut paths = Vec::new();
     files(disk, "", &mut paths).map_err(|e| format!("can not list {}: {e}", dir.display()))?;
     let mut entries = Vec::new();
@@ -164,6 +170,7 @@ fn write(disk: &dyn Disk, dir: &Path, report: &Report, to: &Place) -> Result<Man
         let bytes = file.len_bytes().map_err(failed)?;
         let stored_bytes = without_zeros(&*file, bytes).map_err(failed)?;
         let xxh3 = to.put(&path, &*file, stored_bytes)?;
+        copied(&path);
         entries.push(FileEntry { path, bytes, stored_bytes, xxh3: format!("{xxh3:016x}") });
     }
     let streams = report.ends.iter().map(|(id, ends)| StreamEnds {
@@ -263,7 +270,7 @@ fn live(dir: &Path, disk: &SnapshotDisk, to: &str, remote: &RemoteArgs) -> Resul
     let place = empty_place(to, || remote.at(to)).map_err(|e| err!(BadArguments, "BACKUP TO '{to}': {e}"))?;
     let snapshot = disk.snapshot(is_kept).map_err(|e| match e.kind() {
         std::io::ErrorKind::ResourceBusy => {
-            err!(LogicalError, "another backup is being taken; wait until it has ended")
+            err!(TooManyQueries, "another backup is being taken; wait until it has ended")
         }
         _ => failed(format!("can not list {}: {e}", dir.display())),
     })?;
@@ -279,7 +286,9 @@ fn live(dir: &Path, disk: &SnapshotDisk, to: &str, remote: &RemoteArgs) -> Resul
             report.problems.len()
         )));
     }
-    let manifest = write(&*snapshot, dir, &report, &place).map_err(failed)?;
+    let manifest = write(&*snapshot, dir, &report, &place, &|path| snapshot.release(path)).map_err(|e| {
+        failed(format!("{e}; what is there is no backup. Try again into another place, with less going on"))
+    })?;
     Ok(BackedUp {
         streams: manifest.streams.len() as u64,
         files: manifest.files.len() as u64,
@@ -288,7 +297,6 @@ fn live(dir: &Path, disk: &SnapshotDisk, to: &str, remote: &RemoteArgs) -> Resul
 }
 
 /// Whether a directory, which may not be there yet, lies in another one.
-#[allow(clippy::disallowed_methods, reason = "the place is the user's, not of the data directory")]
 fn is_below(path: &Path, dir: &Path) -> bool {
     let Ok(dir) = dir.canonicalize() else { return false };
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());

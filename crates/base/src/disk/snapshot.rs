@@ -8,7 +8,8 @@
 //! ```
 //!
 //! What it was at the instant is what a crash of the process would have left: bytes written, synced or not.
-//! Kept is what is overwritten: of logs, which grow into zeros, next to nothing.
+//! Kept is what is overwritten: of logs, which grow into zeros, next to nothing. Whoever writes goes before the
+//! snapshot: where more is overwritten or removed than can be kept, the snapshot is lost and its reads fail.
 //!
 //! One snapshot at a time. Without one an operation costs a shared lock.
 
@@ -16,10 +17,14 @@ use super::{DirEntry, Disk, DiskFile, OpenMode};
 use parking_lot::{Mutex, RwLock};
 use std::collections::{BTreeMap, HashMap};
 use std::io::{self, IoSlice};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Weak};
 
 /// Bytes of overwritten files that are compared with zeros at a time.
 const PIECE_BYTES: u64 = 256 << 10;
+/// Bytes other than zeros that are kept, and files that are kept open; then the snapshot is lost.
+const KEPT_BYTES_MAX: u64 = 64 << 20;
+const KEPT_FILES_MAX: u64 = 256;
 
 #[derive(Debug)]
 pub struct SnapshotDisk {
@@ -50,12 +55,40 @@ struct Taken {
     dirs: BTreeMap<String, Vec<DirEntry>>,
     /// Those that are still there, by the paths they have now.
     now: Mutex<BTreeMap<String, Arc<FileThen>>>,
+    kept: Arc<AllKept>,
 }
 
 #[derive(Debug)]
 struct FileThen {
     len: u64,
     kept: Mutex<Kept>,
+    all: Arc<AllKept>,
+}
+
+/// What is kept of all files.
+#[derive(Debug, Default)]
+struct AllKept {
+    bytes: AtomicU64,
+    files: AtomicU64,
+    /// Why it is not what it was any more.
+    lost: Mutex<Option<String>>,
+}
+
+impl AllKept {
+    fn lose(&self, why: String) {
+        self.lost.lock().get_or_insert(why);
+    }
+
+    fn is_lost(&self) -> bool {
+        self.lost.lock().is_some()
+    }
+
+    fn whole(&self) -> io::Result<()> {
+        match &*self.lost.lock() {
+            None => Ok(()),
+            Some(why) => Err(io::Error::other(format!("what it was could not be kept: {why}"))),
+        }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -64,6 +97,8 @@ struct Kept {
     file: Option<Arc<dyn DiskFile>>,
     /// What stood in ranges that were overwritten: begin -> (end, bytes); without bytes zeros.
     ranges: BTreeMap<u64, (u64, Option<Vec<u8>>)>,
+    /// Nobody reads it any more.
+    released: bool,
 }
 
 impl SnapshotDisk {
@@ -83,6 +118,7 @@ impl SnapshotDisk {
             return Err(io::ErrorKind::ResourceBusy.into());
         }
         let (mut files, mut all) = (BTreeMap::new(), BTreeMap::new());
+        let kept = Arc::new(AllKept::default());
         let mut dirs = vec![String::new()];
         while let Some(dir) = dirs.pop() {
             let mut entries = self.shared.below.list(&dir)?;
@@ -92,7 +128,7 @@ impl SnapshotDisk {
                 if entry.is_dir {
                     dirs.push(path);
                 } else {
-                    let then = FileThen { len: entry.len_bytes, kept: Mutex::default() };
+                    let then = FileThen { len: entry.len_bytes, kept: Mutex::default(), all: kept.clone() };
                     files.insert(path, Arc::new(then));
                 }
             }
@@ -103,7 +139,7 @@ impl SnapshotDisk {
                 *written.then.lock() = files.get(path).map(Arc::downgrade).unwrap_or_default();
             }
         }
-        let now = Arc::new(Taken { now: Mutex::new(files.clone()), files, dirs: all });
+        let now = Arc::new(Taken { now: Mutex::new(files.clone()), files, dirs: all, kept });
         *taken = Arc::downgrade(&now);
         Ok(DiskSnapshot { below: self.shared.below.clone(), taken: now })
     }
@@ -115,15 +151,15 @@ fn join(dir: &str, name: &str) -> String {
 
 impl Shared {
     /// Takes files from their names. Gives the instant, if there is one, which holds on to them.
-    fn leave(&self, taken: &Weak<Taken>, paths: &[&str]) -> io::Result<Option<Arc<Taken>>> {
-        let Some(then) = taken.upgrade() else { return Ok(None) };
+    fn leave(&self, taken: &Weak<Taken>, paths: &[&str]) -> Option<Arc<Taken>> {
+        let then = taken.upgrade()?;
         for path in paths {
             let file = then.now.lock().get(*path).cloned();
             if let Some(file) = file {
-                file.keep(&*self.below, path)?;
+                file.keep(&*self.below, path);
             }
         }
-        Ok(Some(then))
+        Some(then)
     }
 
     fn written(&self, path: &str, new: bool, taken: &Weak<Taken>) -> Arc<Written> {
@@ -154,21 +190,37 @@ impl Shared {
 
 impl FileThen {
     /// Keeps the file, which will not be there by this name.
-    fn keep(&self, below: &dyn Disk, path: &str) -> io::Result<()> {
+    fn keep(&self, below: &dyn Disk, path: &str) {
         let mut kept = self.kept.lock();
-        if kept.file.is_none() {
-            kept.file = match below.open(path, OpenMode::Read) {
-                // The change says so itself.
-                Err(e) if e.kind() == io::ErrorKind::NotFound => None,
-                opened => Some(opened?),
-            };
+        if kept.file.is_some() || kept.released || self.all.is_lost() {
+            return;
         }
-        Ok(())
+        if self.all.files.fetch_add(1, Relaxed) >= KEPT_FILES_MAX {
+            return self.all.lose(format!("more than {KEPT_FILES_MAX} files were removed meanwhile"));
+        }
+        match below.open(path, OpenMode::Read) {
+            Ok(file) => kept.file = Some(file),
+            // The change says so itself.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            Err(e) => self.all.lose(format!("{path} could not be kept: {e}")),
+        }
+    }
+
+    /// Nobody reads it any more: nothing is kept of it.
+    fn release(&self) {
+        let mut kept = self.kept.lock();
+        let bytes: usize = kept.ranges.values().filter_map(|(_, bytes)| Some(bytes.as_ref()?.len())).sum();
+        self.all.bytes.fetch_sub(bytes as u64, Relaxed);
+        self.all.files.fetch_sub(u64::from(kept.file.is_some()), Relaxed);
+        *kept = Kept { released: true, ..Kept::default() };
     }
 
     /// Keeps what stands from `begin` to `end`, as far as it was there then and is not kept yet.
-    fn keep_range(&self, file: &dyn DiskFile, begin: u64, end: u64) -> io::Result<()> {
+    fn keep_range(&self, file: &dyn DiskFile, begin: u64, end: u64) {
         let mut kept = self.kept.lock();
+        if kept.released || self.all.is_lost() {
+            return;
+        }
         let (mut at, end) = (begin, end.min(self.len));
         // The range that reaches into what is asked for.
         if let Some((_, (before_end, _))) = kept.ranges.range(..=at).next_back() {
@@ -180,9 +232,18 @@ impl FileThen {
             while at < gap_end {
                 let n = (gap_end - at).min(PIECE_BYTES);
                 let mut bytes = vec![0; n as usize];
-                let read = file.read_at(at, &mut bytes)?;
-                bytes[read..].fill(0);
+                match file.read_at(at, &mut bytes) {
+                    Ok(read) => bytes[read..].fill(0),
+                    Err(e) => {
+                        return self.all.lose(format!("bytes to be overwritten could not be read: {e}"));
+                    }
+                }
                 let zeros = bytes.iter().all(|b| *b == 0);
+                if !zeros && self.all.bytes.fetch_add(n, Relaxed) + n > KEPT_BYTES_MAX {
+                    return self
+                        .all
+                        .lose(format!("more than {KEPT_BYTES_MAX} bytes were overwritten meanwhile"));
+                }
                 let before = kept.ranges.range_mut(..at).next_back();
                 match before {
                     Some((_, (before_end, None))) if zeros && *before_end == at => *before_end += n,
@@ -196,7 +257,6 @@ impl FileThen {
                 at = at.max(next_end);
             }
         }
-        Ok(())
     }
 }
 
@@ -219,7 +279,7 @@ impl Disk for SnapshotDisk {
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let taken = self.shared.taken.read();
-        let then = self.shared.leave(&taken, &[from, to])?;
+        let then = self.shared.leave(&taken, &[from, to]);
         self.shared.below.rename(from, to)?;
         let mut open = self.shared.open.lock();
         match open.remove(from) {
@@ -238,7 +298,7 @@ impl Disk for SnapshotDisk {
 
     fn remove_file(&self, path: &str) -> io::Result<()> {
         let taken = self.shared.taken.read();
-        let then = self.shared.leave(&taken, &[path])?;
+        let then = self.shared.leave(&taken, &[path]);
         self.shared.below.remove_file(path)?;
         self.shared.gone(then.as_deref(), path);
         Ok(())
@@ -251,7 +311,7 @@ impl Disk for SnapshotDisk {
             then.now.lock().keys().filter(|p| p.starts_with(&within)).cloned().collect()
         });
         let files: Vec<&str> = files.iter().map(String::as_str).collect();
-        let then = self.shared.leave(&taken, &files)?;
+        let then = self.shared.leave(&taken, &files);
         self.shared.below.remove_dir_all(path)?;
         self.shared.gone(then.as_deref(), path);
         Ok(())
@@ -288,7 +348,7 @@ impl LiveFile {
         let _taken = self.shared.taken.read();
         let then = self.written.then.lock().upgrade();
         if let Some(then) = then.filter(|then| begin < then.len) {
-            then.keep_range(&*self.file, begin, end)?;
+            then.keep_range(&*self.file, begin, end);
         }
         change()
     }
@@ -329,6 +389,15 @@ pub struct DiskSnapshot {
     taken: Arc<Taken>,
 }
 
+impl DiskSnapshot {
+    /// A file that nobody reads any more: what happens to it takes nothing of what can be kept.
+    pub fn release(&self, path: &str) {
+        if let Some(then) = self.taken.files.get(path) {
+            then.release();
+        }
+    }
+}
+
 #[derive(Debug)]
 struct FileSnapshot {
     file: Arc<dyn DiskFile>,
@@ -353,7 +422,10 @@ impl Disk for DiskSnapshot {
                 let opened = self.below.open(path, mode);
                 match kept() {
                     Some(file) => file,
-                    None => opened?,
+                    None => {
+                        self.taken.kept.whole()?;
+                        opened?
+                    }
                 }
             }
         };
@@ -399,8 +471,9 @@ impl DiskFile for FileSnapshot {
         let buf = &mut buf[..n];
         let read = self.file.read_at(offset, buf)?;
         buf[read..].fill(0);
-        // Whatever was overwritten before or meanwhile was kept before.
+        // Whatever was overwritten before or meanwhile was kept before, or could not be.
         let kept = self.then.kept.lock();
+        self.then.all.whole()?;
         let end = offset + n as u64;
         let before = kept.ranges.range(..offset).next_back();
         for (from, (to, bytes)) in before.into_iter().chain(kept.ranges.range(offset..end)) {
@@ -472,6 +545,39 @@ mod tests {
 
     fn contents(disk: &dyn Disk) -> BTreeMap<&'static str, Vec<u8>> {
         PATHS.iter().filter_map(|p| Some((*p, read_file(disk, p).ok()?))).collect()
+    }
+
+    #[test]
+    fn it_gives_way_where_more_is_removed_or_overwritten_than_it_keeps() {
+        let disk = SnapshotDisk::new(Arc::new(SimDisk::new(1)));
+        let name = |i: u64| format!("f{i}");
+        let make = |i: u64, bytes: usize| {
+            let file = disk.open(&name(i), OpenMode::CreateNew).unwrap();
+            file.write_all_at(0, &[IoSlice::new(&vec![7; bytes])]).unwrap();
+            file
+        };
+        let files: Vec<_> = (0..KEPT_FILES_MAX + 3).map(|i| make(i, 10)).collect();
+        let snapshot = disk.snapshot(|_| true).unwrap();
+        // What was read already is not kept.
+        snapshot.release(&name(0));
+        snapshot.release(&name(1));
+        for i in 0..KEPT_FILES_MAX + 2 {
+            disk.remove_file(&name(i)).unwrap();
+        }
+        assert_eq!(read_file(&snapshot, &name(9)).unwrap(), [7; 10]);
+        disk.remove_file(&name(KEPT_FILES_MAX + 2)).expect("the disk goes on");
+        let e = read_file(&snapshot, &name(9)).unwrap_err();
+        assert!(e.to_string().contains("256 files"), "{e}");
+        drop((files, snapshot));
+
+        let large = make(1_000, 1 << 20);
+        let snapshot = disk.snapshot(|_| true).unwrap();
+        snapshot.taken.kept.bytes.store(KEPT_BYTES_MAX - (1 << 19), Relaxed);
+        large.write_all_at(0, &[IoSlice::new(&vec![8; 1 << 18])]).unwrap();
+        assert_eq!(read_file(&snapshot, &name(1_000)).unwrap(), vec![7; 1 << 20]);
+        large.write_all_at(0, &[IoSlice::new(&vec![9; 1 << 20])]).expect("the disk goes on");
+        let e = read_file(&snapshot, &name(1_000)).unwrap_err();
+        assert!(e.to_string().contains("bytes were overwritten"), "{e}");
     }
 
     #[test]

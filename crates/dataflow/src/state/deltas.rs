@@ -322,21 +322,56 @@ pub(crate) fn read_runs(
     Ok(runs)
 }
 
+/// What of changed things is written where.
+#[derive(Debug)]
+pub(crate) struct Noted<S> {
+    pub runs: Runs,
+    /// `None` = no barrier has asked for what changed.
+    pub changes: Option<Changes<S>>,
+}
+
+impl<S> Default for Noted<S> {
+    fn default() -> Self {
+        Noted { runs: Runs::default(), changes: None }
+    }
+}
+
+impl<S: Things> Noted<S> {
+    /// As a restart finds it.
+    pub fn restored(runs: Vec<RunRef>) -> Self {
+        Noted { runs: Runs::restored(runs), changes: Some(Changes::default()) }
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.changes.as_ref().map_or(0, Changes::bytes)
+    }
+
+    /// Things written before they changed go to the file; else they would pile up.
+    pub fn hand_on(&mut self) {
+        if let (Some(changes), Some(run)) = (&mut self.changes, self.runs.writer()) {
+            changes.hand_on(run);
+        }
+    }
+
+    pub fn lose(&mut self) {
+        self.runs.lose();
+        self.changes.iter_mut().for_each(Changes::forget_pending);
+    }
+}
+
 /// Things by name, for an operator that knows of all of them in memory.
 ///
 /// entry = name, then 1 and what the operator writes of the thing, or 0: it is gone
 #[derive(Debug)]
 pub(crate) struct Named<N: Name> {
-    runs: Runs,
-    /// `None` = no barrier has asked for what changed.
-    changes: Option<Changes<BTreeSet<N>>>,
+    noted: Noted<BTreeSet<N>>,
     /// Names mean other things than they did.
     whole_next: bool,
 }
 
 impl<N: Name> Default for Named<N> {
     fn default() -> Self {
-        Named { runs: Runs::default(), changes: None, whole_next: false }
+        Named { noted: Noted::default(), whole_next: false }
     }
 }
 
@@ -357,28 +392,26 @@ fn put_thing<N: Name, E>(
 
 impl<N: Name> Named<N> {
     pub fn bytes(&self) -> usize {
-        self.changes.as_ref().map_or(0, Changes::bytes)
+        self.noted.bytes()
     }
 
     /// A thing is about to change, come or go. `put` writes it as it is and says whether it is there.
     #[inline]
     pub fn note<E>(&mut self, name: &N, put: impl FnOnce(&mut Writer) -> Result<bool, E>) -> Result<(), E> {
-        match &mut self.changes {
+        match &mut self.noted.changes {
             None => Ok(()),
             Some(changes) => changes.note(name, |out| put_thing(name, out, put)),
         }
     }
 
-    /// What copies were made goes to the file, else it would pile up.
+    /// See [`Noted::hand_on`].
     pub fn hand_on(&mut self) {
-        if let (Some(changes), Some(run)) = (&mut self.changes, self.runs.writer()) {
-            changes.hand_on(run);
-        }
+        self.noted.hand_on();
     }
 
     /// Things are about to get other names: what is pending is written, and the next run says all there is.
     pub fn rename<E>(&mut self, mut put: impl FnMut(&N, &mut Writer) -> Result<bool, E>) -> Result<(), E> {
-        if let Some(changes) = &mut self.changes {
+        if let Some(changes) = &mut self.noted.changes {
             changes.put_pending(usize::MAX, |name, out| put_thing(&name, out, |out| put(&name, out)))?;
             changes.take_since();
         }
@@ -395,16 +428,16 @@ impl<N: Name> Named<N> {
         all: impl FnOnce() -> BTreeSet<N>,
     ) -> bool {
         let Some(to) = into.files() else { return false };
-        let anew = std::mem::take(&mut self.whole_next) || self.changes.is_none();
-        let whole = self.runs.must_be_whole(things) || anew;
+        let anew = std::mem::take(&mut self.whole_next) || self.noted.changes.is_none();
+        let whole = self.noted.runs.must_be_whole(things) || anew;
         if whole {
-            self.runs.keep_from(to.1);
+            self.noted.runs.keep_from(to.1);
         }
-        let changes = self.changes.get_or_insert_default();
+        let changes = self.noted.changes.get_or_insert_default();
         if changes.at_barrier(whole.then(all)) {
-            self.runs.begin(to, into);
+            self.noted.runs.begin(to, into);
         } else {
-            self.runs.name(into);
+            self.noted.runs.name(into);
         }
         true
     }
@@ -415,7 +448,7 @@ impl<N: Name> Named<N> {
         things_max: usize,
         mut put: impl FnMut(&N, &mut Writer) -> Result<bool, E>,
     ) -> Result<Wrote, E> {
-        let (Some(run), Some(changes)) = (self.runs.writer(), &mut self.changes) else {
+        let (Some(run), Some(changes)) = (self.noted.runs.writer(), &mut self.noted.changes) else {
             return Ok(Wrote::All);
         };
         if !run.has_room() {
@@ -427,13 +460,12 @@ impl<N: Name> Named<N> {
         if left {
             return Ok(Wrote::More);
         }
-        self.runs.finish();
+        self.noted.runs.finish();
         Ok(Wrote::All)
     }
 
     pub fn lose(&mut self) {
-        self.runs.lose();
-        self.changes.iter_mut().for_each(Changes::forget_pending);
+        self.noted.lose();
     }
 
     /// Gives each thing that is there in a state, once; knows then what it lies in.
@@ -459,7 +491,7 @@ impl<N: Name> Named<N> {
             }
             Ok(())
         })?;
-        (self.runs, self.changes) = (Runs::restored(runs), Some(Changes::default()));
+        self.noted = Noted::restored(runs);
         Ok(())
     }
 }

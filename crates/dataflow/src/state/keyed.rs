@@ -13,7 +13,7 @@
 //! Not here: what an entry holds behind its key (the operators).
 
 use super::bytes::{Damaged, Reader, Writer};
-use super::deltas::{Changes, Groups, Runs, Things, read_runs};
+use super::deltas::{Groups, Noted, Things, read_runs};
 use super::keys::{Key, KeyForm};
 use super::paged::{Newest, Paged, invalid};
 use super::runs::entries;
@@ -25,27 +25,29 @@ use std::convert::Infallible;
 use std::io;
 use std::sync::Arc;
 
+/// Runs of spilled groups that are kept for the next barrier: they take room on the disk.
+const SINCE_MAX: usize = 64;
+
 #[derive(Default)]
 pub(crate) struct Keyed {
-    runs: Runs,
-    /// `None` = no barrier has asked for what changed.
-    changes: Option<Changes<Groups>>,
+    noted: Noted<Groups>,
     /// Runs of spilled groups of which some changed since the last barrier.
     since: Vec<Arc<Run>>,
+    /// They were too many: the next run of a checkpoint says all.
+    whole_next: bool,
     /// Those that are being written.
     spilled: Option<Newest>,
 }
 
 impl Keyed {
     pub fn bytes(&self) -> usize {
-        self.changes.as_ref().map_or(0, Changes::bytes)
-            + self.since.iter().map(|r| r.memory_bytes()).sum::<usize>()
+        self.noted.bytes() + self.since.iter().map(|r| r.memory_bytes()).sum::<usize>()
     }
 
     /// A group is about to change. `put` writes it as it is.
     #[inline]
     pub fn note(&mut self, group: u32, put: impl FnOnce(&mut Writer)) {
-        if let Some(changes) = &mut self.changes {
+        if let Some(changes) = &mut self.noted.changes {
             let Ok(()) = changes.note(&group, |out| -> Result<(), Infallible> {
                 put(out);
                 Ok(())
@@ -55,22 +57,20 @@ impl Keyed {
 
     /// A group that had changed has another number now.
     pub fn note_moved(&mut self, group: u32) {
-        if let Some(changes) = &mut self.changes {
+        if let Some(changes) = &mut self.noted.changes {
             changes.note_moved(&group);
         }
     }
 
-    /// What copies were made goes to the file, else it would pile up.
+    /// See [`Noted::hand_on`].
     pub fn hand_on(&mut self) {
-        if let (Some(changes), Some(run)) = (&mut self.changes, self.runs.writer()) {
-            changes.hand_on(run);
-        }
+        self.noted.hand_on();
     }
 
     /// Writes all that is pending, before groups get other numbers or go to disk; gives those that changed
     /// since the last barrier, under their old numbers.
     pub fn leave(&mut self, mut put: impl FnMut(u32, &mut Writer)) -> Groups {
-        let Some(changes) = &mut self.changes else { return Groups::default() };
+        let Some(changes) = &mut self.noted.changes else { return Groups::default() };
         let Ok(_) = changes.put_pending(usize::MAX, |group, out| -> Result<(), Infallible> {
             put(group, out);
             Ok(())
@@ -82,8 +82,11 @@ impl Keyed {
 
     /// Where groups went of which those of `since` are in no checkpoint.
     pub fn went_to(&mut self, run: Option<Arc<Run>>, since: &Groups) {
-        if !since.is_empty() {
+        if !since.is_empty() && !self.whole_next {
             self.since.extend(run);
+        }
+        if self.since.len() > SINCE_MAX {
+            (self.since, self.whole_next) = (Vec::new(), true);
         }
     }
 
@@ -96,11 +99,12 @@ impl Keyed {
         disk: &Paged,
     ) -> io::Result<bool> {
         let Some(to) = into.files() else { return Ok(false) };
-        let whole = self.runs.must_be_whole(keys) || self.changes.is_none();
-        let changes = self.changes.get_or_insert_default();
+        let anew = std::mem::take(&mut self.whole_next) || self.noted.changes.is_none();
+        let whole = self.noted.runs.must_be_whole(keys) || anew;
+        let changes = self.noted.changes.get_or_insert_default();
         let since = std::mem::take(&mut self.since);
         let any = if whole {
-            self.runs.keep_from(to.1);
+            self.noted.runs.keep_from(to.1);
             self.spilled = if disk.is_empty() { None } else { Some(disk.newest()?) };
             changes.at_barrier(Some(Groups::all(groups)))
         } else {
@@ -108,9 +112,9 @@ impl Keyed {
             changes.at_barrier(None)
         };
         if any || self.spilled.is_some() {
-            self.runs.begin(to, into);
+            self.noted.runs.begin(to, into);
         } else {
-            self.runs.name(into);
+            self.noted.runs.name(into);
         }
         Ok(true)
     }
@@ -123,7 +127,7 @@ impl Keyed {
         mut put: impl FnMut(u32, &mut Writer),
         counts: impl Fn(&mut Reader<'_>) -> Result<bool, Damaged>,
     ) -> io::Result<Wrote> {
-        let (Some(run), Some(changes)) = (self.runs.writer(), &mut self.changes) else {
+        let (Some(run), Some(changes)) = (self.noted.runs.writer(), &mut self.noted.changes) else {
             return Ok(Wrote::All);
         };
         if !run.has_room() {
@@ -152,13 +156,12 @@ impl Keyed {
         if self.spilled.is_some() {
             return Ok(Wrote::More);
         }
-        self.runs.finish();
+        self.noted.runs.finish();
         Ok(Wrote::All)
     }
 
     pub fn lose(&mut self) {
-        self.runs.lose();
-        self.changes.iter_mut().for_each(Changes::forget_pending);
+        self.noted.lose();
         (self.spilled, self.since) = (None, Vec::new());
     }
 
@@ -174,7 +177,7 @@ impl Keyed {
         mut take: impl FnMut(&[u8]) -> Result<(), OpError>,
     ) -> Result<(), OpError> {
         let runs = read_runs(operator, from, &mut take)?;
-        (self.runs, self.changes) = (Runs::restored(runs), Some(Changes::default()));
+        self.noted = Noted::restored(runs);
         Ok(())
     }
 }

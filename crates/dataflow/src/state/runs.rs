@@ -38,8 +38,6 @@ const BLOCKS_WAITING_MAX: usize = 8;
 const HEAD_BYTES: u64 = 8;
 const BLOCK_HEAD_BYTES: usize = 16;
 const PLAIN_BLOCK_HEAD_BYTES: usize = 12;
-/// More in a block's head is damage, not a block: one entry may be as long as its operator makes it.
-const ENTRIES_BYTES_MAX: u32 = 1 << 31;
 
 /// Where a query's runs lie.
 #[derive(Clone)]
@@ -203,8 +201,23 @@ impl RunWriter {
     /// Entries that are framed already.
     pub fn add_framed(&mut self, framed: &[u8], entries: u64) {
         self.run.entries += entries;
-        self.block.0.extend_from_slice(framed);
-        self.seal_full();
+        // Cut between entries: a block is read as a whole.
+        let mut rest = framed;
+        while !rest.is_empty() {
+            let room = BLOCK_BYTES - self.block.0.len();
+            let mut n = 0;
+            if rest.len() <= room {
+                n = rest.len();
+            }
+            while n < rest.len().min(room) {
+                let (len, _) = rest[n..].split_first_chunk::<4>().expect("entries are framed");
+                n += 4 + u32::from_le_bytes(*len) as usize;
+            }
+            let (now, later) = rest.split_at(n);
+            self.block.0.extend_from_slice(now);
+            rest = later;
+            self.seal_full();
+        }
     }
 
     pub fn add(&mut self, entry: impl FnOnce(&mut Writer)) {
@@ -325,9 +338,6 @@ impl RunBlocks {
         }
         if unpacked == len {
             return Ok(Some(block));
-        }
-        if unpacked > ENTRIES_BYTES_MAX {
-            return Err(damaged("a block says that it is longer than blocks are"));
         }
         let entries = lz4_flex::block::decompress(&block, unpacked as usize);
         entries.map(Some).map_err(|e| damaged(&format!("a block does not unpack: {e}")))

@@ -210,7 +210,7 @@ fn written(shared: &Shared, job: &Job) -> Vec<Option<(i64, u16)>> {
 /// Takes what a dropped task left in its target's shards.
 pub(crate) async fn forget(shared: &Shared, job: &Job) {
     let JobKind::Task { target, .. } = &job.kind else { return };
-    if let Err(e) = redo::remove(&*shared.world.disk, job.id) {
+    if let Err(e) = redo::forget(&*shared.world.disk, job.id) {
         tracing::debug!(task = %job.full_name(), error = %e, "a run of a dropped task goes with the next start");
     }
     let snapshot = shared.catalog.snapshot();
@@ -319,10 +319,14 @@ impl Runner {
         let stopping = self.shared.stopping();
         let done = if self.unfinished {
             match finish(&shared, &job).await {
-                Ok((of_run, rows)) => {
-                    self.unfinished = false;
-                    at_us = of_run.unwrap_or(at_us);
+                Ok(Some((of_run, rows))) => {
+                    (self.unfinished, at_us) = (false, of_run);
                     Ok(rows)
+                }
+                // There is none: what is due is yet to run.
+                Ok(None) => {
+                    self.unfinished = false;
+                    return false;
                 }
                 Err(e) => Err(e),
             }
@@ -445,7 +449,7 @@ impl Rows {
         if let Some(redo) = redo {
             redo.finish()?;
             *unfinished = true;
-            let (_, rows) = finish(shared, job).await?;
+            let rows = finish(shared, job).await?.map_or(0, |(_, rows)| rows);
             *unfinished = false;
             return Ok(rows);
         }
@@ -456,16 +460,16 @@ impl Rows {
     }
 }
 
-/// Appends what is missing of a run that is noted; gives its time and how many rows it has.
-async fn finish(shared: &Shared, job: &Job) -> Result<(Option<i64>, u64)> {
+/// Appends what is missing of the run that is noted, if one is; gives its time and how many rows it has.
+async fn finish(shared: &Shared, job: &Job) -> Result<Option<(i64, u64)>> {
     let disk = &*shared.world.disk;
-    let Some(mut redo) = Redo::open(disk, job.id)? else { return Ok((None, 0)) };
+    let Some(mut redo) = Redo::open(disk, job.id)? else { return Ok(None) };
     let (at_us, mut rows) = (redo.at_us, 0);
     while let Some(record) = redo.next()? {
         rows += append(shared, job, at_us, record).await?;
     }
     redo::remove(disk, job.id)?;
-    Ok((Some(at_us), rows))
+    Ok(Some((at_us, rows)))
 }
 
 /// Appends a record unless its shard has it already; gives its rows.

@@ -169,7 +169,12 @@ fn unread(path: &str, e: &dyn std::fmt::Display) -> Error {
     )
 }
 
-/// The run is whole in its target, or nobody wants it any more.
+/// The task is gone.
+pub(super) fn forget(disk: &dyn Disk, task: Uuid) -> Result<()> {
+    disk.remove_dir_all(&dir(task)).map_err(failed)
+}
+
+/// The run is whole in its target.
 pub(super) fn remove(disk: &dyn Disk, task: Uuid) -> Result<()> {
     match disk.remove_file(&path(task)) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(failed(e)),
