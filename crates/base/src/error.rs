@@ -77,6 +77,7 @@ codes! {
     UnexpectedExpression = 183 "UNEXPECTED_EXPRESSION" Invalid 400;
     UnknownUser = 192 "UNKNOWN_USER" Denied 403;
     TooManyQueries = 202 "TOO_MANY_SIMULTANEOUS_QUERIES" Unavailable 503;
+    NetworkError = 210 "NETWORK_ERROR" Unavailable 503;
     NotAnAggregate = 215 "NOT_AN_AGGREGATE" Invalid 400;
     QueryIdInUse = 216 "QUERY_WITH_SAME_ID_IS_ALREADY_RUNNING" Invalid 409;
     MemoryLimitExceeded = 241 "MEMORY_LIMIT_EXCEEDED" Unavailable 500;

@@ -116,6 +116,14 @@ pub enum RelationKind {
         /// SETTINGS by name, validated by the engine.
         settings: BTreeMap<String, String>,
     },
+    /// Rows lie elsewhere, and are read and written through a connector.
+    External {
+        /// SETTINGS by name, validated by the connector; secrets among them.
+        settings: BTreeMap<String, String>,
+        /// `_tp_time` is a value of the payload; else it is when a message was written.
+        #[serde(default)]
+        time_in_payload: bool,
+    },
     /// Rows are made up while queried.
     Random { settings: BTreeMap<String, String> },
     /// A query that runs, and the stream that its rows go to.
@@ -279,9 +287,10 @@ impl Snapshot {
             RelationKind::MaterializedView { target, .. } => {
                 self.expect_relation(&target.database, &target.name)
             }
-            RelationKind::Stream { .. } | RelationKind::Random { .. } | RelationKind::View { .. } => {
-                Ok(relation)
-            }
+            RelationKind::Stream { .. }
+            | RelationKind::External { .. }
+            | RelationKind::Random { .. }
+            | RelationKind::View { .. } => Ok(relation),
         }
     }
 
@@ -292,7 +301,9 @@ impl Snapshot {
             RelationKind::MaterializedView { depends_on, target, .. } => {
                 depends_on.contains(of) || target == of
             }
-            RelationKind::Stream { .. } | RelationKind::Random { .. } => false,
+            RelationKind::Stream { .. } | RelationKind::External { .. } | RelationKind::Random { .. } => {
+                false
+            }
         };
         let relations = self.relations().filter(|r| depends(r)).map(|r| r.full_name());
         relations.chain(self.jobs().filter(|j| j.depends(of)).map(|j| j.full_name())).collect()

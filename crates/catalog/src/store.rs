@@ -262,7 +262,9 @@ fn refuse_circles(next: &Snapshot, event: &Event) -> Result<(), CatalogError> {
     let (depends_on, mut fed) = match &view.kind {
         RelationKind::View { depends_on, .. } => (depends_on, Vec::new()),
         RelationKind::MaterializedView { depends_on, target, .. } => (depends_on, vec![target.clone()]),
-        RelationKind::Stream { .. } | RelationKind::Random { .. } => return Ok(()),
+        RelationKind::Stream { .. } | RelationKind::External { .. } | RelationKind::Random { .. } => {
+            return Ok(());
+        }
     };
     fed.push(view.full_name());
     let reached = next.downstream(&fed);

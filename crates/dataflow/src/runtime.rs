@@ -268,7 +268,7 @@ fn lasting_source(spec: &SourceSpec, saved: Option<&Saved>, index: usize) -> Sou
     }
     let stood = saved.and_then(|s| s.position.sources.get(index)).filter(|s| !s.next.is_empty());
     if let Some(stood) = stood {
-        spec.start = StartPosition::SeqNo(stood.next.clone());
+        spec.start = StartPosition::Restored(stood.next.clone());
         spec.history.log_only = false;
     }
     spec

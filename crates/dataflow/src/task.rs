@@ -11,7 +11,7 @@
 //! Not here: how an element moves through operators (`graph`), starting and joining (`runtime`), what is
 //! written of a checkpoint (`lasting`).
 
-use crate::graph::{Graph, Snapshot};
+use crate::graph::{Graph, Leaf, Snapshot};
 use crate::lasting::{Answer, Keeping};
 use crate::operator::Wrote;
 use std::future::{Future, poll_fn};
@@ -75,6 +75,9 @@ pub(crate) struct Told {
 impl Task {
     pub async fn run(mut self) -> Result<Finish, StreamError> {
         let finish = self.work().await;
+        if finish.is_err() {
+            self.note_failed_source();
+        }
         let Task { graph, keeping, .. } = self;
         // A checkpoint that is being written is over before anybody starts from another.
         drop(graph);
@@ -82,6 +85,17 @@ impl Task {
             keeping.end().await;
         }
         finish
+    }
+
+    /// Rows that a source could not give.
+    fn note_failed_source(&self) {
+        let mut failed_at = self.failed_at.lock();
+        let failed = |leaf: &Leaf| Some((leaf.id, leaf.source.as_ref()?.failed_at()?));
+        if let (None, Some((node, (shard, from, end)))) =
+            (&*failed_at, self.graph.leaves.iter().find_map(failed))
+        {
+            *failed_at = Some(RowsAt { node, shard, from, end });
+        }
     }
 
     async fn work(&mut self) -> Result<Finish, StreamError> {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use weir_base::{Clock, Disk, Error, ManualClock, Rng};
+use weir_plan::Connector;
 use weir_storage::PartsLocation;
 
 /// Handles to the world.
@@ -70,6 +71,8 @@ pub struct EngineConfig {
     pub spill_dir: Option<PathBuf>,
     /// What alerts call with; `None` refuses them.
     pub web_hook: Option<Arc<dyn WebHook>>,
+    /// Kinds of external streams there are.
+    pub connectors: Vec<Arc<dyn Connector>>,
     /// What BACKUP is done by; `None` refuses it.
     pub backups: Option<Arc<dyn Backups>>,
     /// Shown by `version()` and `system.build_options`.

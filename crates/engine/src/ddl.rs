@@ -4,6 +4,7 @@
 
 mod alter;
 mod create;
+mod external;
 mod jobs;
 pub(crate) mod show;
 pub(crate) mod views;

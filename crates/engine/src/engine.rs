@@ -5,6 +5,7 @@ use crate::config::{EngineConfig, World};
 use crate::ddl;
 use crate::execute;
 use crate::expr::Compiler;
+use crate::externals::Externals;
 use crate::ingest::WriterOptions;
 use crate::outcome::{Done, Outcome, QueryHandle};
 use crate::query::{Drops, QueryAbout, QueryEntry, QueryHistory, QueryRecord, QueryRegistry, QuerySpec};
@@ -57,6 +58,7 @@ pub(crate) struct Shared {
     pub world: World,
     pub catalog: Arc<Catalog>,
     pub streams: Streams,
+    pub externals: Externals,
     pub states: States,
     pub runtime: Arc<dyn Runtime>,
     pub queries: Arc<QueryRegistry>,
@@ -123,11 +125,13 @@ impl Engine {
         let history = QueryHistory::new(history_bounds(&config.settings), world.clock.clone());
         let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
         let checkpoints = Checkpoints::new(world.disk.clone(), &config.checkpoints);
+        let externals = Externals::new(config.connectors.clone());
         let shared = Arc::new(Shared {
             config,
             world,
             catalog,
             streams,
+            externals,
             states,
             runtime,
             queries,
@@ -408,6 +412,7 @@ impl Statement {
             &self.session.database,
             self.settings.format.spelling,
             self.session.parameters.clone(),
+            self.settings.partitions.clone(),
         )
     }
 

@@ -3,7 +3,8 @@
 use crate::ddl;
 use crate::engine::{Shared, Statement};
 use crate::explain;
-use crate::ingest::{IngestPlan, StreamWriter, rows_of_values};
+use crate::externals::OpenExternal;
+use crate::ingest::{Destination, IngestPlan, StreamWriter, rows_of_values};
 use crate::insert_select::insert_select;
 use crate::outcome::{Done, InsertHandle, InsertWriter, Outcome, QueryHandle};
 use crate::query::{
@@ -27,12 +28,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use weir_base::error::did_you_mean;
 use weir_base::{Error, Result, err};
-use weir_catalog::{RelationName, SYSTEM_DATABASE};
+use weir_catalog::{RelationKind, RelationName, SYSTEM_DATABASE};
 use weir_format::types::Type;
 use weir_format::{DecodedBatch, Decoder};
-use weir_plan::{Lasting, NodeId, SourceSpec, WEIGHT_COLUMN};
+use weir_plan::{ExternalStream, Lasting, NodeId, SourceSpec, WEIGHT_COLUMN};
 use weir_sql::ast::{DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
-use weir_sql::bind::{BoundQuery, zoned};
+use weir_sql::bind::{AliasColumn, BoundQuery, zoned};
 use weir_sql::{parse, stream};
 
 /// Threads a query gets where `max_threads` is 0.
@@ -376,10 +377,33 @@ fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
         .map_err(|e| err!(LogicalError, "the result does not have the columns announced: {e}"))
 }
 
+/// Where rows of an insert are to lie.
+#[derive(Clone)]
+enum Opened {
+    Stored(Arc<OpenStream>),
+    External(Arc<OpenExternal>),
+}
+
+impl Opened {
+    fn ingest(&self) -> &Arc<IngestPlan> {
+        match self {
+            Opened::Stored(open) => &open.ingest,
+            Opened::External(open) => &open.ingest,
+        }
+    }
+
+    fn aliases(&self) -> &[AliasColumn] {
+        match self {
+            Opened::Stored(open) => &open.aliases,
+            Opened::External(open) => &open.aliases,
+        }
+    }
+}
+
 /// A stream that can be inserted into, and the columns an insert names.
 pub(crate) struct Target {
     pub name: RelationName,
-    open: Arc<OpenStream>,
+    open: Opened,
     pub columns: Vec<(String, Type)>,
     pub schema: SchemaRef,
 }
@@ -387,15 +411,26 @@ pub(crate) struct Target {
 impl Target {
     /// Every column an insert may name.
     pub fn insertable(&self) -> Vec<String> {
-        self.open.ingest.insertable().map(|c| c.name.clone()).collect()
+        self.open.ingest().insertable().map(|c| c.name.clone()).collect()
     }
 
     pub fn ingest(&self) -> Arc<IngestPlan> {
-        self.open.ingest.clone()
+        self.open.ingest().clone()
     }
 
+    /// None of an external stream.
     pub fn shards(&self) -> &[Arc<weir_storage::Shard>] {
-        self.open.store.shards()
+        match &self.open {
+            Opened::Stored(open) => open.store.shards(),
+            Opened::External(_) => &[],
+        }
+    }
+
+    pub fn external(&self) -> Option<&Arc<dyn ExternalStream>> {
+        match &self.open {
+            Opened::Stored(_) => None,
+            Opened::External(open) => Some(&open.stream),
+        }
     }
 }
 
@@ -406,13 +441,18 @@ pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[Stri
     let snapshot = cx.shared.catalog.snapshot();
     let relation = snapshot.expect_relation(&name.database, &name.name)?;
     ddl::show::expect_insertable(relation)?;
-    let open = cx.shared.streams.get(relation)?;
-    let plan = &open.ingest;
+    let open = match relation.kind {
+        RelationKind::External { .. } => {
+            Opened::External(cx.shared.externals.get(relation, &cx.shared.compiler())?)
+        }
+        _ => Opened::Stored(cx.shared.streams.get(relation)?),
+    };
+    let plan = open.ingest();
     let named: Vec<(String, Type)> = match columns {
         None => plan
             .insertable()
             .filter(|c| c.name != weir_storage::TIME_COLUMN || time_is_declared(relation))
-            .filter(|c| c.name != WEIGHT_COLUMN)
+            .filter(|c| c.name != WEIGHT_COLUMN && is_shown(relation, &c.name))
             .map(|c| (c.name.clone(), c.column_type.clone()))
             .collect(),
         Some(names) => {
@@ -425,7 +465,7 @@ pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[Stri
                     if plan.column(n).is_some() {
                         return Err(computed("MATERIALIZED", "from the other columns"));
                     }
-                    if open.aliases.iter().any(|a| a.name == *n) {
+                    if open.aliases().iter().any(|a| a.name == *n) {
                         return Err(computed("ALIAS", "when it is read"));
                     }
                     let hint = did_you_mean(n, plan.insertable().map(|c| c.name.as_str()));
@@ -451,12 +491,29 @@ pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[Stri
 /// Without a column list an insert gives the declared columns, in order; never the weight of a
 /// changelog, and `_tp_time` only where CREATE named it, so that `VALUES (1, 'a')` fits `(k int32, s string)`.
 fn time_is_declared(relation: &weir_catalog::Relation) -> bool {
+    if let RelationKind::External { time_in_payload, .. } = &relation.kind {
+        return *time_in_payload;
+    }
     relation.columns.last().is_none_or(|last| last.name != weir_storage::TIME_COLUMN)
 }
 
+/// Whether CREATE named a column: every message has more.
+fn is_shown(relation: &weir_catalog::Relation, name: &str) -> bool {
+    relation.columns.iter().any(|c| c.name == name)
+}
+
 pub(crate) fn writer(cx: &Statement, target: &Target, entry: &Arc<QueryEntry>) -> Result<StreamWriter> {
-    let (open, options) = (&target.open, cx.writer_options(&target.name, entry.memory.clone()));
-    StreamWriter::new(open.ingest.clone(), open.store.clone(), open.turn.clone(), options)
+    let options = cx.writer_options(&target.name, entry.memory.clone());
+    match &target.open {
+        Opened::Stored(open) => {
+            let to = Destination::Store(open.store.clone());
+            StreamWriter::new(open.ingest.clone(), to, open.turn.clone(), options)
+        }
+        Opened::External(open) => {
+            let to = Destination::external(open.stream.clone());
+            StreamWriter::new(open.ingest.clone(), to, Arc::default(), options)
+        }
+    }
 }
 
 async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {

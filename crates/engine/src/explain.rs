@@ -174,7 +174,7 @@ pub(crate) fn start(start: &StartPosition) -> String {
             let at = chrono::DateTime::from_timestamp_millis(at.0);
             at.map_or_else(String::new, |at| at.format("event time %Y-%m-%d %H:%M:%S%.3f").to_string())
         }
-        StartPosition::SeqNo(all) => {
+        StartPosition::SeqNo(all) | StartPosition::Restored(all) => {
             let all: Vec<String> = all.iter().map(ToString::to_string).collect();
             format!("sequence number {}", all.join(", "))
         }

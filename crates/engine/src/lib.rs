@@ -15,6 +15,7 @@ mod engine;
 mod execute;
 mod explain;
 mod expr;
+mod externals;
 mod ingest;
 mod insert_select;
 mod layout;

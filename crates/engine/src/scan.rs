@@ -13,6 +13,7 @@
 mod access;
 mod columns;
 mod defaults;
+mod external;
 mod log_exec;
 mod parts;
 mod prune;
@@ -21,7 +22,7 @@ mod table;
 #[cfg(test)]
 pub(crate) mod tests;
 
-pub use access::{RandomAccess, StoredAccess, StreamAccess, StreamLookup};
+pub use access::{ExternalAccess, RandomAccess, StoredAccess, StreamAccess, StreamLookup};
 pub use columns::{SHARD_COLUMN, full_schema, shard_type};
 pub use reader::{FooterCache, parts_url, register_parts};
 pub use table::StreamTable;

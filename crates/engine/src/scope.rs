@@ -3,7 +3,7 @@
 
 use crate::engine::Shared;
 use crate::random;
-use crate::scan::{RandomAccess, StreamAccess, StreamLookup, StreamTable, full_schema};
+use crate::scan::{ExternalAccess, RandomAccess, StreamAccess, StreamLookup, StreamTable, full_schema};
 use crate::source::TypedGenerator;
 use crate::streams::{alias_columns, stored_schema};
 use crate::system;
@@ -25,6 +25,8 @@ pub(crate) struct EngineScope {
     database: String,
     spelling: Spelling,
     parameters: BTreeMap<String, String>,
+    /// Partitions of external streams that are read; `None` = all.
+    partitions: Option<Arc<[i32]>>,
     /// Every relation a name was resolved to, views' own names included.
     used: Mutex<BTreeSet<RelationName>>,
 }
@@ -35,6 +37,7 @@ impl EngineScope {
         database: &str,
         spelling: Spelling,
         parameters: BTreeMap<String, String>,
+        partitions: Option<Arc<[i32]>>,
     ) -> Self {
         let snapshot = shared.catalog.snapshot();
         EngineScope {
@@ -43,6 +46,7 @@ impl EngineScope {
             database: database.to_owned(),
             spelling,
             parameters,
+            partitions,
             used: Mutex::default(),
         }
     }
@@ -58,6 +62,17 @@ impl EngineScope {
                 let open = self.shared.streams.get(relation)?;
                 let access = open.access(&name, &self.shared.streams.footers);
                 Ok((StreamAccess::Stored(access), open.visible))
+            }
+            RelationKind::External { .. } => {
+                let open = self.shared.externals.get(relation, &self.shared.compiler())?;
+                let visible = open.visible;
+                let access = ExternalAccess {
+                    name: name.to_string().into(),
+                    open,
+                    clock: self.shared.world.clock.clone(),
+                    picked: self.partitions.clone(),
+                };
+                Ok((StreamAccess::External(access), visible))
             }
             RelationKind::Random { settings } => {
                 let (schema, visible, order) = stored_schema(relation)?;
@@ -144,6 +159,9 @@ impl Scope for EngineScope {
         let relation = self.snapshot.rows_of(relation)?;
         match &relation.kind {
             RelationKind::Stream { .. } => Ok(self.shared.streams.get(relation)?.aliases.clone()),
+            RelationKind::External { .. } => {
+                Ok(self.shared.externals.get(relation, &self.shared.compiler())?.aliases.clone())
+            }
             RelationKind::Random { .. } => {
                 let (schema, _, _) = stored_schema(relation)?;
                 alias_columns(relation, &schema, &self.shared.compiler())

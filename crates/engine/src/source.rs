@@ -18,6 +18,7 @@
 //! Not here: bounded reads (`scan`), filters, watermarks.
 
 mod event_time;
+mod external;
 mod factory;
 mod free;
 mod gate;
@@ -37,5 +38,6 @@ pub use factory::{StreamSources, Warnings};
 pub use generate::{RowGenerator, TypedGenerator};
 pub use progress::{QuerySources, SourceRead};
 
+pub(crate) use external::{completed, pick};
 pub(crate) use random::generate_block;
 pub(crate) use tail::Cuts;

@@ -16,6 +16,7 @@ mod dlq;
 pub(crate) mod files;
 mod held;
 mod machine;
+mod outside;
 mod remote;
 mod route;
 mod run;

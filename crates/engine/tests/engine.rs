@@ -101,6 +101,7 @@ impl Server {
             queries_max: 100,
             spill_dir: None,
             web_hook: None,
+            connectors: Vec::new(),
             backups: None,
             version: "0.1.0".into(),
         };

@@ -34,10 +34,11 @@ pub struct Position {
 }
 
 impl SourcePosition {
-    /// No row is taken in here that is not there.
+    /// No row is taken in here that is not there. A shard that only one of them knows came later, and is one of
+    /// which nothing was taken in.
     fn within(&self, other: &SourcePosition) -> bool {
-        self.next.len() == other.next.len()
-            && self.next.iter().zip(&other.next).all(|(a, b)| a <= b)
+        let next = |p: &SourcePosition, i: usize| p.next.get(i).copied().unwrap_or(SeqNo::ZERO);
+        (0..self.next.len().max(other.next.len())).all(|i| next(self, i) <= next(other, i))
             && self.frontier_us <= other.frontier_us
             && self.backfilled <= other.backfilled
     }

@@ -11,6 +11,7 @@ pub mod aggregate;
 pub mod checkpoint;
 pub mod element;
 mod error;
+pub mod external;
 pub mod history;
 pub mod runtime;
 pub mod session;
@@ -24,6 +25,10 @@ pub use checkpoint::{
     SourcePosition,
 };
 pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
+pub use external::{
+    Connector, ExternalRead, ExternalReader, ExternalRows, ExternalScan, ExternalSpec, ExternalStream,
+    ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Partition,
+};
 pub use history::{HistorySpec, ReplaySpec, SourceOrder};
 pub use runtime::{
     Durable, QueryCounters, Running, Runtime, ShardProgress, Sink, Source, SourceFactory, StreamError,

@@ -35,6 +35,12 @@ pub trait Source: Send {
     /// Gives no row at or past these numbers, one a shard, until it is told otherwise; `None` = all. It is
     /// not polled while it stands there.
     fn stop_at(&mut self, _bounds: Option<&[SeqNo]>) {}
+
+    /// Of a source that failed: the rows it failed on, by the place of their shard, the first and one past the
+    /// last; `None` = no rows' fault.
+    fn failed_at(&self) -> Option<(usize, SeqNo, SeqNo)> {
+        None
+    }
 }
 
 /// Makes the sources of a plan; implemented by `engine`.

@@ -58,6 +58,8 @@ pub enum StartPosition {
     EventTime(EventTime),
     /// At this number in each shard: one for all shards, or one for each.
     SeqNo(Vec<SeqNo>),
+    /// Where a restored query stood, in each shard there was then.
+    Restored(Vec<SeqNo>),
 }
 
 /// Columns a source must give, by name: stream columns and virtual ones (`_tp_sn`,

@@ -65,6 +65,7 @@ pub fn parts_of_engine(
         queries_max: config.queries_max,
         spill_dir: Some(config.data_dir.join(SPILL_DIR)),
         web_hook: Some(Arc::new(HttpHook::new()?)),
+        connectors: weir_connect::connectors(&clock),
         backups: None,
         version: VERSION.into(),
     };

@@ -56,6 +56,7 @@ pub(crate) async fn drop_database(
                 }
             }
             RelationKind::Stream { .. } => cx.shared.forget(relation.id),
+            RelationKind::External { .. } => cx.shared.externals.forget(relation.id),
             RelationKind::Random { .. } | RelationKind::View { .. } => {}
         }
     }
@@ -87,6 +88,7 @@ pub(crate) async fn drop_relation(
         Err(CatalogError::UnknownRelation { .. }) if if_exists => {}
         other => {
             other?;
+            cx.shared.externals.forget(relation.id);
             if let Some(id) = id {
                 cx.shared.forget(id);
             }

@@ -1,7 +1,9 @@
 //! CREATE DATABASE, STREAM and VIEW.
 
+use super::external;
 use super::show::is_view;
 use crate::engine::{Shared, Statement};
+use crate::externals::is_surrounding;
 use crate::outcome::Done;
 use crate::random;
 use crate::streams::{Prepared, alias_columns, column_type, stored_schema};
@@ -52,10 +54,7 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
         }
     }
     match create.kind {
-        StreamKind::Stream | StreamKind::Random => {}
-        StreamKind::External => {
-            return Err(err!(NotImplemented, "CREATE EXTERNAL STREAM is not supported yet"));
-        }
+        StreamKind::Stream | StreamKind::Random | StreamKind::External => {}
         StreamKind::Mutable => {
             return Err(err!(
                 NotImplemented,
@@ -67,7 +66,10 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
     let if_not_exists = create.if_not_exists;
     let replaced = snapshot.relation(&name.database, &name.name).map(|r| r.id);
     let as_select = create.as_select.clone();
-    let relation = define(cx, &name, create, settings).await?;
+    let relation = match create.kind {
+        StreamKind::External => external::define(cx, &name, create, settings).await?,
+        _ => define(cx, &name, create, settings).await?,
+    };
     let id = relation.id;
     let made = make(&cx.shared, relation, replaced.is_some()).await;
     match made {
@@ -78,6 +80,7 @@ pub(crate) async fn create_stream(cx: &Statement, create: CreateStream, settings
         Ok(()) => {}
     }
     if let Some(old) = replaced {
+        cx.shared.externals.forget(old);
         cx.shared.forget(old);
     }
     match as_select {
@@ -179,7 +182,7 @@ async fn define(
                     settings.entry(name.clone()).or_insert_with(|| value.clone());
                 }
             }
-            RelationKind::Random { .. } => {}
+            RelationKind::External { .. } | RelationKind::Random { .. } => {}
             RelationKind::MaterializedView { .. } | RelationKind::View { .. } => {
                 for c in &mut columns {
                     c.default = None;
@@ -209,7 +212,7 @@ async fn define(
         ));
     }
     let changelog = settings.get("mode").is_some_and(|m| m.eq_ignore_ascii_case("changelog"));
-    complete_columns(name, &mut columns, changelog)?;
+    complete_columns(name, &mut columns, changelog, false)?;
     let kind = match create.kind {
         StreamKind::Random => {
             for (clause, given) in [("ORDER BY", &order_by), ("PARTITION BY", &partition_by), ("TTL", &ttl)] {
@@ -254,6 +257,7 @@ pub(super) fn check(cx: &Statement, relation: &Relation) -> Result<()> {
             alias_columns(relation, &schema, &compiler)?;
             random::defaults(relation, &order, &schema, &compiler).map(drop)
         }
+        RelationKind::External { .. } => cx.shared.externals.prepare(relation, &compiler).map(drop),
         RelationKind::MaterializedView { .. } | RelationKind::View { .. } => Ok(()),
     }
 }
@@ -271,7 +275,7 @@ pub(super) fn column_of_field(field: &Field) -> Result<ColumnDef> {
     })
 }
 
-fn column(cx: &Statement, spec: ColumnSpec, before: &[ColumnDef]) -> Result<ColumnDef> {
+pub(super) fn column(cx: &Statement, spec: ColumnSpec, before: &[ColumnDef]) -> Result<ColumnDef> {
     if spec.ttl.is_some() {
         return Err(err!(NotImplemented, "column {}: a TTL of one column is not supported yet", spec.name));
     }
@@ -316,6 +320,7 @@ pub(super) fn complete_columns(
     stream: &RelationName,
     columns: &mut Vec<ColumnDef>,
     changelog: bool,
+    external: bool,
 ) -> Result<()> {
     for (i, c) in columns.iter().enumerate() {
         if c.name == WEIGHT_COLUMN && !changelog {
@@ -324,7 +329,8 @@ pub(super) fn complete_columns(
                 "column name {WEIGHT_COLUMN} is reserved for the weight of rows; create {stream} with SETTINGS mode='changelog'"
             ));
         }
-        if c.name.starts_with("_tp_") && c.name != TIME_COLUMN && c.name != WEIGHT_COLUMN {
+        let of_messages = external && is_surrounding(&c.name);
+        if c.name.starts_with("_tp_") && c.name != TIME_COLUMN && c.name != WEIGHT_COLUMN && !of_messages {
             return Err(err!(
                 BadArguments,
                 "column name {} is reserved; only {TIME_COLUMN} can be declared",

@@ -2,6 +2,7 @@
 
 use super::{jobs, views};
 use crate::engine::Statement;
+use crate::externals::Externals;
 use crate::outcome::Outcome;
 use crate::settings::SETTINGS;
 use crate::streams::column_type;
@@ -12,6 +13,7 @@ use weir_catalog::{ColumnDef, Relation, RelationKind, SYSTEM_DATABASE};
 use weir_format::Spelling;
 use weir_format::types::Type;
 use weir_sql::ast::{Like, Name, ObjectKind, Show};
+use weir_storage::TIME_COLUMN;
 
 pub(crate) fn is_view(kind: &RelationKind) -> bool {
     matches!(kind, RelationKind::View { .. } | RelationKind::MaterializedView { .. })
@@ -20,6 +22,7 @@ pub(crate) fn is_view(kind: &RelationKind) -> bool {
 pub(crate) fn engine_name(kind: &RelationKind) -> &'static str {
     match kind {
         RelationKind::Stream { .. } => "Stream",
+        RelationKind::External { .. } => "ExternalStream",
         RelationKind::Random { .. } => "Random",
         RelationKind::View { .. } => "View",
         RelationKind::MaterializedView { .. } => "MaterializedView",
@@ -59,7 +62,7 @@ pub(crate) fn show(cx: &Statement, show: Show) -> Result<Outcome> {
         Show::Create { name, .. } => {
             let name = cx.full_name(&name);
             let relation = snapshot.expect_relation(&name.database, &name.name)?;
-            let text = create_text(relation, cx.settings.format.spelling);
+            let text = create_text(relation, &cx.shared.externals, cx.settings.format.spelling);
             cx.rows(Columns::default().text("statement", [text]))
         }
         Show::Columns { of, like } => {
@@ -253,7 +256,7 @@ pub(crate) fn literal(text: &str) -> String {
 }
 
 /// A statement that makes the relation anew.
-pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
+pub(crate) fn create_text(relation: &Relation, externals: &Externals, spelling: Spelling) -> String {
     let name = format!("{}.{}", quote(&relation.database), quote(&relation.name));
     let mut out = match &relation.kind {
         RelationKind::MaterializedView { select, target, inner, settings, .. } => {
@@ -276,9 +279,15 @@ pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
             return out;
         }
         RelationKind::Stream { .. } => format!("CREATE STREAM {name}\n(\n"),
+        RelationKind::External { .. } => format!("CREATE EXTERNAL STREAM {name}\n(\n"),
         RelationKind::Random { .. } => format!("CREATE RANDOM STREAM {name}\n(\n"),
     };
-    let mut lines: Vec<String> = relation.columns.iter().map(|c| column_text(c, spelling)).collect();
+    let named = |c: &&ColumnDef| match relation.kind {
+        RelationKind::External { time_in_payload: false, .. } => c.name != TIME_COLUMN,
+        _ => true,
+    };
+    let mut lines: Vec<String> =
+        relation.columns.iter().filter(named).map(|c| column_text(c, spelling)).collect();
     if let RelationKind::Stream { indexes, .. } = &relation.kind {
         lines.extend(
             indexes
@@ -288,6 +297,7 @@ pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
     }
     out += &lines.join(",\n");
     out += "\n)";
+    let shown;
     let settings = match &relation.kind {
         RelationKind::Stream { order_by, partition_by, primary_key, ttl, settings, .. } => {
             let clauses = [
@@ -304,6 +314,10 @@ pub(crate) fn create_text(relation: &Relation, spelling: Spelling) -> String {
             settings
         }
         RelationKind::Random { settings } => settings,
+        RelationKind::External { settings, .. } => {
+            shown = externals.shown(settings);
+            &shown
+        }
         RelationKind::MaterializedView { .. } | RelationKind::View { .. } => unreachable!("returned above"),
     };
     out += &settings_text(settings);
@@ -356,7 +370,7 @@ fn column_text(c: &ColumnDef, spelling: Spelling) -> String {
 /// `BadArguments` (36) for what keeps no rows, `AccessDenied` (497) for system tables.
 pub(crate) fn expect_insertable(relation: &Relation) -> Result<()> {
     match relation.kind {
-        RelationKind::Stream { .. } => Ok(()),
+        RelationKind::Stream { .. } | RelationKind::External { .. } => Ok(()),
         RelationKind::Random { .. } => {
             Err(err!(BadArguments, "{} makes up its rows; nothing can be inserted", relation.full_name()))
         }

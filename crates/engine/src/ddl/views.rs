@@ -93,7 +93,7 @@ fn depend_on(view: &mut Relation, used: Vec<RelationName>) {
 /// The stream for the rows of a view that names none.
 fn inner_stream(cx: &Statement, name: &RelationName, mut columns: Vec<ColumnDef>) -> Result<Relation> {
     let changelog = columns.iter().any(|c| c.name == WEIGHT_COLUMN);
-    complete_columns(name, &mut columns, changelog)?;
+    complete_columns(name, &mut columns, changelog, false)?;
     let mode = changelog.then(|| ("mode".to_owned(), "changelog".to_owned()));
     let relation = Relation {
         id: cx.shared.new_id(),
@@ -180,7 +180,7 @@ fn view_of(cx: &Statement, name: &Name) -> Result<Arc<Relation>> {
             BadArguments,
             "{name} is a view that keeps nothing; change it with CREATE OR REPLACE VIEW {name} AS …"
         )),
-        RelationKind::Stream { .. } | RelationKind::Random { .. } => {
+        RelationKind::Stream { .. } | RelationKind::External { .. } | RelationKind::Random { .. } => {
             Err(err!(BadArguments, "{name} is a stream, not a materialized view"))
         }
     }

@@ -11,12 +11,16 @@ use super::IngestPlan;
 use crate::outcome::{Done, InsertWriter};
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat, concat_batches, take_record_batch};
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::Mutex as AsyncMutex;
 use tokio::task::JoinHandle;
 use weir_base::{Error, MemoryBudget, Reservation, Result, err};
 use weir_format::DecodedBatch;
-use weir_storage::{Ack, Appended, Idempotency, StorageError, StreamStore};
+use weir_plan::{ExternalStream, ExternalWrite, ExternalWriter, StreamError};
+use weir_storage::{Ack, Idempotency, StorageError, StreamStore};
 
 /// An id of more bytes is refused.
 const ID_BYTES_MAX: usize = 255;
@@ -38,6 +42,65 @@ pub(crate) struct WriterOptions {
     pub written_rows_total: weir_base::metrics::Metric,
 }
 
+/// Where records go.
+#[derive(Clone)]
+pub(crate) enum Destination {
+    Store(Arc<StreamStore>),
+    /// Messages, in the order of their rows; a writer is made when there is something to write.
+    External(Arc<dyn ExternalStream>, Arc<AsyncMutex<Option<Box<dyn ExternalWriter>>>>),
+}
+
+/// What became of a record.
+struct Kept {
+    rows: u32,
+    repeated: bool,
+}
+
+enum Failed {
+    Store(StorageError),
+    External(StreamError),
+}
+
+impl Destination {
+    pub fn external(stream: Arc<dyn ExternalStream>) -> Self {
+        Destination::External(stream, Arc::default())
+    }
+
+    /// Appends a record; returns when it is kept as `ack` says, by an external stream always durably.
+    fn append(
+        &self,
+        shard: u32,
+        batch: RecordBatch,
+        idempotency: Option<Idempotency>,
+        ack: Ack,
+    ) -> BoxFuture<'static, Result<Kept, Failed>> {
+        match self {
+            Destination::Store(store) => {
+                let shard = store.shards()[shard as usize].clone();
+                async move {
+                    let appended = shard.append(batch, idempotency, ack).await.map_err(Failed::Store)?;
+                    Ok(Kept { rows: appended.rows, repeated: appended.repeated })
+                }
+                .boxed()
+            }
+            Destination::External(stream, writer) => {
+                let (stream, writer) = (stream.clone(), writer.clone());
+                async move {
+                    let mut writer = writer.lock().await;
+                    if writer.is_none() {
+                        *writer = Some(stream.write(ExternalWrite::Plain).await.map_err(Failed::External)?);
+                    }
+                    let writer = writer.as_mut().expect("made above");
+                    writer.write(&batch).await.map_err(Failed::External)?;
+                    writer.flush(None).await.map_err(Failed::External)?;
+                    Ok(Kept { rows: batch.num_rows() as u32, repeated: false })
+                }
+                .boxed()
+            }
+        }
+    }
+}
+
 /// What came in and is not yet a block.
 #[derive(Default)]
 struct Pending {
@@ -49,7 +112,7 @@ struct Pending {
 
 pub(crate) struct StreamWriter {
     plan: Arc<IngestPlan>,
-    store: Arc<StreamStore>,
+    to: Destination,
     /// Spreads inserts that say nothing about shards.
     turn: Arc<AtomicU64>,
     options: WriterOptions,
@@ -58,7 +121,7 @@ pub(crate) struct StreamWriter {
     /// Blocks made so far.
     blocks: u32,
     /// One a shard: its newest record, on its way.
-    in_flight: Vec<Option<JoinHandle<Result<Appended, StorageError>>>>,
+    in_flight: Vec<Option<JoinHandle<Result<Kept, Failed>>>>,
     rows_kept: u64,
     bytes_kept: u64,
     failed: bool,
@@ -69,7 +132,7 @@ impl StreamWriter {
     /// `BadArguments` (36) for an id that is too long.
     pub fn new(
         plan: Arc<IngestPlan>,
-        store: Arc<StreamStore>,
+        to: Destination,
         turn: Arc<AtomicU64>,
         options: WriterOptions,
     ) -> Result<Self> {
@@ -83,10 +146,17 @@ impl StreamWriter {
                 id.len()
             ));
         }
+        if let (Some(_), Destination::External(..)) = (&id, &to) {
+            return Err(err!(
+                BadArguments,
+                "{} is an external stream, which knows no idempotent_id; leave it out",
+                options.stream
+            ));
+        }
         let in_flight = (0..plan.shards()).map(|_| None).collect();
         Ok(StreamWriter {
             plan,
-            store,
+            to,
             turn,
             options,
             id,
@@ -154,13 +224,13 @@ impl StreamWriter {
         for (shard, batch) in records {
             left -= 1;
             self.wait_for(shard).await?;
-            let target = self.store.shards()[shard as usize].clone();
             let idempotency = self.id.clone().map(|id| Idempotency { id, record_no: block_no, content_hash });
             let (ack, held) = (self.options.ack, held.clone());
             let bytes = batch.get_array_memory_size() as u64;
             self.bytes_kept += bytes;
+            let append = self.to.append(shard, batch, idempotency, ack);
             let append = async move {
-                let appended = target.append(batch, idempotency, ack).await;
+                let appended = append.await;
                 drop(held);
                 appended
             };
@@ -197,10 +267,13 @@ impl StreamWriter {
     }
 
     /// What became of a record.
-    fn note(&mut self, appended: Result<Appended, StorageError>) -> Result<()> {
+    fn note(&mut self, appended: Result<Kept, Failed>) -> Result<()> {
         let appended = appended.map_err(|e| match e {
-            StorageError::Dropped => err!(UnknownStream, "stream {} was dropped", self.options.stream),
-            e => append_error(&e),
+            Failed::Store(StorageError::Dropped) => {
+                err!(UnknownStream, "stream {} was dropped", self.options.stream)
+            }
+            Failed::Store(e) => append_error(&e),
+            Failed::External(e) => e.into(),
         })?;
         self.rows_kept += u64::from(appended.rows);
         if !appended.repeated {

@@ -1,6 +1,7 @@
 //! What a query needs of a relation to read it.
 
 use super::reader::FooterCache;
+use crate::externals::OpenExternal;
 use crate::source::RowGenerator;
 use arrow::datatypes::SchemaRef;
 use datafusion::common::ScalarValue;
@@ -23,6 +24,18 @@ pub trait StreamLookup: Send + Sync {
 pub enum StreamAccess {
     Stored(StoredAccess),
     Random(RandomAccess),
+    External(ExternalAccess),
+}
+
+/// A stream whose rows lie elsewhere.
+#[derive(Clone)]
+pub struct ExternalAccess {
+    pub name: Arc<str>,
+    pub(crate) open: Arc<OpenExternal>,
+    /// Says how time passes where no message does.
+    pub clock: Arc<dyn Clock>,
+    /// Partitions that are read; `None` = all, those that appear later as well.
+    pub picked: Option<Arc<[i32]>>,
 }
 
 /// A stream whose rows are kept.
@@ -67,12 +80,14 @@ impl StreamAccess {
         match self {
             StreamAccess::Stored(s) => &s.schema,
             StreamAccess::Random(r) => &r.schema,
+            StreamAccess::External(e) => &e.open.schema,
         }
     }
     pub fn name(&self) -> &Arc<str> {
         match self {
             StreamAccess::Stored(s) => &s.name,
             StreamAccess::Random(r) => &r.name,
+            StreamAccess::External(e) => &e.name,
         }
     }
 }

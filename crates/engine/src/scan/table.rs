@@ -2,6 +2,7 @@
 
 use super::access::{StoredAccess, StreamAccess};
 use super::columns::{Picker, full_schema, query_error};
+use super::external::ExternalExec;
 use super::log_exec::LogExec;
 use super::parts::PartsScan;
 use super::prune::{Extent, may_match};
@@ -49,7 +50,7 @@ impl TableProvider for StreamTable {
     fn supports_filters_pushdown(&self, filters: &[&Expr]) -> Result<Vec<TableProviderFilterPushDown>> {
         let kind = match &self.access {
             StreamAccess::Stored(_) => TableProviderFilterPushDown::Inexact,
-            StreamAccess::Random(_) => TableProviderFilterPushDown::Unsupported,
+            StreamAccess::Random(_) | StreamAccess::External(_) => TableProviderFilterPushDown::Unsupported,
         };
         Ok(vec![kind; filters.len()])
     }
@@ -63,6 +64,11 @@ impl TableProvider for StreamTable {
     ) -> Result<Arc<dyn ExecutionPlan>> {
         let access = match &self.access {
             StreamAccess::Stored(access) => access,
+            StreamAccess::External(access) => {
+                let all: Vec<usize> = (0..self.schema.fields().len()).collect();
+                let projection = projection.unwrap_or(&all);
+                return ExternalExec::plan(access, &self.schema, projection, limit).await;
+            }
             StreamAccess::Random(access) => {
                 let block = generate_block(access).map_err(|e| DataFusionError::External(Box::new(e)))?;
                 let table = MemTable::try_new(self.schema.clone(), vec![vec![block]])?;

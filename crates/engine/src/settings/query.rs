@@ -5,7 +5,7 @@ use crate::session::{QueryMode, Session};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
-use weir_base::Result;
+use weir_base::{Result, err};
 use weir_format::{FormatSettings, Spelling};
 use weir_plan::{ReplayOrder, StateSpec};
 use weir_sql::bind::BackfillSettings;
@@ -23,6 +23,8 @@ pub struct QuerySettings {
     pub replay_order_text: String,
     pub backfill: BackfillSettings,
     pub lateness: weir_sql::bind::Lateness,
+    /// Partitions of external streams that are read; `None` = all.
+    pub partitions: Option<Arc<[i32]>>,
     pub late_rows_stream: Option<String>,
     pub sessions: weir_sql::bind::SessionRules,
     pub state: StateSpec,
@@ -72,6 +74,23 @@ impl<'a> Lookup<'a> {
     fn number(&self, name: &str) -> u64 {
         self.text(name).parse().expect("checked when set")
     }
+}
+
+/// `'0,2'`; nothing = all.
+fn partitions(text: &str) -> Result<Option<Arc<[i32]>>> {
+    let bad = || {
+        err!(BadArguments, "shards is '{text}', it takes numbers of partitions with commas between, as '0,2'")
+    };
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    let mut all = text
+        .split(',')
+        .map(|n| n.trim().parse::<i32>().ok().filter(|n| *n >= 0).ok_or_else(bad))
+        .collect::<Result<Vec<_>>>()?;
+    all.sort_unstable();
+    all.dedup();
+    Ok(Some(all.into()))
 }
 
 impl QuerySettings {
@@ -144,6 +163,7 @@ impl QuerySettings {
             block_rows_max: positive("max_block_size", 1 << 20),
             insert_block_rows_max: positive("max_insert_block_size", 1 << 24),
             output_buffer_bytes_max: positive("output_buffer_bytes_max", 1 << 30),
+            partitions: partitions(at.text("shards"))?,
             checkpoint_interval: (checkpoint > 0.0)
                 .then(|| Duration::from_secs_f64(checkpoint.min(86_400.0))),
             ack: match at.text("ack").to_ascii_lowercase().as_str() {

@@ -222,6 +222,7 @@ pub const SETTINGS: &[Setting] = &[
         "where a streaming query begins: earliest, latest, a time, -2h, or sequence numbers",
     ),
     q("session_timezone", Text, "", "time zone of times that have none of their own; empty = UTC"),
+    q("shards", Text, "", "partitions of external streams that are read, as '0,2'; empty = all"),
     q("type_names", OneOf(&["timeplus", "clickhouse", ""]), "", "spelling of type names in results"),
     q(
         "watermark_idle_timeout_ms",

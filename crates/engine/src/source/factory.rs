@@ -1,6 +1,7 @@
 //! Opens the sources of one query.
 
 use super::event_time::EventTimeReplay;
+use super::external::{ExternalSource, Opening};
 use super::free::FreeHistory;
 use super::gate::ReplayGate;
 use super::merge::Origin;
@@ -288,6 +289,21 @@ impl SourceFactory for StreamSources {
     async fn open(&self, id: NodeId, spec: &SourceSpec) -> Result<Box<dyn Source>, StreamError> {
         match self.lookup.store(&spec.database, &spec.relation)? {
             StreamAccess::Stored(access) => self.open_stored(id, access, spec).await,
+            StreamAccess::External(access) => {
+                let with = Opening {
+                    id,
+                    source: self.gate.seat(false).index(),
+                    cuts: self.cuts.clone(),
+                    read: self.progress.clone(),
+                    warnings: self.warnings.clone(),
+                    memory: self.memory.clone(),
+                    drain: self.sources.draining().cancelled_owned(),
+                    together: self.together.contains(&id),
+                };
+                let (source, progress) = ExternalSource::open(access, spec, with).await?;
+                self.sources.add(id, progress);
+                Ok(Box::new(source))
+            }
             StreamAccess::Random(access) => {
                 Ok(Box::new(RandomSource::new(access, spec, self.progress.clone(), self.sources.draining())?))
             }

@@ -41,7 +41,7 @@ pub(super) async fn resolve(
             }
             Ok(found.into_iter().map(|(_, start)| start).collect())
         }
-        StartPosition::SeqNo(list) => {
+        StartPosition::SeqNo(list) | StartPosition::Restored(list) => {
             let ends: Vec<_> = shards.iter().map(|s| (s.oldest(), s.durable_end())).collect();
             listed(name, list, &ends, warnings)
         }

@@ -129,7 +129,7 @@ pub(crate) struct Cuts {
 
 impl Cuts {
     /// What remains of rows, in pieces.
-    fn cut(&self, rows: TailBatch, into: &mut VecDeque<TailBatch>) {
+    pub fn cut(&self, rows: TailBatch, into: &mut VecDeque<TailBatch>) {
         let n = rows.rows();
         let (Some(first), Some(last)) = ((n > 0).then(|| rows.sn(0)), n.checked_sub(1).map(|i| rows.sn(i)))
         else {

@@ -42,7 +42,7 @@ pub(super) fn tables(cx: &Context) -> Result<Columns> {
         all.iter().map(move |r| f(&r.kind).unwrap_or_default()).chain(system().map(|_| String::new()))
     };
     let mode = |r: &Arc<Relation>| if r.is_stored() { "append" } else { "" };
-    let create = |r: &Arc<Relation>| create_text(r, cx.spelling);
+    let create = |r: &Arc<Relation>| create_text(r, &cx.shared.externals, cx.spelling);
     let texts: Vec<String> = all.iter().map(create).collect();
     Ok(Columns::default()
         .text("database", all.iter().map(|r| r.database.as_str()).chain(system().map(|_| SYSTEM_DATABASE)))

@@ -3,6 +3,7 @@
 
 use super::alert::{AlertSink, Caller};
 use super::bad_rows::BadRows;
+use super::outside::ExternalSink;
 use super::route::Route;
 use super::select::{self, TIME_ALIAS};
 use super::sink::{Fitting, Lane, Reached, ViewSink, Written};
@@ -14,15 +15,21 @@ use crate::scope::EngineScope;
 use crate::source::StreamSources;
 use arrow::datatypes::Field;
 use datafusion::execution::{SessionState, TaskContext};
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared as Shared_};
 use std::sync::Arc;
 use weir_base::{Code, Error, Result, err};
 use weir_catalog::RelationName;
 use weir_plan::{
-    Lasting, NodeId, Position, ReplayOrder, Running, Sink, SourceFactory, StreamPlan, WEIGHT_COLUMN,
+    ExternalWrite, Lasting, NodeId, Position, ReplayOrder, Running, Sink, SourceFactory, StreamError,
+    StreamPlan, WEIGHT_COLUMN,
 };
 use weir_sql::bind::{BindOptions, BoundQuery, bind_query};
 use weir_sql::stream;
 use weir_storage::TIME_COLUMN;
+
+/// Resolves with why a view can not write.
+type Unwritten = Shared_<BoxFuture<'static, StreamError>>;
 
 /// A view's query while it runs. Dropping it ends it.
 pub(super) struct RunningView {
@@ -32,6 +39,8 @@ pub(super) struct RunningView {
     pub sources: Vec<(NodeId, RelationName)>,
     pub warnings: Vec<String>,
     lanes: Vec<Arc<Lane>>,
+    /// Of one that writes to an external stream.
+    outside: Option<Unwritten>,
     ended: bool,
 }
 
@@ -47,8 +56,11 @@ impl RunningView {
 
     /// Returns once a row of it could not be written.
     pub fn unwritten(&self) -> impl Future<Output = Error> + use<> {
-        let lanes = self.lanes.clone();
+        let (lanes, outside) = (self.lanes.clone(), self.outside.clone());
         async move {
+            if let Some(outside) = outside {
+                return outside.await.into();
+            }
             if lanes.is_empty() {
                 return std::future::pending().await;
             }
@@ -206,11 +218,17 @@ pub(super) async fn start(
     let entry = cx.register(true)?;
     entry.on(Event::Start);
     let mut lanes = Vec::new();
+    let mut outside = None;
     let started = async {
         if let Some(late) = late {
             entry.keep_late(LateWriter::new(&cx, late, &plan, &entry)?);
         }
         let (sink, written) = match (&target, &spec.output) {
+            (Some(target), _) if target.external().is_some() => {
+                let (sink, written) = into_external(spec, target, &plan, &cx, &entry).await?;
+                outside = Some(sink.failed().boxed().shared());
+                (Box::new(sink) as Box<dyn Sink>, written)
+            }
             (Some(target), _) => {
                 let (sink, written) = into_stream(shared, spec, target, &plan, &cx, &entry)?;
                 lanes = sink.lanes();
@@ -265,7 +283,7 @@ pub(super) async fn start(
     };
     match started.await {
         Ok((running, sources, warnings)) => {
-            Ok(RunningView { entry, running, sources, warnings, lanes, ended: false })
+            Ok(RunningView { entry, running, sources, warnings, lanes, outside, ended: false })
         }
         Err(e) => {
             idle(&lanes).await;
@@ -273,6 +291,31 @@ pub(super) async fn start(
             Err(e)
         }
     }
+}
+
+/// The end of a view that writes to an external stream, and up to where it has written before.
+async fn into_external(
+    spec: &ViewSpec,
+    target: &Target,
+    plan: &StreamPlan,
+    cx: &Statement,
+    entry: &Arc<QueryEntry>,
+) -> Result<(ExternalSink, Vec<Position>)> {
+    let stream =
+        target.external().ok_or_else(|| err!(LogicalError, "{} is no external stream", target.name))?;
+    let transactional = stream.is_transactional();
+    let how = match transactional {
+        true => ExternalWrite::Transactional(format!("weir-{}", spec.id)),
+        false => ExternalWrite::Plain,
+    };
+    let mut writer = stream.write(how).await?;
+    let reached = writer.reached().await?;
+    let fitting = Fitting::new(target, plan.root.schema(), cx.settings.cast_overflow_wrap)?;
+    let of = (entry.memory.clone(), entry.progress.clone());
+    let written = reached.iter().cloned().collect();
+    let sink =
+        ExternalSink::new(fitting, writer, (transactional, reached), of, entry.writing(), Late::of(entry));
+    Ok((sink, written))
 }
 
 /// The end of a view that writes to a stream, and up to where it has written before.

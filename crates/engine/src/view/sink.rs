@@ -66,7 +66,9 @@ impl Fitting {
         Ok(Fitting { ingest: target.ingest(), given, source, columns, schema, wrap })
     }
 
-    fn fit(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    /// # Errors
+    /// A value that its column can not hold.
+    pub fn fit(&self, batch: &RecordBatch) -> Result<RecordBatch> {
         let arrays = self
             .given
             .iter()

@@ -1,0 +1,72 @@
+//! `type='kafka'`: a topic of Kafka, Redpanda or anything that speaks as they do, through librdkafka.
+//!
+//! ```text
+//! settings -> KafkaStream -> partitions, seek: asked once, by a client made for it
+//!   reader: a thread polls librdkafka and decodes -> bounded channel -> the query
+//!   writer: rows -> librdkafka's queue -> delivery reports
+//! ```
+//!
+//! Invariants
+//! - nobody joins a consumer group: partitions are assigned, offsets are the query's own;
+//! - a row leaves as it arrives: nothing waits for a batch to fill;
+//! - what is read ahead is bounded by librdkafka's queue and the channel.
+
+mod batch;
+mod client;
+mod message;
+mod reader;
+mod settings;
+mod stream;
+mod writer;
+
+use crate::settings::bad;
+use arrow_schema::{Field, Schema, SchemaRef};
+use settings::{KafkaSettings, SECRETS};
+use std::sync::Arc;
+use stream::KafkaStream;
+use weir_base::{Clock, Code};
+use weir_plan::{Connector, ExternalSpec, ExternalStream, StreamError};
+
+pub struct KafkaConnector {
+    clock: Arc<dyn Clock>,
+}
+
+impl KafkaConnector {
+    /// The clock says when a topic is asked for new partitions.
+    pub fn new(clock: Arc<dyn Clock>) -> Self {
+        KafkaConnector { clock }
+    }
+}
+
+#[async_trait::async_trait]
+impl Connector for KafkaConnector {
+    fn kind(&self) -> &'static str {
+        "kafka"
+    }
+
+    fn secrets(&self) -> &'static [&'static str] {
+        SECRETS
+    }
+
+    fn open(&self, spec: ExternalSpec) -> Result<Arc<dyn ExternalStream>, StreamError> {
+        let settings = KafkaSettings::parse(&spec)?;
+        Ok(Arc::new(KafkaStream::new(spec, settings, self.clock.clone())?))
+    }
+
+    async fn infer(&self, spec: ExternalSpec) -> Result<SchemaRef, StreamError> {
+        let settings = KafkaSettings::parse(&spec)?;
+        match settings.payload.format.as_deref() {
+            Some(name) if name.eq_ignore_ascii_case("RawBLOB") => {
+                Ok(Arc::new(Schema::new(vec![Field::new("raw", arrow_schema::DataType::Utf8, false)])))
+            }
+            _ => Err(StreamError {
+                code: Code::NotImplemented,
+                ..bad(format!(
+                    "{} names no columns, and finding them out from its messages is not supported yet; write them \
+                     in CREATE EXTERNAL STREAM, or one column raw string",
+                    spec.name
+                ))
+            }),
+        }
+    }
+}

@@ -1,0 +1,354 @@
+//! Writes a topic: rows become messages in librdkafka's queue, and count once a broker has them.
+//!
+//! With transactions: what was written since the last position, and the position itself as the metadata of an
+//! offset of the writer's own group, are committed together. A writer of the same name that comes later ends
+//! what was begun, and reads the position back.
+
+use super::client::{Told, code_of};
+use super::stream::{ANSWER_WAIT, Topic, payload_settings};
+use crate::payload::PayloadEncoder;
+use arrow_array::cast::AsArray;
+use arrow_array::types::TimestampMillisecondType;
+use arrow_array::{Array, ArrayRef, MapArray, RecordBatch};
+use arrow_schema::DataType;
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use rdkafka::config::FromClientConfigAndContext;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use rdkafka::{Offset, TopicPartitionList};
+use std::sync::Arc;
+use std::time::Duration;
+use weir_base::Code;
+use weir_plan::{
+    ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Position, StreamError,
+};
+
+/// How long one wait for brokers lasts before their errors are looked at.
+const LOOK: Duration = Duration::from_millis(50);
+/// A position has to fit the metadata of an offset: the default of `offset.metadata.max.bytes`.
+const POSITION_BYTES_MAX: usize = 4_096;
+
+/// What threads that wait for brokers share.
+struct Inner {
+    topic: Arc<Topic>,
+    producer: BaseProducer<Told>,
+    told: Told,
+    encoder: PayloadEncoder,
+    /// Messages handed to librdkafka.
+    sent: u64,
+    /// The name of a transactional writer.
+    name: Option<String>,
+    /// A transaction was begun.
+    open: bool,
+}
+
+pub(super) struct KafkaWriter(Option<Box<Inner>>);
+
+impl KafkaWriter {
+    /// # Errors
+    /// 36 for options librdkafka does not take.
+    pub fn new(topic: Arc<Topic>, how: ExternalWrite) -> Result<Self, StreamError> {
+        let name = match how {
+            ExternalWrite::Plain => None,
+            ExternalWrite::Transactional(name) => Some(name),
+        };
+        let told = Told::default();
+        let config = topic.settings.producer(name.as_deref());
+        let producer =
+            BaseProducer::from_config_and_context(&config, told.clone()).map_err(|e| StreamError {
+                code: Code::BadArguments,
+                message: format!("{}: {e}", topic.doing("could not write")),
+            })?;
+        let encoder = PayloadEncoder::new(topic.format, topic.payload.clone(), payload_settings(&topic));
+        Ok(KafkaWriter(Some(Box::new(Inner { topic, producer, told, encoder, sent: 0, name, open: false }))))
+    }
+
+    /// Does something that waits for brokers, on a thread that may.
+    async fn wait<T: Send + 'static>(
+        &mut self,
+        what: impl FnOnce(&mut Inner) -> Result<T, StreamError> + Send + 'static,
+    ) -> Result<T, StreamError> {
+        let gone = || StreamError {
+            code: Code::LogicalError,
+            message: "a writer of a topic was used after a call to it was given up".into(),
+        };
+        let mut inner = self.0.take().ok_or_else(gone)?;
+        let (inner, done) = tokio::task::spawn_blocking(move || {
+            let done = what(&mut inner);
+            (inner, done)
+        })
+        .await
+        .map_err(|e| StreamError {
+            message: format!("writing to a topic stopped on a bug: {e}"),
+            ..gone()
+        })?;
+        self.0 = Some(inner);
+        done
+    }
+}
+
+#[async_trait::async_trait]
+impl ExternalWriter for KafkaWriter {
+    async fn write(&mut self, rows: &RecordBatch) -> Result<(), StreamError> {
+        let rows = rows.clone();
+        self.wait(move |inner| inner.write(&rows)).await
+    }
+
+    async fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError> {
+        let at = at.cloned();
+        self.wait(move |inner| inner.flush(at.as_ref())).await
+    }
+
+    async fn reached(&mut self) -> Result<Option<Position>, StreamError> {
+        self.wait(Inner::reached).await
+    }
+}
+
+impl Inner {
+    fn failed(&self, what: &str, e: &KafkaError) -> StreamError {
+        self.told.failed(&self.topic.doing(what), e)
+    }
+
+    fn begin(&mut self) -> Result<(), StreamError> {
+        if self.name.is_some() && !self.open {
+            self.producer
+                .begin_transaction()
+                .map_err(|e| self.failed("could not begin a transaction in", &e))?;
+            self.open = true;
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, rows: &RecordBatch) -> Result<(), StreamError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        self.begin()?;
+        let payload: Vec<usize> = self
+            .encoder
+            .schema()
+            .fields()
+            .iter()
+            .map(|f| rows.schema_ref().index_of(f.name()))
+            .collect::<Result<_, _>>()
+            .map_err(|e| StreamError { code: Code::LogicalError, message: e.to_string() })?;
+        let payload = rows
+            .project(&payload)
+            .map_err(|e| StreamError { code: Code::LogicalError, message: e.to_string() })?;
+        let keys = rows.column_by_name(MESSAGE_KEY_COLUMN).filter(|k| k.null_count() < k.len()).cloned();
+        let headers = rows.column_by_name(MESSAGE_HEADERS_COLUMN).filter(|h| has_entries(h)).cloned();
+        // Keys and headers are of a row.
+        let encoded = self.encoder.encode(&payload, keys.is_some() || headers.is_some())?;
+        let times = rows.column_by_name("_tp_time").cloned();
+        let topic = self.topic.clone();
+        for (payload, row) in encoded.messages() {
+            let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic.settings.topic);
+            if let Some(payload) = payload {
+                record = record.payload(payload);
+            }
+            if let Some(key) = keys.as_ref().and_then(|k| bytes_of(k.as_ref(), row)) {
+                record = record.key(key);
+            }
+            if let Some(times) = times.as_ref().and_then(|t| t.as_primitive_opt::<TimestampMillisecondType>())
+                && times.is_valid(row)
+                && times.value(row) > 0
+            {
+                record = record.timestamp(times.value(row));
+            }
+            if let Some(map) = headers.as_ref().and_then(|h| h.as_any().downcast_ref::<MapArray>()) {
+                record = with_headers(record, map, row);
+            }
+            self.send(record)?;
+        }
+        Ok(())
+    }
+
+    /// Hands a message to librdkafka; waits while its queue is full.
+    fn send(&mut self, mut record: BaseRecord<'_, [u8], [u8]>) -> Result<(), StreamError> {
+        loop {
+            match self.producer.send(record) {
+                Ok(()) => {
+                    self.sent += 1;
+                    return Ok(());
+                }
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
+                    record = back;
+                    self.producer.poll(LOOK);
+                    self.look()?;
+                }
+                Err((e, _)) => return Err(self.failed("could not write", &e)),
+            }
+        }
+    }
+
+    /// Whether brokers refused something.
+    fn look(&self) -> Result<(), StreamError> {
+        let Some((code, partition)) = self.told.take_refused() else { return Ok(()) };
+        let why = match self.told.trouble() {
+            Some(why) if code == RDKafkaErrorCode::MessageTimedOut => why,
+            _ => code.to_string(),
+        };
+        let place = if partition < 0 { String::new() } else { format!(" (partition {partition})") };
+        let message = format!("{}{place}: {why}", self.topic.doing("a message was not taken by"));
+        Err(StreamError { code: code_of(Some(code)), message })
+    }
+
+    fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError> {
+        if let Some(at) = at {
+            self.begin()?;
+            self.add_position(at)?;
+            return self.commit();
+        }
+        let settled = loop {
+            // Sends what lingers, and takes reports.
+            match self.producer.flush(LOOK) {
+                Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
+                Err(e) => return Err(self.failed("could not write", &e)),
+            }
+            self.producer.poll(Duration::ZERO);
+            self.look()?;
+            let settled = self.told.settled();
+            if settled >= self.sent {
+                break settled;
+            }
+        };
+        debug_assert_eq!(settled, self.sent);
+        Ok(())
+    }
+
+    /// The position goes where offsets of the writer's own group lie, within the transaction.
+    fn add_position(&mut self, at: &Position) -> Result<(), StreamError> {
+        let text = STANDARD.encode(at.encode());
+        if text.len() > POSITION_BYTES_MAX {
+            return Err(StreamError {
+                code: Code::NotImplemented,
+                message: format!(
+                    "a position over that many partitions takes {} bytes, a broker keeps {POSITION_BYTES_MAX} with an \
+                     offset; use delivery='at_least_once'",
+                    text.len()
+                ),
+            });
+        }
+        let name = self.name.clone().unwrap_or_default();
+        let mut offsets = TopicPartitionList::new();
+        let failed = |e: KafkaError| self.failed("could not note a position beside", &e);
+        offsets.add_partition_offset(&self.topic.settings.topic, 0, Offset::Offset(0)).map_err(failed)?;
+        if let Some(mut place) = offsets.find_partition(&self.topic.settings.topic, 0) {
+            place.set_metadata(text);
+        }
+        let consumer = self.group(&name)?;
+        let group = consumer.group_metadata().ok_or_else(|| StreamError {
+            code: Code::LogicalError,
+            message: "a group without a name".into(),
+        })?;
+        self.retry("could not note a position beside", |inner| {
+            inner.producer.send_offsets_to_transaction(&offsets, &group, ANSWER_WAIT)
+        })
+    }
+
+    fn commit(&mut self) -> Result<(), StreamError> {
+        self.retry("could not commit a transaction in", |inner| {
+            inner.producer.commit_transaction(ANSWER_WAIT)
+        })?;
+        self.producer.poll(Duration::ZERO);
+        self.look()?;
+        self.open = false;
+        Ok(())
+    }
+
+    /// Again and again as long as librdkafka says that this helps; a transaction that must go is ended.
+    fn retry(
+        &mut self,
+        what: &str,
+        mut call: impl FnMut(&Self) -> Result<(), KafkaError>,
+    ) -> Result<(), StreamError> {
+        loop {
+            let e = match call(self) {
+                Ok(()) => return Ok(()),
+                Err(e) => e,
+            };
+            self.producer.poll(Duration::ZERO);
+            let (again, abort) = match &e {
+                KafkaError::Transaction(e) => (e.is_retriable(), e.txn_requires_abort()),
+                _ => (false, false),
+            };
+            if !again {
+                if abort {
+                    // What it held is made again from the last position.
+                    let _ = self.producer.abort_transaction(ANSWER_WAIT);
+                    self.open = false;
+                }
+                let refused = self.look().err();
+                return Err(refused.unwrap_or_else(|| self.failed(what, &e)));
+            }
+        }
+    }
+
+    fn group(&self, name: &str) -> Result<BaseConsumer<Told>, StreamError> {
+        let mut config = self.topic.settings.consumer();
+        config.set("group.id", name);
+        config.create_with_context(Told::default()).map_err(|e| self.failed("could not ask beside", &e))
+    }
+
+    fn reached(&mut self) -> Result<Option<Position>, StreamError> {
+        let Some(name) = self.name.clone() else { return Ok(None) };
+        self.retry("could not begin to write transactions to", |inner| {
+            inner.producer.init_transactions(ANSWER_WAIT)
+        })?;
+        let consumer = self.group(&name)?;
+        let mut asked = TopicPartitionList::new();
+        asked.add_partition(&self.topic.settings.topic, 0);
+        let found = consumer
+            .committed_offsets(asked, ANSWER_WAIT)
+            .map_err(|e| self.failed("could not ask how far was written to", &e))?;
+        let text = found
+            .find_partition(&self.topic.settings.topic, 0)
+            .map(|e| e.metadata().to_owned())
+            .filter(|text| !text.is_empty());
+        let Some(text) = text else { return Ok(None) };
+        let position = STANDARD.decode(&text).ok().and_then(|bytes| Position::decode(&bytes));
+        position.map(Some).ok_or_else(|| StreamError {
+            code: Code::CorruptedData,
+            message: format!(
+                "{}: the position kept with consumer group {name} is not one of a view; remove the group, and the \
+                 view begins where its checkpoint stands",
+                self.topic.doing("could not go on writing")
+            ),
+        })
+    }
+}
+
+fn has_entries(headers: &ArrayRef) -> bool {
+    headers.as_any().downcast_ref::<MapArray>().is_some_and(|map| !map.entries().is_empty())
+}
+
+fn bytes_of(column: &dyn Array, row: usize) -> Option<&[u8]> {
+    if column.is_null(row) {
+        return None;
+    }
+    match column.data_type() {
+        DataType::Binary => Some(column.as_binary::<i32>().value(row)),
+        _ => column.as_string_opt::<i32>().map(|s| s.value(row).as_bytes()),
+    }
+}
+
+fn with_headers<'a>(
+    record: BaseRecord<'a, [u8], [u8]>,
+    map: &MapArray,
+    row: usize,
+) -> BaseRecord<'a, [u8], [u8]> {
+    if map.is_null(row) || map.value_length(row) == 0 {
+        return record;
+    }
+    let entries = map.value(row);
+    let (keys, values) = (entries.column(0).as_string::<i32>(), entries.column(1).as_string::<i32>());
+    let mut headers = OwnedHeaders::new_with_capacity(keys.len());
+    for i in 0..keys.len() {
+        let value = values.is_valid(i).then(|| values.value(i));
+        headers = headers.insert(Header { key: keys.value(i), value });
+    }
+    record.headers(headers)
+}

@@ -1,0 +1,22 @@
+//! Floor 4: external streams, a folder for each kind of place that rows can lie in.
+//!
+//! ```text
+//! kafka: a topic     payload: bytes of messages <-> rows
+//! ```
+//!
+//! Not here: SQL, checkpoints, order over partitions. A connector knows offsets and messages.
+
+mod kafka;
+mod payload;
+mod settings;
+
+pub use kafka::KafkaConnector;
+
+use std::sync::Arc;
+use weir_base::Clock;
+use weir_plan::Connector;
+
+/// Every kind of external stream there is.
+pub fn connectors(clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Connector>> {
+    vec![Arc::new(KafkaConnector::new(clock.clone()))]
+}

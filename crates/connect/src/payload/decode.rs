@@ -1,0 +1,238 @@
+//! Messages to rows.
+
+use super::PayloadFormat;
+use arrow_array::builder::{BinaryBuilder, StringBuilder};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_schema::{DataType, SchemaRef};
+use arrow_select::concat::concat_batches;
+use std::sync::Arc;
+use weir_base::Code;
+use weir_format::{DecodedBatch, FormatError, FormatSettings};
+use weir_plan::StreamError;
+
+/// Payloads, one behind the other.
+#[derive(Debug, Default)]
+pub(crate) struct Messages {
+    bytes: Vec<u8>,
+    /// Where each ends; `None` = it has no payload.
+    ends: Vec<(usize, bool)>,
+}
+
+impl Messages {
+    pub fn push(&mut self, payload: Option<&[u8]>) {
+        self.bytes.extend(payload.unwrap_or_default());
+        self.ends.push((self.bytes.len(), payload.is_some()));
+    }
+
+    pub fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.ends.is_empty()
+    }
+
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn get(&self, i: usize) -> Option<&[u8]> {
+        let begin = if i == 0 { 0 } else { self.ends[i - 1].0 };
+        let (end, there) = self.ends[i];
+        there.then(|| &self.bytes[begin..end])
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+        (0..self.len()).map(|i| self.get(i))
+    }
+}
+
+/// Rows of messages.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub batch: RecordBatch,
+    pub absent: Vec<Option<BooleanArray>>,
+    /// How many rows each message became; `None` = one each.
+    pub rows: Option<Vec<u32>>,
+}
+
+/// A message that is not what it should be. What came before it decodes.
+#[derive(Debug)]
+pub(crate) struct Bad {
+    pub index: usize,
+    pub error: StreamError,
+}
+
+pub(crate) struct PayloadDecoder {
+    format: PayloadFormat,
+    schema: SchemaRef,
+    settings: FormatSettings,
+}
+
+impl PayloadDecoder {
+    /// Gives the columns of `schema`.
+    pub fn new(format: PayloadFormat, schema: SchemaRef, settings: FormatSettings) -> Self {
+        PayloadDecoder { format, schema, settings }
+    }
+
+    /// The first `n` messages.
+    pub fn decode(&self, messages: &Messages, n: usize) -> Result<Decoded, Bad> {
+        match self.format {
+            PayloadFormat::Raw => self.raw(messages, n),
+            PayloadFormat::Rows(info) if self.format.is_lines() => match self.lines(info.name, messages, n) {
+                Some(decoded) => Ok(decoded),
+                None => self.one_by_one(info.name, messages, n),
+            },
+            PayloadFormat::Rows(info) => self.one_by_one(info.name, messages, n),
+        }
+    }
+
+    fn raw(&self, messages: &Messages, n: usize) -> Result<Decoded, Bad> {
+        let nullable = self.schema.fields().first().is_none_or(|f| f.is_nullable());
+        let array: ArrayRef = match self.schema.fields().first().map(|f| f.data_type()) {
+            // Not asked for.
+            None => {
+                let options = RecordBatchOptions::new().with_row_count(Some(n));
+                let batch = RecordBatch::try_new_with_options(self.schema.clone(), Vec::new(), &options)
+                    .map_err(|e| bug(e.to_string()))?;
+                return Ok(Decoded { batch, absent: Vec::new(), rows: None });
+            }
+            Some(DataType::Binary) => {
+                let mut out = BinaryBuilder::with_capacity(n, messages.bytes());
+                for payload in messages.iter().take(n) {
+                    match payload {
+                        None if nullable => out.append_null(),
+                        payload => out.append_value(payload.unwrap_or_default()),
+                    }
+                }
+                Arc::new(out.finish())
+            }
+            Some(_) => {
+                let mut out = StringBuilder::with_capacity(n, messages.bytes());
+                for (index, payload) in messages.iter().take(n).enumerate() {
+                    match payload.map(std::str::from_utf8) {
+                        None if nullable => out.append_null(),
+                        None => out.append_value(""),
+                        Some(Ok(text)) => out.append_value(text),
+                        Some(Err(_)) if self.settings.utf8_replace => {
+                            out.append_value(String::from_utf8_lossy(payload.unwrap_or_default()));
+                        }
+                        Some(Err(e)) => {
+                            let message = format!(
+                                "the payload is not UTF-8 at byte {}; declare the column as bytes",
+                                e.valid_up_to()
+                            );
+                            let error = StreamError { code: Code::CannotParseInput, message };
+                            return Err(Bad { index, error });
+                        }
+                    }
+                }
+                Arc::new(out.finish())
+            }
+        };
+        let batch = RecordBatch::try_new(self.schema.clone(), vec![array]).map_err(|e| bug(e.to_string()))?;
+        Ok(Decoded { batch, absent: vec![None], rows: None })
+    }
+
+    /// All at once; `None` where that can not be.
+    fn lines(&self, name: &str, messages: &Messages, n: usize) -> Option<Decoded> {
+        let mut bytes = Vec::with_capacity(messages.bytes() + n);
+        let mut rows = Vec::new();
+        let mut filled = 0;
+        for (i, payload) in messages.iter().take(n).enumerate() {
+            match payload.map(<[u8]>::trim_ascii) {
+                Some(payload) if !payload.is_empty() => {
+                    bytes.extend(payload);
+                    bytes.push(b'\n');
+                    filled += 1;
+                    if !rows.is_empty() {
+                        rows.push(1);
+                    }
+                }
+                _ => {
+                    if rows.is_empty() {
+                        rows = vec![1; i];
+                    }
+                    rows.push(0);
+                }
+            }
+        }
+        // A tab is a value there.
+        if name == "TabSeparated"
+            && messages
+                .iter()
+                .take(n)
+                .flatten()
+                .any(|p| p.first() == Some(&b'\t') || p.last() == Some(&b'\t'))
+        {
+            return None;
+        }
+        let DecodedBatch { batch, absent } = self.whole(name, bytes).ok()?;
+        let rows = (filled < n).then_some(rows);
+        // What is not blank is a row or more, so that as many rows as messages are one each.
+        (batch.num_rows() == filled).then_some(Decoded { batch, absent, rows })
+    }
+
+    fn one_by_one(&self, name: &str, messages: &Messages, n: usize) -> Result<Decoded, Bad> {
+        let mut all = Vec::new();
+        let mut rows = Vec::with_capacity(n);
+        for (index, payload) in messages.iter().take(n).enumerate() {
+            let Some(payload) = payload.filter(|p| !p.trim_ascii().is_empty()) else {
+                rows.push(0);
+                continue;
+            };
+            let decoded =
+                self.whole(name, payload.to_vec()).map_err(|e| Bad { index, error: not_parsed(&e) })?;
+            rows.push(decoded.batch.num_rows() as u32);
+            all.push(decoded);
+        }
+        let batches: Vec<&RecordBatch> = all.iter().map(|d| &d.batch).collect();
+        let batch = concat_batches(&self.schema, batches).map_err(|e| bug(e.to_string()))?;
+        let absent = (0..self.schema.fields().len()).map(|c| absent_of(&all, c)).collect();
+        Ok(Decoded { batch, absent, rows: Some(rows) })
+    }
+
+    /// All rows of a text.
+    fn whole(&self, name: &str, bytes: Vec<u8>) -> Result<DecodedBatch, FormatError> {
+        let mut decoder = weir_format::decoder(name, self.schema.clone(), &self.settings)?;
+        decoder.push(bytes.into())?;
+        decoder.finish()?;
+        let mut all = Vec::new();
+        while let Some(batch) = decoder.next_batch(usize::MAX)? {
+            all.push(batch);
+        }
+        if all.len() == 1 {
+            return Ok(all.remove(0));
+        }
+        let batches: Vec<&RecordBatch> = all.iter().map(|d| &d.batch).collect();
+        let batch = concat_batches(&self.schema, batches)
+            .map_err(|e| FormatError::Encode { column: String::new(), what: e.to_string() })?;
+        let absent = (0..self.schema.fields().len()).map(|c| absent_of(&all, c)).collect();
+        Ok(DecodedBatch { batch, absent })
+    }
+}
+
+fn absent_of(all: &[DecodedBatch], column: usize) -> Option<BooleanArray> {
+    let of = |d: &DecodedBatch| d.absent.get(column).cloned().flatten();
+    if all.iter().all(|d| of(d).is_none()) {
+        return None;
+    }
+    let flags = all.iter().flat_map(|d| {
+        let mask = of(d);
+        (0..d.batch.num_rows()).map(move |i| mask.as_ref().is_some_and(|m| m.value(i))).collect::<Vec<_>>()
+    });
+    Some(BooleanArray::from(flags.collect::<Vec<bool>>()))
+}
+
+fn not_parsed(e: &FormatError) -> StreamError {
+    let code = match e {
+        FormatError::Truncated { .. } => Code::CannotReadAllData,
+        _ => Code::CannotParseInput,
+    };
+    StreamError { code, message: e.to_string() }
+}
+
+fn bug(message: String) -> Bad {
+    let message = format!("decoded messages do not fit their columns: {message}");
+    Bad { index: 0, error: StreamError { code: Code::LogicalError, message } }
+}

@@ -1,0 +1,175 @@
+//! External streams that are open: a connector's stream each, found by the relation's id.
+//!
+//! Opening one talks to nobody, so it is done when somebody first asks for it, and again after a restart.
+//!
+//! Not here: what exists (the catalog), reading (`source`, `scan`), what settings mean (`connect`).
+
+use crate::expr::Compiler;
+use crate::ingest::IngestPlan;
+use crate::ingest::fill::ingest_column;
+use crate::streams::{alias_columns, column_type, stored_schema};
+use arrow::datatypes::{Schema, SchemaRef};
+use parking_lot::RwLock;
+use std::collections::{BTreeMap, HashMap};
+use std::fmt;
+use std::sync::Arc;
+use uuid::Uuid;
+use weir_base::{Error, Result, err};
+use weir_catalog::{ColumnDef, DefaultKind, Relation, RelationKind};
+use weir_plan::{Connector, ExternalSpec, ExternalStream, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN};
+use weir_sql::bind::AliasColumn;
+use weir_storage::TIME_COLUMN;
+
+/// What is shown in place of a secret.
+pub(crate) const HIDDEN: &str = "[HIDDEN]";
+
+/// Columns of every message, where CREATE names them not: not in `*`.
+const SURROUNDINGS: [(&str, &str); 2] =
+    [(MESSAGE_KEY_COLUMN, "nullable(string)"), (MESSAGE_HEADERS_COLUMN, "map(string, string)")];
+
+/// An external stream and all that reading and writing it needs.
+#[derive(Debug)]
+pub(crate) struct OpenExternal {
+    /// The first `visible` are what `*` shows.
+    pub schema: SchemaRef,
+    pub visible: usize,
+    pub aliases: Vec<AliasColumn>,
+    /// What rows are completed with, that are read or written.
+    pub ingest: Arc<IngestPlan>,
+    /// A reader has to ask for all columns: some are computed from others.
+    pub computes: bool,
+    pub stream: Arc<dyn ExternalStream>,
+}
+
+pub(crate) struct Externals {
+    connectors: Vec<Arc<dyn Connector>>,
+    open: RwLock<HashMap<Uuid, Arc<OpenExternal>>>,
+}
+
+impl fmt::Debug for Externals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.connectors.iter().map(|c| c.kind())).finish()
+    }
+}
+
+impl Externals {
+    pub fn new(connectors: Vec<Arc<dyn Connector>>) -> Self {
+        Externals { connectors, open: RwLock::default() }
+    }
+
+    /// # Errors
+    /// 36 where there is no such type of external streams, or none is named.
+    pub fn connector(&self, settings: &BTreeMap<String, String>) -> Result<&Arc<dyn Connector>> {
+        let kinds =
+            || self.connectors.iter().map(|c| format!("'{}'", c.kind())).collect::<Vec<_>>().join(", ");
+        let Some(kind) = settings.get("type") else {
+            return Err(err!(BadArguments, "an external stream needs SETTINGS type=…, one of {}", kinds()));
+        };
+        let found = self.connectors.iter().find(|c| c.kind().eq_ignore_ascii_case(kind));
+        found.ok_or_else(|| {
+            err!(BadArguments, "there are no external streams of type '{kind}'; this server has {}", kinds())
+        })
+    }
+
+    /// Whether a setting's value is shown to nobody.
+    pub fn is_secret(&self, settings: &BTreeMap<String, String>, name: &str) -> bool {
+        self.connector(settings).map_or(true, |c| c.secrets().contains(&name))
+    }
+
+    /// Settings as they may be shown.
+    pub fn shown(&self, settings: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let show = |(name, value): (&String, &String)| {
+            let secret = name != "type" && self.is_secret(settings, name);
+            (name.clone(), if secret { HIDDEN.to_owned() } else { value.clone() })
+        };
+        settings.iter().map(show).collect()
+    }
+
+    /// Checks a definition and makes a stream of it.
+    ///
+    /// # Errors
+    /// Whatever of it can not work.
+    pub fn prepare(&self, relation: &Relation, compiler: &Compiler) -> Result<OpenExternal> {
+        let RelationKind::External { settings, time_in_payload } = &relation.kind else {
+            return Err(err!(LogicalError, "{} is no external stream", relation.full_name()));
+        };
+        let whole = with_surroundings(relation);
+        let (stored, visible, order) = stored_schema(&whole)?;
+        // What surrounds a message and was not named comes last, and is not shown.
+        let hidden = whole.columns.len() - relation.columns.len();
+        let visible = visible - hidden;
+        let columns = order
+            .iter()
+            .map(|i| {
+                let column = &whole.columns[*i];
+                ingest_column(compiler, &stored, column, column_type(&column.type_name)?)
+            })
+            .collect::<Result<Vec<_>>>()?;
+        let computed = |name: &str| {
+            let column = whole.columns.iter().find(|c| c.name == name);
+            column.and_then(|c| c.default.as_ref()).is_some_and(|d| d.kind == DefaultKind::Materialized)
+        };
+        let is_around = |name: &str| {
+            name == TIME_COLUMN && !time_in_payload || SURROUNDINGS.iter().any(|(n, _)| *n == name)
+        };
+        let pick = |which: &dyn Fn(&str) -> bool| {
+            let fields = stored.fields().iter().filter(|f| which(f.name())).cloned().collect::<Vec<_>>();
+            Arc::new(Schema::new(fields))
+        };
+        let spec = ExternalSpec {
+            name: relation.full_name().to_string(),
+            settings: settings.clone(),
+            payload: pick(&|name| !computed(name) && !is_around(name)),
+            around: pick(&is_around),
+        };
+        let stream = self.connector(settings)?.open(spec)?;
+        let computes = whole.columns.iter().any(|c| c.default.is_some() && c.name != TIME_COLUMN);
+        Ok(OpenExternal {
+            ingest: Arc::new(IngestPlan::new(stored.clone(), columns, None, 1)?),
+            aliases: alias_columns(&whole, &stored, compiler)?,
+            schema: stored,
+            visible,
+            computes,
+            stream,
+        })
+    }
+
+    pub fn get(&self, relation: &Relation, compiler: &Compiler) -> Result<Arc<OpenExternal>> {
+        if let Some(open) = self.open.read().get(&relation.id) {
+            return Ok(open.clone());
+        }
+        let open = self.prepare(relation, compiler).map_err(|e| Error {
+            message: format!("external stream {} can not be opened: {}", relation.full_name(), e.message),
+            ..e
+        })?;
+        let open = Arc::new(open);
+        self.open.write().insert(relation.id, open.clone());
+        Ok(open)
+    }
+
+    pub fn forget(&self, id: Uuid) {
+        self.open.write().remove(&id);
+    }
+}
+
+/// The relation with what surrounds a message as columns.
+fn with_surroundings(relation: &Relation) -> Relation {
+    let mut whole = relation.clone();
+    for (name, type_name) in SURROUNDINGS {
+        if !whole.columns.iter().any(|c| c.name == name) {
+            whole.columns.push(ColumnDef {
+                name: name.into(),
+                type_name: type_name.into(),
+                default: None,
+                comment: String::new(),
+                codec: None,
+            });
+        }
+    }
+    whole
+}
+
+/// Whether an external stream may have a column of this name although it is reserved.
+pub(crate) fn is_surrounding(name: &str) -> bool {
+    SURROUNDINGS.iter().any(|(n, _)| *n == name)
+}
