@@ -23,7 +23,7 @@ test-servers:
 test: tools test-servers
 	@command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
 	WEIR_TEST_MOTO=$(CURDIR)/.venv/bin/moto_server WEIR_TEST_FLIGHTS=$(CURDIR)/.venv/flights.csv \
-		cargo nextest run --locked --workspace
+		WEIR_TEST_TANSU=$(CURDIR)/.venv/bin/tansu cargo nextest run --locked --workspace
 
 lint:
 	cargo fmt --all --check

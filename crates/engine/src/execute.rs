@@ -12,6 +12,7 @@ use crate::query::{
     start_bounded, start_streaming,
 };
 use crate::scope::EngineScope;
+use crate::secrets::masked;
 use crate::session::{QueryMode, Session};
 use crate::settings::{QuerySettings, check_all};
 use crate::source::StreamSources;
@@ -101,9 +102,9 @@ pub(crate) fn background(
 /// Of a statement's text in `system.queries` and `system.query_log`.
 const TEXT_SHOWN_BYTES_MAX: usize = 16 << 10;
 
-/// Much data behind an INSERT is not part of what is shown.
+/// Much data behind an INSERT is not part of what is shown, nor are secrets.
 pub(crate) fn shown(text: &[u8]) -> String {
-    String::from_utf8_lossy(&text[..text.len().min(TEXT_SHOWN_BYTES_MAX)]).trim().to_owned()
+    masked(String::from_utf8_lossy(&text[..text.len().min(TEXT_SHOWN_BYTES_MAX)]).trim())
 }
 
 pub(crate) async fn statement(

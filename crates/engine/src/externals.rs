@@ -7,6 +7,7 @@
 use crate::expr::Compiler;
 use crate::ingest::IngestPlan;
 use crate::ingest::fill::ingest_column;
+use crate::secrets::{HIDDEN, is_secret};
 use crate::streams::{alias_columns, column_type, stored_schema};
 use arrow::datatypes::{Schema, SchemaRef};
 use parking_lot::RwLock;
@@ -19,9 +20,6 @@ use weir_catalog::{ColumnDef, DefaultKind, Relation, RelationKind};
 use weir_plan::{Connector, ExternalSpec, ExternalStream, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN};
 use weir_sql::bind::AliasColumn;
 use weir_storage::TIME_COLUMN;
-
-/// What is shown in place of a secret.
-pub(crate) const HIDDEN: &str = "[HIDDEN]";
 
 /// Columns of every message, where CREATE names them not: not in `*`.
 const SURROUNDINGS: [(&str, &str); 2] =
@@ -73,7 +71,7 @@ impl Externals {
 
     /// Whether a setting's value is shown to nobody.
     pub fn is_secret(&self, settings: &BTreeMap<String, String>, name: &str) -> bool {
-        self.connector(settings).map_or(true, |c| c.secrets().contains(&name))
+        is_secret(name) || self.connector(settings).map_or(true, |c| c.secrets().contains(&name))
     }
 
     /// Settings as they may be shown.

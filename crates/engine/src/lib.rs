@@ -24,6 +24,7 @@ pub mod query;
 mod random;
 pub mod scan;
 mod scope;
+mod secrets;
 pub mod session;
 mod session_functions;
 mod session_state;

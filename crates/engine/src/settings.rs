@@ -11,6 +11,7 @@ pub mod stream;
 mod table;
 
 pub use query::QuerySettings;
+pub(crate) use query::partitions;
 pub use table::{COMPATIBLE, Kind, SETTINGS, Scope, Setting};
 
 use crate::query::HistoryBounds;

@@ -4,7 +4,9 @@
 #![allow(unsafe_code)]
 
 use super::client::Told;
+use rdkafka::ClientContext;
 use rdkafka::bindings as rd;
+use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::types::RDKafkaRespErr;
@@ -13,15 +15,15 @@ use std::ptr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Messages taken from librdkafka's queue at once.
+/// Events taken from librdkafka's queue at once.
 const AT_ONCE: usize = 1_024;
 
 /// The queue of a consumer.
 pub(super) struct MessageQueue {
     queue: *mut rd::rd_kafka_queue_t,
-    taken: Vec<*mut rd::rd_kafka_message_t>,
+    taken: Vec<*mut rd::rd_kafka_event_t>,
     /// Lives longer than its queue.
-    _consumer: Arc<BaseConsumer<Told>>,
+    consumer: Arc<BaseConsumer<Told>>,
 }
 
 // SAFETY: librdkafka's queues may be used from any thread, and this one is used from one at a time.
@@ -45,57 +47,73 @@ impl MessageQueue {
     pub fn new(consumer: Arc<BaseConsumer<Told>>) -> Self {
         // SAFETY: the client is alive; the reference that this gives is given back when dropped.
         let queue = unsafe { rd::rd_kafka_queue_get_consumer(consumer.client().native_ptr()) };
-        MessageQueue { queue, taken: Vec::with_capacity(AT_ONCE), _consumer: consumer }
+        MessageQueue { queue, taken: Vec::with_capacity(AT_ONCE), consumer }
     }
 
     /// Waits for something; then gives it and what else is at hand.
     pub fn take(&mut self, wait: Duration) -> impl Iterator<Item = Came<'_>> {
         self.release();
-        if self.more(wait, 1) > 0 {
-            self.more(Duration::ZERO, AT_ONCE - 1);
-        }
-        self.taken.iter().map(|message| {
-            // SAFETY: it is one of librdkafka's until it is destroyed, which the next call does.
-            let message = unsafe { &**message };
-            if message.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR {
-                return Came::Message(RawMessage(message));
+        let mut wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
+        while self.taken.len() < AT_ONCE {
+            // SAFETY: the queue is alive; an event is ours until it is destroyed.
+            let event = unsafe { rd::rd_kafka_queue_poll(self.queue, wait_ms) };
+            if event.is_null() {
+                break;
             }
-            if message.err == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
-                return Came::End { partition: message.partition, offset: message.offset };
-            }
-            // SAFETY: of a message with an error; the text is a C string that lives as long as it.
-            let text = unsafe {
-                let text = rd::rd_kafka_message_errstr(message);
-                if text.is_null() {
-                    String::new()
-                } else {
-                    CStr::from_ptr(text).to_string_lossy().into_owned()
-                }
-            };
-            Came::Error(message.err.into(), text)
-        })
-    }
-
-    fn more(&mut self, wait: Duration, n: usize) -> usize {
-        let had = self.taken.len();
-        self.taken.reserve(n);
-        let wait_ms = i32::try_from(wait.as_millis()).unwrap_or(i32::MAX);
-        // SAFETY: there is room for n pointers behind the first `had`.
-        unsafe {
-            let to = self.taken.as_mut_ptr().add(had);
-            let came = rd::rd_kafka_consume_batch_queue(self.queue, wait_ms, to, n);
-            let came = usize::try_from(came).unwrap_or(0);
-            self.taken.set_len(had + came);
-            came
+            self.taken.push(event);
+            wait_ms = 0;
         }
+        let told = self.consumer.context();
+        self.taken.iter().filter_map(move |event| came(*event, told))
     }
 
     fn release(&mut self) {
-        for message in self.taken.drain(..) {
+        for event in self.taken.drain(..) {
             // SAFETY: taken from the queue, and destroyed once.
-            unsafe { rd::rd_kafka_message_destroy(message) };
+            unsafe { rd::rd_kafka_event_destroy(event) };
         }
     }
+}
+
+/// What an event says; `None` for what is noted and no more.
+fn came<'a>(event: *mut rd::rd_kafka_event_t, told: &Told) -> Option<Came<'a>> {
+    // SAFETY: the event lives until the next call of `take`, and what it gives as long.
+    unsafe {
+        match rd::rd_kafka_event_type(event) {
+            rd::RD_KAFKA_EVENT_FETCH => {
+                rd::rd_kafka_event_message_next(event).as_ref().map(|m| Came::Message(RawMessage(m)))
+            }
+            rd::RD_KAFKA_EVENT_ERROR => {
+                let error = rd::rd_kafka_event_error(event);
+                if error == RDKafkaRespErr::RD_KAFKA_RESP_ERR__PARTITION_EOF {
+                    let place = rd::rd_kafka_event_topic_partition(event);
+                    let end = place.as_ref().map(|p| Came::End { partition: p.partition, offset: p.offset });
+                    rd::rd_kafka_topic_partition_destroy(place);
+                    return end;
+                }
+                Some(Came::Error(error.into(), text(rd::rd_kafka_event_error_string(event))))
+            }
+            rd::RD_KAFKA_EVENT_LOG => {
+                let (mut facility, mut message, mut level) = (ptr::null(), ptr::null(), 0);
+                if rd::rd_kafka_event_log(event, &mut facility, &mut message, &mut level) == 0 {
+                    // Syslog's numbers: 4 is a warning.
+                    let level = if level <= 4 { RDKafkaLogLevel::Warning } else { RDKafkaLogLevel::Info };
+                    told.log(level, &text(facility), &text(message));
+                }
+                None
+            }
+            _ => None,
+        }
+    }
+}
+
+/// SAFETY: null, or a C string of librdkafka.
+unsafe fn text(at: *const std::ffi::c_char) -> String {
+    if at.is_null() {
+        return String::new();
+    }
+    // SAFETY: see above.
+    unsafe { CStr::from_ptr(at) }.to_string_lossy().trim().to_owned()
 }
 
 impl Drop for MessageQueue {

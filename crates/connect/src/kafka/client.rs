@@ -85,18 +85,7 @@ impl ClientContext for Told {
             RDKafkaLogLevel::Debug | RDKafkaLogLevel::Info | RDKafkaLogLevel::Notice => {
                 tracing::debug!(target: "weir::kafka", facility, "{message}");
             }
-            _ => {
-                tracing::info!(target: "weir::kafka", facility, "{message}");
-                // Of a consumer whose messages are taken many at a time, this is all that is said of brokers.
-                if facility == "FAIL" || facility == "ERROR" {
-                    let code = if message.contains("uthentication") {
-                        RDKafkaErrorCode::Authentication
-                    } else {
-                        RDKafkaErrorCode::BrokerTransportFailure
-                    };
-                    self.note(code, message.to_owned());
-                }
-            }
+            _ => tracing::info!(target: "weir::kafka", facility, "{message}"),
         }
     }
 

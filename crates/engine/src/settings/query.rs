@@ -77,7 +77,7 @@ impl<'a> Lookup<'a> {
 }
 
 /// `'0,2'`; nothing = all.
-fn partitions(text: &str) -> Result<Option<Arc<[i32]>>> {
+pub(crate) fn partitions(text: &str) -> Result<Option<Arc<[i32]>>> {
     let bad = || {
         err!(BadArguments, "shards is '{text}', it takes numbers of partitions with commas between, as '0,2'")
     };

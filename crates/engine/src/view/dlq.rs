@@ -8,10 +8,11 @@ use crate::execute;
 use crate::outcome::Outcome;
 use crate::query::QueryAbout;
 use crate::session::{QueryMode, Session};
+use crate::settings::partitions;
 use futures::StreamExt;
 use std::sync::Arc;
 use weir_base::{Error, Result, err};
-use weir_catalog::RelationName;
+use weir_catalog::{RelationKind, RelationName};
 use weir_format::ResultStats;
 
 pub(super) fn name(spec: &ViewSpec) -> RelationName {
@@ -49,7 +50,7 @@ pub(super) async fn ensure(shared: &Arc<Shared>, spec: &ViewSpec) -> Result<()> 
 
 /// Writes a row down, once however often it is tried. Returns when it is durable.
 pub(super) async fn write(shared: &Arc<Shared>, spec: &ViewSpec, row: &BadRow, e: &Error) -> Result<()> {
-    let json = read(shared, row).await.unwrap_or_else(|e| format!("not readable: {e}"));
+    let json = read(shared, spec, row).await.unwrap_or_else(|e| format!("not readable: {e}"));
     let text = format!(
         "INSERT INTO {} (stream, shard, sn, row, code, reason) SETTINGS idempotent_id={} VALUES ({}, {}, {}, {}, {}, {})",
         ident(&name(spec)),
@@ -64,8 +65,20 @@ pub(super) async fn write(shared: &Arc<Shared>, spec: &ViewSpec, row: &BadRow, e
     run(shared, &text).await.map(|_| ())
 }
 
-/// The row as JSON.
-async fn read(shared: &Arc<Shared>, row: &BadRow) -> Result<String> {
+/// The row as JSON; of a message that may not even parse, its payload.
+async fn read(shared: &Arc<Shared>, spec: &ViewSpec, row: &BadRow) -> Result<String> {
+    let snapshot = shared.catalog.snapshot();
+    let relation = snapshot.expect_relation(&row.stream.database, &row.stream.name)?;
+    if let RelationKind::External { .. } = relation.kind {
+        let picked = partitions(spec.settings.get("shards").map_or("", String::as_str))?;
+        let partition = match picked {
+            Some(picked) => picked.get(row.shard).copied().unwrap_or_default(),
+            None => row.shard as i32,
+        };
+        let open = shared.externals.get(relation, &shared.compiler())?;
+        let payload = open.stream.raw(partition, row.sn).await?;
+        return Ok(payload.map_or_else(String::new, |p| String::from_utf8_lossy(&p).into_owned()));
+    }
     let text = format!(
         "SELECT * FROM table({}) WHERE _tp_sn = {} AND _tp_shard = {}",
         ident(&row.stream),

@@ -15,6 +15,7 @@ mod files;
 mod fixtures;
 mod http;
 mod jobs;
+mod kafka;
 mod kill;
 mod lasting;
 mod life;
