@@ -17,6 +17,8 @@ mod message;
 mod reader;
 mod settings;
 mod stream;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use crate::settings::bad;

@@ -294,7 +294,7 @@ impl Polling {
             let Some(reset) = self.topic.settings.offset_reset else {
                 let message = format!(
                     "topic {topic} of {} partition {id} holds offsets {} to {}; offset {} was to be read next and is \
-                     gone. Start the query anew, or SETTINGS properties='auto.offset.reset=earliest' (or latest) to \
+                     not there: retention has removed it, or it is another topic than before. Start the query anew, or SETTINGS properties='auto.offset.reset=earliest' (or latest) to \
                      go on without what is gone",
                     self.topic.name, held.0, held.1, pending.next
                 );

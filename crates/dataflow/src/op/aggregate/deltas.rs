@@ -75,6 +75,9 @@ impl OnDisk {
     }
 }
 
+/// Keys whose places in the index are asked for before the first of them is looked up.
+const KEYS_AHEAD: usize = 64;
+
 /// Blocks of a run that are taken in at once.
 const BLOCKS_AT_ONCE: usize = 8;
 
@@ -412,6 +415,7 @@ impl Part {
         (at, parts): (usize, usize),
         newest: bool,
     ) -> Result<(), Damaged> {
+        let mut ahead: Vec<(Key<'_>, u32, Reader<'_>)> = Vec::with_capacity(KEYS_AHEAD);
         for entry in entries(block) {
             let mut from = Reader(entry?);
             let of = (from.i64()?, from.i64()?);
@@ -420,7 +424,25 @@ impl Part {
             }
             let key = Key::load(&mut from)?;
             let hash = key.hash();
-            if part_of(hash, parts) == at && (newest || self.groups.find_one(key, hash).is_none()) {
+            if part_of(hash, parts) != at {
+                continue;
+            }
+            self.groups.ask_for(hash);
+            ahead.push((key, hash, from));
+            if ahead.len() == KEYS_AHEAD {
+                self.take_keys(&mut ahead, newest)?;
+            }
+        }
+        self.take_keys(&mut ahead, newest)
+    }
+
+    fn take_keys(
+        &mut self,
+        ahead: &mut Vec<(Key<'_>, u32, Reader<'_>)>,
+        newest: bool,
+    ) -> Result<(), Damaged> {
+        for (key, hash, mut from) in ahead.drain(..) {
+            if newest || self.groups.find_one(key, hash).is_none() {
                 self.merge(key, hash, &mut from)?;
             }
         }
