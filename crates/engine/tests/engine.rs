@@ -11,8 +11,11 @@ use weir_engine::{
     CheckpointsLocation, Engine, EngineConfig, FunctionInfo, FunctionSet, Outcome, QueryHandle, QueryMode,
     Session, Users, World,
 };
+use weir_plan::Connector;
 use weir_storage::PartsLocation;
 
+#[path = "engine/external.rs"]
+mod external;
 #[path = "engine/lasting.rs"]
 mod lasting;
 #[path = "engine/memory.rs"]
@@ -40,11 +43,19 @@ struct Options {
     settings: Vec<(&'static str, &'static str)>,
     /// Instead of a directory.
     disk: Option<SimDisk>,
+    /// Kinds of external streams.
+    connectors: Vec<Arc<dyn Connector>>,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Options { memory_limit_bytes: 1 << 30, test_clock: false, settings: Vec::new(), disk: None }
+        Options {
+            memory_limit_bytes: 1 << 30,
+            test_clock: false,
+            settings: Vec::new(),
+            disk: None,
+            connectors: Vec::new(),
+        }
     }
 }
 
@@ -101,7 +112,7 @@ impl Server {
             queries_max: 100,
             spill_dir: None,
             web_hook: None,
-            connectors: Vec::new(),
+            connectors: self.options.connectors.clone(),
             backups: None,
             version: "0.1.0".into(),
         };

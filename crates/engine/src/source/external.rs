@@ -47,10 +47,9 @@ const FRONTIER_LAG_US: i64 = 1_000_000;
 /// A query that is drained has all there was once nothing has come for so long.
 const DRAIN_SILENCE: Duration = Duration::from_millis(700);
 
-/// Rows of one message or more, and one past the last of them.
+/// Rows of one message or more.
 struct Piece {
     rows: TailBatch,
-    next: SeqNo,
     bytes: usize,
     _held: Option<Reservation>,
 }
@@ -62,8 +61,10 @@ struct PartState {
     bytes: usize,
     /// Not read for now.
     held: bool,
-    /// First offset not given, and not read.
+    /// One past the last row given: it moves with rows only, so that which partition rows came from can be told
+    /// from where positions differ.
     next: SeqNo,
+    /// First offset not read.
     read: SeqNo,
     /// One past the last offset of history.
     history_end: SeqNo,
@@ -76,8 +77,13 @@ struct PartState {
 }
 
 impl PartState {
+    /// One past the last offset of which all is given.
+    fn delivered(&self) -> SeqNo {
+        if self.queue.is_empty() { self.next.max(self.read) } else { self.next }
+    }
+
     fn history_done(&self) -> bool {
-        self.next >= self.history_end
+        self.delivered() >= self.history_end
     }
 
     /// Rows that may be given now.
@@ -301,9 +307,6 @@ impl ExternalSource {
             ExternalRead::CaughtUp { partition, at } => {
                 if let Some(p) = self.parts.iter_mut().find(|p| p.id == partition) {
                     (p.caught_up, p.read) = (true, p.read.max(at));
-                    if p.queue.is_empty() {
-                        p.next = p.next.max(at);
-                    }
                 }
                 Ok(())
             }
@@ -345,9 +348,6 @@ impl ExternalSource {
         let from = p.read;
         (p.read, p.caught_up) = (rows.next, false);
         if rows.batch.num_rows() == 0 {
-            if p.queue.is_empty() {
-                p.next = p.next.max(rows.next);
-            }
             return Ok(());
         }
         let last = &mut p.last_append;
@@ -382,15 +382,10 @@ impl ExternalSource {
         } else {
             p.cuts.cut(all, &mut pieces);
         }
-        let n = pieces.len();
-        for (k, rows_of) in pieces.into_iter().enumerate() {
-            let next = if k + 1 == n { rows.next } else { rows_of.end().unwrap_or(rows.next) };
+        for rows_of in pieces {
             let bytes = rows_of.batch.get_array_memory_size();
             p.bytes += bytes;
-            p.queue.push_back(Piece { rows: rows_of, next, bytes, _held: held.take() });
-        }
-        if n == 0 && p.queue.is_empty() {
-            p.next = p.next.max(rows.next);
+            p.queue.push_back(Piece { rows: rows_of, bytes, _held: held.take() });
         }
         if !p.held && p.bytes > WAITING_BYTES_MAX {
             p.held = true;
@@ -433,16 +428,12 @@ impl ExternalSource {
             n += 1;
         }
         let rows = piece.rows.slice(0, n);
+        p.next = piece.rows.sn(n - 1).plus(1);
         if n < total {
-            p.next = piece.rows.sn(n - 1).plus(1);
             piece.rows = piece.rows.slice(n, total - n);
             p.queue.push_front(piece);
         } else {
-            p.next = piece.next;
             p.bytes -= piece.bytes;
-        }
-        if p.queue.is_empty() && p.caught_up {
-            p.next = p.next.max(p.read);
         }
         if p.held && p.bytes <= WAITING_BYTES_FEW {
             p.held = false;
@@ -461,8 +452,15 @@ impl ExternalSource {
 
     /// What can be given without more of the reader.
     fn ready(&mut self) -> Result<Option<Element>, StreamError> {
-        for (i, p) in self.parts.iter().enumerate() {
-            self.delivered.delivered(i, p.next);
+        for (i, p) in self.parts.iter_mut().enumerate() {
+            let nothing_before = match p.queue.front() {
+                Some(piece) => piece.rows.sn(0) >= p.stop,
+                None => p.caught_up && p.read >= p.stop,
+            };
+            if p.stop != SeqNo::MAX && nothing_before {
+                p.next = p.next.max(p.stop);
+            }
+            self.delivered.delivered(i, p.delivered());
         }
         match self.phase {
             Phase::Announcing => {

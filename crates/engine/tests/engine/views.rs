@@ -50,7 +50,7 @@ fn checkpoint(server: &Server, view: &str) -> Result<(), Error> {
     server.execute(&mut table_mode(), &format!("SYSTEM CHECKPOINT VIEW {view}")).map(|_| ())
 }
 
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+pub(crate) fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     let clock = SystemClock::new();
     while !done() {
         assert!(clock.monotonic().as_secs() < 60, "waited a minute in vain until {what}");
