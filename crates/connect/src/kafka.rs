@@ -21,6 +21,7 @@ mod stream;
 mod tests;
 mod writer;
 
+use crate::remote::RemoteHosts;
 use crate::settings::bad;
 use arrow_schema::{Field, Schema, SchemaRef};
 use settings::{KafkaSettings, SECRETS};
@@ -31,12 +32,13 @@ use weir_plan::{Connector, ExternalSpec, ExternalStream, StreamError};
 
 pub struct KafkaConnector {
     clock: Arc<dyn Clock>,
+    hosts: RemoteHosts,
 }
 
 impl KafkaConnector {
-    /// The clock says when a topic is asked for new partitions.
-    pub fn new(clock: Arc<dyn Clock>) -> Self {
-        KafkaConnector { clock }
+    /// The clock says when a topic is asked for new partitions, `hosts` which brokers may be asked.
+    pub fn new(clock: Arc<dyn Clock>, hosts: RemoteHosts) -> Self {
+        KafkaConnector { clock, hosts }
     }
 }
 
@@ -52,6 +54,7 @@ impl Connector for KafkaConnector {
 
     fn open(&self, spec: ExternalSpec) -> Result<Arc<dyn ExternalStream>, StreamError> {
         let settings = KafkaSettings::parse(&spec)?;
+        self.hosts.check_brokers(&settings.brokers)?;
         Ok(Arc::new(KafkaStream::new(spec, settings, self.clock.clone())?))
     }
 

@@ -8,15 +8,17 @@
 
 mod kafka;
 mod payload;
+mod remote;
 mod settings;
 
 pub use kafka::KafkaConnector;
+pub use remote::RemoteHosts;
 
 use std::sync::Arc;
 use weir_base::Clock;
 use weir_plan::Connector;
 
 /// Every kind of external stream there is.
-pub fn connectors(clock: &Arc<dyn Clock>) -> Vec<Arc<dyn Connector>> {
-    vec![Arc::new(KafkaConnector::new(clock.clone()))]
+pub fn connectors(clock: &Arc<dyn Clock>, hosts: &RemoteHosts) -> Vec<Arc<dyn Connector>> {
+    vec![Arc::new(KafkaConnector::new(clock.clone(), hosts.clone()))]
 }

@@ -7,6 +7,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
+use weir_connect::RemoteHosts;
 
 pub const HTTP_PORT_DEFAULT: u16 = 8123;
 pub const HTTP_STREAMING_PORT_DEFAULT: u16 = 3218;
@@ -66,6 +67,10 @@ pub struct ServerArgs {
     /// Environment variable with the S3 secret key [default: AWS_SECRET_ACCESS_KEY]
     #[arg(long, env = "WEIR_PARTS_SECRET_ENV", value_name = "NAME")]
     pub parts_secret_env: Option<String>,
+    /// Hosts that external streams and alerts may speak to: names, addresses or *.domain, with commas
+    /// between [default: all but link-local and metadata addresses]
+    #[arg(long, env = "WEIR_ALLOWED_REMOTE_HOSTS", value_name = "HOSTS")]
+    pub allowed_remote_hosts: Option<RemoteHosts>,
     /// A clock that stands still until SYSTEM CLOCK ADVANCE moves it, for tests [default: off]
     #[arg(long)]
     pub test_clock: bool,
@@ -98,6 +103,7 @@ pub struct ServerConfig {
     pub queries_max: usize,
     pub parts: Option<RemoteParts>,
     pub checkpoints: Option<RemoteParts>,
+    pub remote_hosts: RemoteHosts,
     pub test_clock: bool,
     pub settings: BTreeMap<String, String>,
 }
@@ -141,6 +147,7 @@ impl ServerArgs {
             queries_max: self.max_concurrent_queries.unwrap_or(QUERIES_MAX_DEFAULT).max(1),
             parts,
             checkpoints,
+            remote_hosts: self.allowed_remote_hosts.unwrap_or_default(),
             test_clock: self.test_clock,
             settings: self.settings,
         })

@@ -4,25 +4,32 @@
 
 use bytes::Bytes;
 use std::time::Duration;
+use weir_connect::RemoteHosts;
 use weir_engine::WebHook;
 
 /// From the first byte sent to the last one of the answer's head.
 const ANSWER_WAIT: Duration = Duration::from_secs(30);
 const CONNECT_WAIT: Duration = Duration::from_secs(10);
 
-pub struct HttpHook(reqwest::Client);
+pub struct HttpHook {
+    client: reqwest::Client,
+    /// Whom alerts may call.
+    hosts: RemoteHosts,
+}
 
 impl HttpHook {
     /// # Errors
     /// One line: TLS can not be set up.
-    pub fn new() -> Result<Self, String> {
+    pub fn new(hosts: RemoteHosts) -> Result<Self, String> {
         let client = reqwest::Client::builder()
             .timeout(ANSWER_WAIT)
             .connect_timeout(CONNECT_WAIT)
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")))
             .build();
-        client.map(HttpHook).map_err(|e| format!("can not make an HTTP client for alerts: {e}"))
+        client
+            .map(|client| HttpHook { client, hosts })
+            .map_err(|e| format!("can not make an HTTP client for alerts: {e}"))
     }
 }
 
@@ -43,7 +50,9 @@ fn told(e: &reqwest::Error) -> String {
 #[async_trait::async_trait]
 impl WebHook for HttpHook {
     async fn post(&self, url: &str, body: Bytes) -> Result<u16, String> {
-        let request = self.0.post(url).header("content-type", "application/json").body(body);
+        let host = reqwest::Url::parse(url).ok().and_then(|u| u.host_str().map(str::to_owned));
+        self.hosts.check(&host.unwrap_or_default()).map_err(|e| e.message)?;
+        let request = self.client.post(url).header("content-type", "application/json").body(body);
         // What the answer says besides its status nobody reads.
         request.send().await.map(|answer| answer.status().as_u16()).map_err(|e| told(&e))
     }

@@ -64,8 +64,8 @@ pub fn parts_of_engine(
         functions: functions(clock.clone(), rng.clone()),
         queries_max: config.queries_max,
         spill_dir: Some(config.data_dir.join(SPILL_DIR)),
-        web_hook: Some(Arc::new(HttpHook::new()?)),
-        connectors: weir_connect::connectors(&clock),
+        web_hook: Some(Arc::new(HttpHook::new(config.remote_hosts.clone())?)),
+        connectors: weir_connect::connectors(&clock, &config.remote_hosts),
         backups: None,
         version: VERSION.into(),
     };

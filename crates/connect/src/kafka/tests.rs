@@ -2,6 +2,7 @@
 //! broker: `crates/server/tests/e2e/kafka.rs`.)
 
 use super::KafkaConnector;
+use crate::remote::RemoteHosts;
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, TimestampMillisecondArray};
 use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use base64::Engine;
@@ -31,7 +32,7 @@ fn stream(cluster: &Cluster, settings: &[(&str, &str)]) -> Arc<dyn ExternalStrea
         payload: Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)])),
         around: Arc::new(Schema::new(vec![Field::new("_tp_time", time, false)])),
     };
-    KafkaConnector::new(Arc::new(SystemClock::new())).open(spec).unwrap()
+    KafkaConnector::new(Arc::new(SystemClock::new()), RemoteHosts::default()).open(spec).unwrap()
 }
 
 fn cluster() -> Cluster {

@@ -565,7 +565,8 @@ fn what_can_not_work_is_said() {
     let address = broker.address();
     let refused = |sql: &str| server.table.query(sql).unwrap_err().text;
     // (statement, parts of the error)
-    let cases: [(String, &[&str]); 8] = [
+    let cases: [(String, &[&str]); 9] = [
+        ("CREATE EXTERNAL STREAM e (a int64) SETTINGS type='kafka', topic='t', brokers='169.254.169.254:80'".into(), &["--allowed-remote-hosts"]),
         ("CREATE EXTERNAL STREAM e (a int64)".into(), &["type=", "'kafka'"]),
         ("CREATE EXTERNAL STREAM e (a int64) SETTINGS type='kafak'".into(), &["'kafak'", "'kafka'"]),
         ("CREATE EXTERNAL STREAM e (a int64) SETTINGS type='kafka', topic='t'".into(), &["needs brokers"]),
