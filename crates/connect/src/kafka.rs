@@ -21,14 +21,19 @@ mod stream;
 mod tests;
 mod writer;
 
+use crate::payload::infer;
 use crate::remote::RemoteHosts;
 use crate::settings::bad;
 use arrow_schema::{Field, Schema, SchemaRef};
 use settings::{KafkaSettings, SECRETS};
 use std::sync::Arc;
 use stream::KafkaStream;
-use weir_base::{Clock, Code};
+use weir_base::Clock;
+use weir_format::types::Type;
 use weir_plan::{Connector, ExternalSpec, ExternalStream, StreamError};
+
+/// Messages that are looked at to find out columns.
+const SAMPLES: usize = 200;
 
 pub struct KafkaConnector {
     clock: Arc<dyn Clock>,
@@ -39,6 +44,31 @@ impl KafkaConnector {
     /// The clock says when a topic is asked for new partitions, `hosts` which brokers may be asked.
     pub fn new(clock: Arc<dyn Clock>, hosts: RemoteHosts) -> Self {
         KafkaConnector { clock, hosts }
+    }
+}
+
+impl KafkaConnector {
+    /// By a look at the first messages.
+    async fn infer_json(
+        &self,
+        spec: ExternalSpec,
+        settings: KafkaSettings,
+    ) -> Result<SchemaRef, StreamError> {
+        self.hosts.check_brokers(&settings.brokers)?;
+        let name = spec.name.clone();
+        let no = |what: &str| {
+            bad(format!("{name} names no columns, and {what}; write them in CREATE EXTERNAL STREAM"))
+        };
+        let stream = KafkaStream::new(spec, settings, self.clock.clone())?;
+        let samples = stream.samples(SAMPLES).await?;
+        let columns = infer(samples.iter().map(Vec::as_slice)).map_err(|e| no(&e))?;
+        if columns.is_empty() {
+            return Err(no("its topic holds no message to find them out from"));
+        }
+        let field = |(name, type_name): (String, String)| {
+            Type::parse(&type_name).map(|t| t.field(&name)).map_err(|e| no(&e.to_string()))
+        };
+        Ok(Arc::new(Schema::new(columns.into_iter().map(field).collect::<Result<Vec<_>, _>>()?)))
     }
 }
 
@@ -64,14 +94,12 @@ impl Connector for KafkaConnector {
             Some(name) if name.eq_ignore_ascii_case("RawBLOB") => {
                 Ok(Arc::new(Schema::new(vec![Field::new("raw", arrow_schema::DataType::Utf8, false)])))
             }
-            _ => Err(StreamError {
-                code: Code::NotImplemented,
-                ..bad(format!(
-                    "{} names no columns, and finding them out from its messages is not supported yet; write them \
-                     in CREATE EXTERNAL STREAM, or one column raw string",
-                    spec.name
-                ))
-            }),
+            None => self.infer_json(spec, settings).await,
+            Some(name) if name.eq_ignore_ascii_case("JSONEachRow") => self.infer_json(spec, settings).await,
+            Some(name) => Err(bad(format!(
+                "{} names no columns, and messages of {name} do not name theirs; write them in CREATE EXTERNAL STREAM",
+                spec.name
+            ))),
         }
     }
 }

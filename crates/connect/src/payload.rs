@@ -9,9 +9,11 @@
 
 mod decode;
 mod encode;
+mod infer;
 
 pub(crate) use decode::{Bad, Decoded, Messages, PayloadDecoder};
 pub(crate) use encode::PayloadEncoder;
+pub(crate) use infer::infer;
 
 use crate::settings::bad;
 use arrow_schema::{DataType, Schema, SchemaRef};

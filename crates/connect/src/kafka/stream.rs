@@ -153,6 +153,29 @@ impl Topic {
             .collect())
     }
 
+    fn samples(&self, n: usize) -> Result<Vec<Vec<u8>>, StreamError> {
+        let (consumer, told) = self.consumer()?;
+        let failed = |e: &KafkaError| told.failed(&self.doing("could not read"), e);
+        let ids = self.partition_ids(&consumer, &told)?;
+        let mut place = TopicPartitionList::new();
+        for id in &ids {
+            place
+                .add_partition_offset(&self.settings.topic, *id, Offset::Beginning)
+                .map_err(|e| failed(&e))?;
+        }
+        consumer.assign(&place).map_err(|e| failed(&e))?;
+        let (mut all, mut ended) = (Vec::new(), 0);
+        while all.len() < n && ended < ids.len() {
+            match consumer.poll(ANSWER_WAIT) {
+                Some(Ok(m)) => all.extend(m.payload().map(<[u8]>::to_vec)),
+                Some(Err(KafkaError::PartitionEOF(_))) => ended += 1,
+                Some(Err(e)) => return Err(failed(&e)),
+                None => break,
+            }
+        }
+        Ok(all)
+    }
+
     /// The payload of one message; `None` where it is gone or has none.
     fn raw(&self, partition: i32, at: SeqNo) -> Result<Option<Vec<u8>>, StreamError> {
         let (consumer, told) = self.consumer()?;
@@ -167,6 +190,13 @@ impl Topic {
             Some(Ok(_) | Err(KafkaError::PartitionEOF(_))) | None => Ok(None),
             Some(Err(e)) => Err(failed(&e)),
         }
+    }
+}
+
+impl KafkaStream {
+    /// Payloads of the first messages of all partitions, so many at most.
+    pub async fn samples(&self, n: usize) -> Result<Vec<Vec<u8>>, StreamError> {
+        ask(&self.0, move |topic| topic.samples(n)).await
     }
 }
 

@@ -289,6 +289,21 @@ fn rows_become_messages() {
     }
     assert_eq!((messages.len(), partition_of.len()), (9, 3));
 
+    // Columns found out from the messages there are.
+    let address = broker.address();
+    server.query(&format!(
+        "CREATE EXTERNAL STREAM found SETTINGS type='kafka', brokers='{address}', topic='single'"
+    ));
+    let found = "SELECT id, s FROM found LIMIT 3 SETTINGS seek_to='earliest'";
+    let mut read = server.streaming.follow(found).unwrap();
+    assert_eq!(lines(&mut read, 3), ["1\ta\"b", "2\tc\\td", "3\t"]);
+    assert!(server.query("DESCRIBE found").to_ascii_lowercase().starts_with("id\tint64"));
+    broker.create("empty", 1);
+    let none =
+        format!("CREATE EXTERNAL STREAM none SETTINGS type='kafka', brokers='{address}', topic='empty'");
+    let refused = server.table.query(&none).unwrap_err();
+    assert!(refused.text.contains("holds no message"), "{refused}");
+
     let refused =
         server.table.query("INSERT INTO keyed SETTINGS idempotent_id='x' VALUES ('a', 'b')").unwrap_err();
     assert!(refused.text.contains("idempotent_id"), "{refused}");
