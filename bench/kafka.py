@@ -2,7 +2,8 @@
 """(m) A topic of a Kafka-compatible broker (tansu, `.ci/test-servers`): read as it is beside a plain loop over librdkafka,
 read as JSON, filtered into another topic, and from topic to topic one message at a time.
 
-kafka.py [read | latency]; needs `cargo build --release -p weir-connect --example plain_loop` as well."""
+kafka.py [read | latency]; needs `cargo build --release -p weir-server -p weir-connect --bin weir --example plain_loop`, and the
+test servers (`make test-servers`), whose Python runs it."""
 import json
 import os
 import socket

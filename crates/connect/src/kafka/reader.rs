@@ -59,7 +59,7 @@ pub(super) fn start(topic: Arc<Topic>, scan: ExternalScan) -> Result<KafkaReader
     let fields = payload.fields().iter().chain(around.fields()).cloned();
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let partitions = scan.from.iter().map(|(id, from)| (*id, Pending::new(*from, around.clone()))).collect();
-    let polling = Polling {
+    let mut polling = Polling {
         decoder: PayloadDecoder::new(topic.format, payload, FormatSettings::default()),
         around,
         schema,
@@ -155,7 +155,10 @@ struct Polling {
 }
 
 impl Polling {
-    fn assign(&self) -> Result<(), StreamError> {
+    fn assign(&mut self) -> Result<(), StreamError> {
+        // Nothing is paused any more.
+        self.holding.clear();
+
         let failed = |e: KafkaError| self.told.failed(&self.topic.doing("could not read"), &e);
         let mut list = TopicPartitionList::new();
         for (id, pending) in &self.partitions {

@@ -20,6 +20,7 @@ use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use rdkafka::{Offset, TopicPartitionList};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use weir_base::Code;
 use weir_plan::{
@@ -43,9 +44,21 @@ struct Inner {
     name: Option<String>,
     /// A transaction was begun.
     open: bool,
+    gone: Arc<AtomicBool>,
 }
 
-pub(super) struct KafkaWriter(Option<Box<Inner>>);
+pub(super) struct KafkaWriter {
+    /// `None` while a call is under way, or after one was given up.
+    inner: Option<Box<Inner>>,
+    /// Nobody waits for it any more: a call that waits for brokers ends.
+    gone: Arc<AtomicBool>,
+}
+
+impl Drop for KafkaWriter {
+    fn drop(&mut self) {
+        self.gone.store(true, Ordering::Relaxed);
+    }
+}
 
 impl KafkaWriter {
     /// # Errors
@@ -63,7 +76,9 @@ impl KafkaWriter {
                 message: format!("{}: {e}", topic.doing("could not write")),
             })?;
         let encoder = PayloadEncoder::new(topic.format, topic.payload.clone(), payload_settings(&topic));
-        Ok(KafkaWriter(Some(Box::new(Inner { topic, producer, told, encoder, sent: 0, name, open: false }))))
+        let gone = Arc::new(AtomicBool::new(false));
+        let inner = Inner { topic, producer, told, encoder, sent: 0, name, open: false, gone: gone.clone() };
+        Ok(KafkaWriter { inner: Some(Box::new(inner)), gone })
     }
 
     /// Does something that waits for brokers, on a thread that may.
@@ -75,7 +90,7 @@ impl KafkaWriter {
             code: Code::LogicalError,
             message: "a writer of a topic was used after a call to it was given up".into(),
         };
-        let mut inner = self.0.take().ok_or_else(gone)?;
+        let mut inner = self.inner.take().ok_or_else(gone)?;
         let (inner, done) = tokio::task::spawn_blocking(move || {
             let done = what(&mut inner);
             (inner, done)
@@ -85,7 +100,7 @@ impl KafkaWriter {
             message: format!("writing to a topic stopped on a bug: {e}"),
             ..gone()
         })?;
-        self.0 = Some(inner);
+        self.inner = Some(inner);
         done
     }
 }
@@ -184,8 +199,18 @@ impl Inner {
         }
     }
 
-    /// Whether brokers refused something.
+    /// Whether somebody still waits for what is written.
+    fn wanted(&self) -> Result<(), StreamError> {
+        if self.gone.load(Ordering::Relaxed) {
+            let message = self.topic.doing("nobody waits any more for what is written to");
+            return Err(StreamError { code: Code::QueryWasCancelled, message });
+        }
+        Ok(())
+    }
+
+    /// Whether brokers refused something, or nobody waits any more.
     fn look(&self) -> Result<(), StreamError> {
+        self.wanted()?;
         let Some((code, partition)) = self.told.take_refused() else { return Ok(()) };
         let why = match self.told.trouble() {
             Some(why) if code == RDKafkaErrorCode::MessageTimedOut => why,
@@ -271,6 +296,7 @@ impl Inner {
                 Err(e) => e,
             };
             self.producer.poll(Duration::ZERO);
+            self.wanted()?;
             let (again, abort) = match &e {
                 KafkaError::Transaction(e) => (e.is_retriable(), e.txn_requires_abort()),
                 _ => (false, false),

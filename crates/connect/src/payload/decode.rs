@@ -140,7 +140,7 @@ impl PayloadDecoder {
         let mut rows = Vec::new();
         let mut filled = 0;
         for (i, payload) in messages.iter().take(n).enumerate() {
-            match payload.map(<[u8]>::trim_ascii) {
+            match payload.map(|p| body(name, p)) {
                 Some(payload) if !payload.is_empty() => {
                     bytes.extend(payload);
                     bytes.push(b'\n');
@@ -157,16 +157,6 @@ impl PayloadDecoder {
                 }
             }
         }
-        // A tab is a value there.
-        if name == "TabSeparated"
-            && messages
-                .iter()
-                .take(n)
-                .flatten()
-                .any(|p| p.first() == Some(&b'\t') || p.last() == Some(&b'\t'))
-        {
-            return None;
-        }
         let DecodedBatch { batch, absent } = self.whole(name, bytes).ok()?;
         let rows = (filled < n).then_some(rows);
         // What is not blank is a row or more, so that as many rows as messages are one each.
@@ -177,7 +167,7 @@ impl PayloadDecoder {
         let mut all = Vec::new();
         let mut rows = Vec::with_capacity(n);
         for (index, payload) in messages.iter().take(n).enumerate() {
-            let Some(payload) = payload.filter(|p| !p.trim_ascii().is_empty()) else {
+            let Some(payload) = payload.filter(|p| !body(name, p).is_empty()) else {
                 rows.push(0);
                 continue;
             };
@@ -212,6 +202,15 @@ impl PayloadDecoder {
     }
 }
 
+/// A payload without what may stand around a row: blanks are values in some formats.
+fn body<'a>(name: &str, payload: &'a [u8]) -> &'a [u8] {
+    if name.starts_with("JSON") {
+        return payload.trim_ascii();
+    }
+    let end = payload.iter().rposition(|b| !matches!(b, b'\r' | b'\n')).map_or(0, |i| i + 1);
+    &payload[..end]
+}
+
 fn absent_of(all: &[DecodedBatch], column: usize) -> Option<BooleanArray> {
     let of = |d: &DecodedBatch| d.absent.get(column).cloned().flatten();
     if all.iter().all(|d| of(d).is_none()) {
@@ -235,4 +234,70 @@ fn not_parsed(e: &FormatError) -> StreamError {
 fn bug(message: String) -> Bad {
     let message = format!("decoded messages do not fit their columns: {message}");
     Bad { index: 0, error: StreamError { code: Code::LogicalError, message } }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use arrow_array::cast::AsArray;
+    use arrow_array::types::Int64Type;
+    use arrow_schema::{Field, Schema};
+
+    fn decode(format: &str, columns: &[(&str, DataType)], messages: &[Option<&str>]) -> Result<Decoded, Bad> {
+        let fields = columns.iter().map(|(name, t)| Field::new(*name, t.clone(), false));
+        let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
+        let mut all = Messages::default();
+        messages.iter().for_each(|m| all.push(m.map(str::as_bytes)));
+        let format = PayloadFormat::of(Some(format), &schema).unwrap();
+        PayloadDecoder::new(format, schema, FormatSettings::default()).decode(&all, all.len())
+    }
+
+    #[test]
+    fn messages_become_rows_of_theirs() {
+        let id = [("id", DataType::Int64)];
+        // (format, messages, ids, rows of each message where they are not one each)
+        let cases: [(&str, &[Option<&str>], &[i64], Option<&[u32]>); 5] = [
+            ("JSONEachRow", &[Some("{\"id\":1}"), Some(" {\"id\":2}\n")], &[1, 2], None),
+            (
+                "JSONEachRow",
+                &[Some("{\"id\":1}{\"id\":2}"), None, Some("{\"id\":3}")],
+                &[1, 2, 3],
+                Some(&[2, 0, 1]),
+            ),
+            ("JSONEachRow", &[None, Some(""), Some("{\"id\":\n4}")], &[4], Some(&[0, 0, 1])),
+            ("CSV", &[Some("5"), Some("6\r\n"), Some("7\n8")], &[5, 6, 7, 8], Some(&[1, 1, 2])),
+            ("CSVWithNames", &[Some("id\n9\n"), Some("id\n10")], &[9, 10], Some(&[1, 1])),
+        ];
+        for (format, messages, ids, rows) in cases {
+            let decoded = decode(format, &id, messages).unwrap();
+            let got = decoded.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
+            assert_eq!((got.as_slice(), decoded.rows.as_deref()), (ids, rows), "{format} {messages:?}");
+        }
+        let bad = decode("JSONEachRow", &id, &[Some("{\"id\":1}"), Some("{\"id\":"), Some("{\"id\":2}")])
+            .unwrap_err();
+        assert_eq!(bad.index, 1);
+    }
+
+    #[test]
+    fn blanks_are_values_where_a_format_says_so() {
+        let two = [("a", DataType::Utf8), ("b", DataType::Utf8)];
+        let decoded = decode("TSV", &two, &[Some(" x\ty "), Some("\t\n")]).unwrap();
+        let value = |c: usize, row: usize| decoded.batch.column(c).as_string::<i32>().value(row).to_owned();
+        assert_eq!([value(0, 0), value(1, 0), value(0, 1), value(1, 1)], [" x", "y ", "", ""]);
+    }
+
+    #[test]
+    fn the_payload_itself_is_text_or_bytes() {
+        let text = decode("RawBLOB", &[("raw", DataType::Utf8)], &[Some("a"), None]).unwrap();
+        assert_eq!(text.batch.column(0).as_string::<i32>().value(1), "");
+        let schema = Arc::new(Schema::new(vec![Field::new("raw", DataType::Utf8, false)]));
+        let mut bad = Messages::default();
+        bad.push(Some(b"ok"));
+        bad.push(Some(&[0xff]));
+        let decoder = PayloadDecoder::new(PayloadFormat::Raw, schema, FormatSettings::default());
+        let e = decoder.decode(&bad, 2).unwrap_err();
+        assert_eq!(e.index, 1);
+        assert!(e.error.message.contains("bytes"), "{}", e.error.message);
+        assert_eq!(decoder.decode(&bad, 1).unwrap().batch.num_rows(), 1);
+    }
 }

@@ -17,8 +17,13 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, Partitioning};
 use std::fmt;
 use std::sync::Arc;
-use weir_base::{Error, SeqNo, ShardId};
+use std::time::Duration;
+use weir_base::{Error, ShardId, err};
 use weir_plan::{ExternalRead, ExternalScan, Partition};
+
+/// How often it is asked why nothing comes, and how often in a row before a query with an end is given up.
+const LOOK: Duration = Duration::from_secs(5);
+const SILENT_LOOKS_MAX: u32 = 6;
 
 /// Batches read ahead of the query, per partition.
 const BATCHES_AHEAD: usize = 2;
@@ -119,7 +124,7 @@ impl ExecutionPlan for ExternalExec {
         let Some(at) = self.partitions.get(partition).copied() else {
             return internal_err!("ExternalExec has no partition {partition}");
         };
-        let (open, picker) = (self.open.clone(), self.picker.clone());
+        let (open, picker, name) = (self.open.clone(), self.picker.clone(), self.name.clone());
         let mut left = self.limit.unwrap_or(usize::MAX);
         let metrics = BaselineMetrics::new(&self.metrics, partition);
         let scan = ExternalScan {
@@ -131,9 +136,22 @@ impl ExecutionPlan for ExternalExec {
         let to = builder.tx();
         builder.spawn(async move {
             let mut reader = open.stream.read(scan).await.map_err(failed)?;
-            let mut next = at.first;
+            let (mut next, mut silent) = (at.first, 0);
             while next < at.end && left > 0 {
-                let rows = match reader.next().await.map_err(failed)? {
+                let read = match tokio::time::timeout(LOOK, reader.next()).await {
+                    Ok(read) => read.map_err(failed)?,
+                    Err(_) => {
+                        silent += 1;
+                        match reader.trouble() {
+                            Some(trouble) if silent >= SILENT_LOOKS_MAX => {
+                                return Err(failed(err!(NetworkError, "{name} can not be read: {trouble}")));
+                            }
+                            _ => continue,
+                        }
+                    }
+                };
+                silent = 0;
+                let rows = match read {
                     ExternalRead::Rows(rows) => rows,
                     // Numbers at the end that no message has.
                     ExternalRead::CaughtUp { .. } => break,
@@ -153,7 +171,6 @@ impl ExecutionPlan for ExternalExec {
                     break;
                 }
             }
-            debug_assert!(at.first >= SeqNo::ZERO);
             Ok(())
         });
         Ok(builder.build())

@@ -190,9 +190,13 @@ async fn starts(
             for (i, p) in parts.iter().enumerate() {
                 // A partition that came since is read from its beginning.
                 let asked = list.get(i).or(list.first().filter(|_| one)).copied().unwrap_or(p.first);
-                // Of a restored query the other side says itself whether it has the offset: some brokers say that a
-                // partition ends before what they have given.
-                if asked > p.end && matches!(spec.start, StartPosition::SeqNo(_)) {
+                // Of a restored query the other side says itself whether it has the offset, and what is to be done
+                // without it. (Some brokers say that a partition ends before what they have given.)
+                if matches!(spec.start, StartPosition::Restored(_)) {
+                    out.push(asked);
+                    continue;
+                }
+                if asked > p.end {
                     return Err(err!(
                         SequenceOutOfRange,
                         "seek_to asks for offset {asked} of {name} partition {}, which ends at {}",

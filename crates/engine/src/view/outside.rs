@@ -162,8 +162,15 @@ struct Writing {
 
 impl Writing {
     async fn run(mut self, mut from: mpsc::Receiver<Said>) {
-        if let Err(e) = self.work(&mut from).await {
-            self.told.send_modify(|(_, error)| *error = Some(e));
+        let nobody = self.told.clone();
+        tokio::select! {
+            done = self.work(&mut from) => {
+                if let Err(e) = done {
+                    self.told.send_modify(|(_, error)| *error = Some(e));
+                }
+            }
+            // What is not durable is made again from the checkpoint.
+            () = nobody.closed() => {}
         }
     }
 

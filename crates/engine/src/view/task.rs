@@ -160,6 +160,14 @@ fn bind(shared: &Arc<Shared>, job: &Job, at_us: i64) -> Result<Bound> {
 /// Whether a task can run, and what it reads.
 pub(crate) fn check(shared: &Arc<Shared>, job: &Job) -> Result<Vec<RelationName>> {
     let bound = bind(shared, job, shared.world.clock.now_us())?;
+    if bound.target.external().is_some() {
+        return Err(err!(
+            NotImplemented,
+            "task {} can not write to an external stream yet: its runs are told apart by what lies in the target; \
+             write to a stream, and let a materialized view take its rows on",
+            job.full_name()
+        ));
+    }
     Ok(bound.scope.used().into_iter().collect())
 }
 

@@ -35,6 +35,8 @@ struct Inner {
     /// Rows of transactions and how far their writer had come, by name; and rows written without.
     committed: Vec<(i64, i64)>,
     reached: HashMap<String, Position>,
+    /// Offsets below are gone.
+    first: u64,
     /// So many flushes more, then they fail.
     flushes_left: Option<usize>,
 }
@@ -108,7 +110,7 @@ impl ExternalStream for Stream {
         Ok(all
             .map(|(id, log)| Partition {
                 id: id as i32,
-                first: SeqNo(0),
+                first: SeqNo(inner.first),
                 // A gap at the end, as the mark of a transaction leaves one.
                 end: SeqNo(log.last().map_or(0, |m| m.offset + 2)),
             })
@@ -158,6 +160,18 @@ struct Reader {
 }
 
 impl Reader {
+    /// As a broker does that is asked for offsets it does not have.
+    fn check(&self) -> Result<(), StreamError> {
+        let first = self.log.lock().first;
+        match self.at.values().find(|at| at.0 < first) {
+            None => Ok(()),
+            Some(at) => Err(StreamError {
+                code: Code::SequenceOutOfRange,
+                message: format!("offset {at} is gone, the oldest is {first}"),
+            }),
+        }
+    }
+
     fn step(&mut self) -> Option<ExternalRead> {
         let mut inner = self.log.lock();
         let n = inner.partitions.len();
@@ -233,6 +247,7 @@ impl ExternalReader for Reader {
     async fn next(&mut self) -> Result<ExternalRead, StreamError> {
         loop {
             self.moved.borrow_and_update();
+            self.check()?;
             if let Some(read) = self.step() {
                 return Ok(read);
             }
@@ -243,6 +258,7 @@ impl ExternalReader for Reader {
         }
     }
     fn try_next(&mut self) -> Result<Option<ExternalRead>, StreamError> {
+        self.check()?;
         Ok(self.step())
     }
     fn hold(&mut self, partition: i32, hold: bool) {
@@ -427,6 +443,31 @@ fn a_view_whose_rows_nobody_takes_says_so_and_goes_on_when_somebody_does() {
     wait_until("its row is there", || log.lock().committed.contains(&(1, 1)));
     let e = server.error("SELECT count() FROM out SETTINGS shards='4'");
     assert!(e.message.contains("partition 4"), "{e}");
+}
+
+#[test]
+fn messages_that_are_gone_before_a_view_came_back_stop_it() {
+    let log = Elsewhere::new(1);
+    let server = server(&log);
+    server.run(&format!("CREATE EXTERNAL STREAM e {COLUMNS}"));
+    server.run("CREATE MATERIALIZED VIEW v AS SELECT k, v FROM e SETTINGS seek_to='earliest'");
+    feed(&log, 0);
+    server.run("SYSTEM SYNC VIEW v");
+    server.run("SYSTEM PAUSE VIEW v");
+    feed(&log, 1);
+    log.change(|inner| inner.first = inner.partitions[0].last().map_or(0, |m| m.offset));
+    // It may be found while the view starts, or right after.
+    let _ = server.execute(&mut table_mode(), "SYSTEM RESUME VIEW v");
+    wait_until("the view says so", || {
+        let seen = server.rows("SELECT state, last_error FROM system.materialized_views");
+        seen[0].starts_with("Error") && seen[0].contains("is gone")
+    });
+    // A query that begins there begins with what there is, and is told.
+    let mut tail = server.tail("SELECT k FROM e SETTINGS seek_to='3'");
+    assert_eq!(tail.take(1).len(), 1);
+    let warned =
+        "SELECT count() > 0 FROM system.query_warnings WHERE warning LIKE '%holds no message before%'";
+    assert_eq!(server.rows(warned), ["true"]);
 }
 
 #[test]

@@ -601,6 +601,8 @@ fn what_can_not_work_is_said() {
     server.query(&broker.stream("missing", "a int64", ""));
     let error = refused("SELECT * FROM table(missing)");
     assert!(error.contains("no topic missing") && error.contains("UNKNOWN_TABLE"), "{error}");
+    let error = refused("CREATE TASK k SCHEDULE 1h INTO missing AS SELECT 1 AS a");
+    assert!(error.contains("can not write to an external stream"), "{error}");
     let secrets = "security_protocol='SASL_PLAINTEXT', username='me', password='s3cret', properties='ssl.key.password=s3cret'";
     server.query(&format!("CREATE EXTERNAL STREAM locked (a int64) SETTINGS type='kafka', brokers='{address}', topic='t', {secrets}"));
     let error = refused("SELECT * FROM table(locked)");
