@@ -34,13 +34,16 @@ pub struct Position {
 }
 
 impl SourcePosition {
-    /// No row is taken in here that is not there. A shard that only one of them knows came later, and is one of
-    /// which nothing was taken in.
-    fn within(&self, other: &SourcePosition) -> bool {
+    /// Every row that is taken in there is taken in here. A shard that only one of them knows came later, and is
+    /// one of which nothing was taken in.
+    fn takes_in(&self, other: &SourcePosition) -> bool {
         let next = |p: &SourcePosition, i: usize| p.next.get(i).copied().unwrap_or(SeqNo::ZERO);
-        (0..self.next.len().max(other.next.len())).all(|i| next(self, i) <= next(other, i))
-            && self.frontier_us <= other.frontier_us
-            && self.backfilled <= other.backfilled
+        (0..self.next.len().max(other.next.len())).all(|i| next(other, i) <= next(self, i))
+    }
+
+    /// No row is taken in here that is not there.
+    fn within(&self, other: &SourcePosition) -> bool {
+        other.takes_in(self) && self.frontier_us <= other.frontier_us && self.backfilled <= other.backfilled
     }
 }
 
@@ -48,9 +51,9 @@ impl Position {
     /// Whether a query that stands at `other` has passed this position, or stands there. Positions of one
     /// query follow each other, so of any two one is within the other.
     pub fn within(&self, other: &Position) -> bool {
-        let rows =
-            |p: &Position| p.sources.iter().flat_map(|s| s.next.iter().map(|n| n.0)).collect::<Vec<_>>();
-        let ticked = !self.ticked || other.ticked || rows(self) != rows(other);
+        let same = |a: &SourcePosition, b: &SourcePosition| a.takes_in(b) && b.takes_in(a);
+        let same_rows = self.sources.iter().zip(&other.sources).all(|(a, b)| same(a, b));
+        let ticked = !self.ticked || other.ticked || !same_rows;
         self.sources.len() == other.sources.len()
             && self.sources.iter().zip(&other.sources).all(|(a, b)| a.within(b))
             && ticked
@@ -203,5 +206,9 @@ mod tests {
         // What the clock did at one place lies between that place and the next.
         let ticked = position(&[1, 2], true);
         assert!(a.within(&ticked) && !ticked.within(&a) && ticked.within(&b));
+        // A shard came since, of which nothing was taken in, then something.
+        let (more, further) = (position(&[1, 2, 0], false), position(&[1, 2, 1], false));
+        assert!(a.within(&more) && more.within(&a) && !ticked.within(&more));
+        assert!(a.within(&further) && !further.within(&a) && ticked.within(&further));
     }
 }

@@ -29,8 +29,8 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::{Notify, watch};
-use weir_base::{Code, Disk, Error, MemoryBudget, Reservation, Result, err};
-use weir_plan::{Durable, Element, Epoch, LateRows, Position, Sink, StreamError};
+use weir_base::{Code, Disk, Error, MemoryBudget, Reservation, Result, SeqNo, err};
+use weir_plan::{Durable, Element, Epoch, LateRows, Position, Sink, SourcePosition, StreamError};
 use weir_storage::{Ack, Progress, Shard, StorageError, TIME_COLUMN};
 
 /// Rows of one lane that wait while a record is on its way, bytes; then the query waits too. A record is there
@@ -413,7 +413,9 @@ impl ViewSink {
     fn moved(&self, at: &Position) -> usize {
         for (i, source) in at.sources.iter().enumerate() {
             let before = self.last.sources.get(i);
-            let moved = |(s, next)| before.is_none_or(|b| b.next.get(s) != Some(next));
+            // Of a shard that came since nothing was taken in before.
+            let was = |b: &SourcePosition, s: usize| b.next.get(s).copied().unwrap_or(SeqNo::ZERO);
+            let moved = |(s, next): (usize, &SeqNo)| before.is_none_or(|b| was(b, s) != *next);
             if let Some(shard) = source.next.iter().enumerate().position(moved) {
                 return shard;
             }
@@ -504,8 +506,6 @@ impl Sink for ViewSink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use weir_base::SeqNo;
-    use weir_plan::SourcePosition;
 
     fn at(next: u64) -> Position {
         let source = SourcePosition { next: vec![SeqNo(next)], frontier_us: 7, backfilled: true };
