@@ -35,8 +35,8 @@ nightly: tools test-servers
 	NIGHTLY_MINUTES=$(NIGHTLY_MINUTES) .ci/nightly
 
 # Or one table: bench/setup.sh once, then one of the scripts in bench/README.md.
-bench: tools
-	cargo build --locked --release -p weir-server
+bench: tools test-servers
+	cargo build --locked --release -p weir-server -p weir-connect --bin weir --example plain_loop
 	bench/setup.sh
 	bench/footprint.py
 	bench/restart.py
@@ -49,3 +49,4 @@ bench: tools
 	bench/growth.py
 	bench/adversary.py
 	bench/checkpoint.py
+	.venv/bin/python bench/kafka.py
