@@ -27,8 +27,8 @@ use weir_plan::{
     ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Position, StreamError,
 };
 
-/// How long one wait for brokers lasts before their errors are looked at.
-const LOOK: Duration = Duration::from_millis(50);
+/// How long one wait for brokers lasts: all of it, whatever comes meanwhile.
+const LOOK: Duration = Duration::from_millis(1);
 /// A position has to fit the metadata of an offset: the default of `offset.metadata.max.bytes`.
 const POSITION_BYTES_MAX: usize = 4_096;
 
@@ -222,25 +222,23 @@ impl Inner {
     }
 
     fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError> {
-        if let Some(at) = at {
+        if at.is_some() {
             self.begin()?;
-            self.add_position(at)?;
-            return self.commit();
         }
-        let settled = loop {
-            // Sends what lingers, and takes reports.
-            match self.producer.flush(LOOK) {
+        while self.told.settled() < self.sent {
+            // Sends what lingers; asked for longer, it would take all of that time.
+            match self.producer.flush(Duration::ZERO) {
                 Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
                 Err(e) => return Err(self.failed("could not write", &e)),
             }
-            self.producer.poll(Duration::ZERO);
+            self.producer.poll(LOOK);
             self.look()?;
-            let settled = self.told.settled();
-            if settled >= self.sent {
-                break settled;
-            }
-        };
-        debug_assert_eq!(settled, self.sent);
+        }
+        self.look()?;
+        if let Some(at) = at {
+            self.add_position(at)?;
+            self.commit()?;
+        }
         Ok(())
     }
 
