@@ -158,7 +158,6 @@ impl Polling {
     fn assign(&mut self) -> Result<(), StreamError> {
         // Nothing is paused any more.
         self.holding.clear();
-
         let failed = |e: KafkaError| self.told.failed(&self.topic.doing("could not read"), &e);
         let mut list = TopicPartitionList::new();
         for (id, pending) in &self.partitions {
@@ -309,6 +308,10 @@ impl Polling {
             };
             moved.push(format!("partition {id} from offset {} to {to}", pending.next));
             pending.next = to;
+        }
+        if moved.is_empty() {
+            // All of them are there by now.
+            return self.assign().or_else(|e| self.send(Err(e)));
         }
         let what =
             format!("offsets that are gone were passed over (auto.offset.reset): {}", moved.join(", "));
