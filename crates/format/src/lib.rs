@@ -3,15 +3,19 @@
 //! Not here: SQL, streams, sockets, where bytes come from. A format knows a schema and bytes.
 
 mod arrow_stream;
+pub mod avro;
 mod column;
 mod conform;
 mod csv;
+mod datum;
 mod fault;
 mod json;
 mod kind;
 mod native;
 mod parquet;
+mod paths;
 mod pretty;
+pub mod protobuf;
 mod registry;
 mod rowbinary;
 mod rows;
@@ -113,6 +117,9 @@ pub enum FormatError {
     /// A value of a result that the format has no room for; the query must cast it.
     #[error("column {column}: {what}")]
     Encode { column: String, what: String },
+    /// A schema of a format that has schemas.
+    #[error("{name} schema: {what}")]
+    Schema { name: &'static str, what: String },
     #[error("the input ends in the middle of row {row}")]
     Truncated { row: u64 },
 }

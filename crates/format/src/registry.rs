@@ -1,6 +1,7 @@
 //! The table of formats: the one place that knows their names.
 
 use crate::arrow_stream::{ArrowStreamDecoder, ArrowStreamEncoder};
+use crate::avro::{AvroFileDecoder, AvroFileEncoder};
 use crate::csv::{CsvEncoder, CsvReader};
 use crate::json::{CompactEachRow, CompactEachRowEncoder, DocumentEncoder, EachRow, EachRowEncoder};
 use crate::native::{NativeDecoder, NativeEncoder};
@@ -23,6 +24,7 @@ const CSV_HEADER: &str = "text/csv; charset=UTF-8; header=present";
 const BYTES: &str = "application/octet-stream";
 
 const ARROW: &str = "application/vnd.apache.arrow.stream";
+const AVRO: &str = "avro/binary";
 const PARQUET: &str = "application/vnd.apache.parquet";
 
 /// Makes a decoder or encoder of one format.
@@ -101,6 +103,10 @@ formats! {
     "ArrowStream" [] ARROW Make::Both(
         |schema, s| Box::new(ArrowStreamDecoder::new(schema, s)),
         |schema, s| Box::new(ArrowStreamEncoder::new(&schema, s)),
+    );
+    "Avro" [] AVRO Make::Both(
+        |schema, s| Box::new(AvroFileDecoder::new(schema, s)),
+        |schema, s| Box::new(AvroFileEncoder::new(&schema, s)),
     );
     "Parquet" [] PARQUET Make::Both(
         |schema, s| Box::new(ParquetDecoder::new(schema, s)),

@@ -90,8 +90,32 @@ impl Rows {
         self.rows_before + self.batch_rows as u64 + 1
     }
 
+    pub fn batch_rows(&self) -> usize {
+        self.batch_rows
+    }
+
+    /// Columns that the row being read has not given are absent in it.
+    pub fn fill_row(&mut self) {
+        for i in 0..self.columns.len() {
+            if self.columns[i].len() == self.batch_rows {
+                self.push_absent(i);
+            }
+        }
+    }
+
+    /// Every column has the value of the row being read.
+    pub fn end_row(&mut self) {
+        self.batch_rows += 1;
+    }
+
+    /// Drops the row that was read last.
+    pub fn unpush_row(&mut self) {
+        self.batch_rows -= 1;
+        self.undo_row();
+    }
+
     /// Drops what a half-read row left.
-    fn undo_row(&mut self) {
+    pub fn undo_row(&mut self) {
         for (column, absent) in self.columns.iter_mut().zip(&mut self.absent) {
             column.truncate(self.batch_rows);
             while absent.last().is_some_and(|r| *r as usize >= self.batch_rows) {
@@ -100,7 +124,7 @@ impl Rows {
         }
     }
 
-    fn flush(&mut self) -> Result<DecodedBatch, FormatError> {
+    pub fn flush(&mut self) -> Result<DecodedBatch, FormatError> {
         let rows = std::mem::take(&mut self.batch_rows);
         let mut arrays = Vec::with_capacity(self.columns.len());
         for ((column, name), field) in self.columns.iter_mut().zip(&self.names).zip(self.schema.fields()) {
@@ -240,7 +264,7 @@ impl<R: RowReader> RowDecoder<R> {
         }
     }
 
-    fn flush(&mut self) -> Result<Option<DecodedBatch>, FormatError> {
+    pub fn flush(&mut self) -> Result<Option<DecodedBatch>, FormatError> {
         self.batch_bytes = 0;
         self.rows.flush().map(Some)
     }

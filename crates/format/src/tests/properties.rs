@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::formats;
+use arrow_schema::Field;
 use proptest::prelude::*;
 use std::fmt::Write;
 
@@ -21,9 +22,25 @@ const INPUTS: &[&str] = &[
     "RowBinaryWithNamesAndTypes",
     "Native",
     "ArrowStream",
+    "Avro",
     "Parquet",
     "Values",
 ];
+
+/// The batch with names that a format has: those of Avro are letters and digits.
+fn named_for(format: &str, batch: &RecordBatch) -> RecordBatch {
+    if format != "Avro" {
+        return batch.clone();
+    }
+    let named = |(i, f): (usize, &Arc<Field>)| f.as_ref().clone().with_name(format!("c{i}"));
+    let fields: Vec<Field> = batch.schema().fields().iter().enumerate().map(named).collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), batch.columns().to_vec()).unwrap()
+}
+
+/// What a format has no room for: Avro's integers have a sign.
+fn has_no_room(format: &str, e: &FormatError) -> bool {
+    format == "Avro" && e.to_string().contains("out of range of long")
+}
 
 #[test]
 fn every_input_format_is_tested_here() {
@@ -226,7 +243,11 @@ proptest! {
             ..FormatSettings::default()
         };
         for format in INPUTS {
-            let bytes = encode(format, &batch, &s).unwrap_or_else(|e| panic!("{format}: {e}"));
+            let batch = named_for(format, &batch);
+            let bytes = match encode(format, &batch, &s) {
+                Err(e) if has_no_room(format, &e) => continue,
+                encoded => encoded.unwrap_or_else(|e| panic!("{format}: {e}")),
+            };
             let back = decode_split(format, &batch.schema(), &parts(&bytes, &cuts), &s, rows_max)
                 .unwrap_or_else(|e| panic!("{format}: {e}\n{}", String::from_utf8_lossy(&bytes)));
             prop_assert_eq!(back.num_rows(), batch.num_rows(), "{}", format);
@@ -239,7 +260,11 @@ proptest! {
     fn no_bytes_panic(batch in any_batch(), flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4), noise in prop::collection::vec(any::<u8>(), 0..200), cut in any::<prop::sample::Index>()) {
         let s = FormatSettings { row_bytes_max: 1 << 20, body_bytes_max: 1 << 20, ..FormatSettings::default() };
         for format in INPUTS {
-            let mut bytes = encode(format, &batch, &s).unwrap();
+            let batch = named_for(format, &batch);
+            let mut bytes = match encode(format, &batch, &s) {
+                Err(e) if has_no_room(format, &e) => continue,
+                encoded => encoded.unwrap(),
+            };
             if !bytes.is_empty() {
                 for (at, v) in &flips {
                     let at = at.index(bytes.len());
@@ -249,7 +274,7 @@ proptest! {
             let whole = decode_all(format, &batch.schema(), &bytes, &s);
             let at = cut.index(bytes.len() + 1);
             let split = decode_split(format, &batch.schema(), &[&bytes[..at], &bytes[at..]], &s, usize::MAX);
-            if !matches!(*format, "ArrowStream" | "Parquet") {
+            if !matches!(*format, "ArrowStream" | "Parquet" | "Avro") {
                 // The text an error shows ends where the input so far does.
                 prop_assert_eq!(whole.ok(), split.ok(), "{}", format);
             }
