@@ -14,6 +14,12 @@ pub enum CatalogError {
     UnknownRelation { name: RelationName, hint: String },
     #[error("there is no task or alert {name}; SHOW TASKS and SHOW ALERTS list them")]
     UnknownJob { name: RelationName },
+    #[error("there is no named collection {name}; SHOW NAMED COLLECTIONS lists them")]
+    UnknownCollection { name: String },
+    #[error("there is no format schema {name}; SHOW FORMAT SCHEMAS lists them")]
+    UnknownFormatSchema { name: String },
+    #[error("{what} is used by {}; drop these first", used_by.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))]
+    InUse { what: String, used_by: Vec<RelationName> },
     #[error("database {name} exists already")]
     DatabaseExists { name: String },
     #[error("{name} exists already; drop it first or use IF NOT EXISTS")]
@@ -48,9 +54,10 @@ impl CatalogError {
         match self {
             Self::UnknownDatabase { .. } => Code::UnknownDatabase,
             Self::UnknownRelation { .. } | Self::UnknownJob { .. } => Code::UnknownStream,
+            Self::UnknownCollection { .. } | Self::UnknownFormatSchema { .. } => Code::BadArguments,
             Self::DatabaseExists { .. } => Code::DatabaseAlreadyExists,
             Self::RelationExists { .. } => Code::StreamAlreadyExists,
-            Self::DatabaseNotEmpty { .. } | Self::HasDependents { .. } => Code::HasDependents,
+            Self::DatabaseNotEmpty { .. } | Self::HasDependents { .. } | Self::InUse { .. } => Code::HasDependents,
             Self::BuiltIn { .. } => Code::AccessDenied,
             Self::FeedsItself { .. } => Code::BadArguments,
             Self::AcrossDatabases { .. } => Code::NotImplemented,

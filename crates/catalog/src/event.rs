@@ -1,6 +1,6 @@
 //! Changes as data, and what each does to a snapshot. Pure: no log, no clock.
 
-use crate::{CatalogError, Database, Job, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
+use crate::{CatalogError, Database, FormatSchema, Job, NamedCollection, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
@@ -49,6 +49,22 @@ pub enum Event {
     },
     DropJob {
         name: RelationName,
+    },
+    /// Made, or given other entries.
+    SetCollection {
+        name: String,
+        collection: NamedCollection,
+    },
+    DropCollection {
+        name: String,
+    },
+    /// Made, or given another text.
+    SetFormatSchema {
+        name: String,
+        schema: FormatSchema,
+    },
+    DropFormatSchema {
+        name: String,
     },
 }
 
@@ -110,6 +126,22 @@ impl Snapshot {
                 let jobs = next.databases.get_mut(&name.database).map(|d| &mut d.jobs);
                 if jobs.and_then(|jobs| jobs.remove(&name.name)).is_none() {
                     return Err(CatalogError::UnknownJob { name: name.clone() });
+                }
+            }
+            Event::SetCollection { name, collection } => {
+                next.collections.insert(name.clone(), Arc::new(collection.clone()));
+            }
+            Event::DropCollection { name } => {
+                if next.collections.remove(name).is_none() {
+                    return Err(CatalogError::UnknownCollection { name: name.clone() });
+                }
+            }
+            Event::SetFormatSchema { name, schema } => {
+                next.format_schemas.insert(name.clone(), Arc::new(schema.clone()));
+            }
+            Event::DropFormatSchema { name } => {
+                if next.format_schemas.remove(name).is_none() {
+                    return Err(CatalogError::UnknownFormatSchema { name: name.clone() });
                 }
             }
             Event::Truncated { name } => {

@@ -1,15 +1,17 @@
-//! Floor 2: databases, streams and views: events in their own log, immutable snapshots.
+//! Floor 2: databases, streams, views, and what they are made with: events in their own log, immutable snapshots.
 //!
 //! Stores SQL text and schemas, never plans, so that nothing here is tied to an engine
 //! version. Every change is one event: appended, fsynced, then visible.
 //!
 //! Not here: rows, expressions, who may do what.
 
+mod definition;
 pub mod error;
 pub mod event;
 pub mod model;
 mod store;
 
+pub use definition::{CollectionEntry, FormatSchema, NamedCollection, SchemaLanguage};
 pub use error::CatalogError;
 pub use event::Event;
 pub use model::{

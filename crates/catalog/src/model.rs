@@ -1,6 +1,6 @@
 //! What exists, at one moment.
 
-use crate::CatalogError;
+use crate::{CatalogError, FormatSchema, NamedCollection};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt;
@@ -14,6 +14,10 @@ pub struct Snapshot {
     /// One more after every event.
     pub version: u64,
     pub databases: BTreeMap<String, Database>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub collections: BTreeMap<String, Arc<NamedCollection>>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub format_schemas: BTreeMap<String, Arc<FormatSchema>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -231,7 +235,7 @@ impl Snapshot {
     pub fn initial() -> Self {
         let databases =
             [DEFAULT_DATABASE, SYSTEM_DATABASE].map(|name| (name.to_owned(), Database::default()));
-        Snapshot { version: 0, databases: databases.into() }
+        Snapshot { databases: databases.into(), ..Snapshot::default() }
     }
 
     pub fn relation(&self, database: &str, name: &str) -> Option<&Arc<Relation>> {
@@ -264,6 +268,15 @@ impl Snapshot {
             name: name.to_owned(),
             hint: did_you_mean(name, self.databases.keys().map(String::as_str)),
         })
+    }
+
+    /// External streams one of whose settings, as it was given, is as asked.
+    pub fn externals_with(&self, is: impl Fn(&str, &str) -> bool) -> Vec<RelationName> {
+        let given = |r: &&Arc<Relation>| match &r.kind {
+            RelationKind::External { settings, .. } => settings.iter().any(|(k, v)| is(k, v)),
+            _ => false,
+        };
+        self.relations().filter(given).map(|r| r.full_name()).collect()
     }
 
     pub fn jobs(&self) -> impl Iterator<Item = &Arc<Job>> {

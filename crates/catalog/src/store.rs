@@ -243,8 +243,26 @@ fn refuse_dependents(now: &Snapshot, event: &Event) -> Result<(), CatalogError> 
         | Event::CreateView { .. }
         | Event::CreateJob { .. }
         | Event::DropJob { .. }
+        | Event::SetCollection { .. }
+        | Event::SetFormatSchema { .. }
+        | Event::DropCollection { .. }
+        | Event::DropFormatSchema { .. }
         | Event::Truncated { .. } => Vec::new(),
     };
+    // Collections and schemas may be named by what is behind a colon, too.
+    let named = |name: &str, value: &str| value.split(':').next() == Some(name);
+    let (what, used_by) = match event {
+        Event::DropCollection { name } => {
+            ("named collection ", now.externals_with(|k, v| k == "named_collection" && named(name, v)))
+        }
+        Event::DropFormatSchema { name } => {
+            ("format schema ", now.externals_with(|k, v| k == "format_schema" && named(name, v)))
+        }
+        _ => ("", Vec::new()),
+    };
+    if let (Event::DropCollection { name } | Event::DropFormatSchema { name }, false) = (event, used_by.is_empty()) {
+        return Err(CatalogError::InUse { what: format!("{what}{name}"), used_by });
+    }
     for name in gone {
         let used_by = now.dependents(name);
         if !used_by.is_empty() {

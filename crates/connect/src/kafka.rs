@@ -21,10 +21,10 @@ mod stream;
 mod tests;
 mod writer;
 
-use crate::payload::infer;
+use crate::payload::{PayloadFormat, infer, language_of};
 use crate::remote::RemoteHosts;
 use crate::settings::bad;
-use arrow_schema::{Field, Schema, SchemaRef};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use settings::{KafkaSettings, SECRETS};
 use std::sync::Arc;
 use stream::KafkaStream;
@@ -59,7 +59,7 @@ impl KafkaConnector {
         let no = |what: &str| {
             bad(format!("{name} names no columns, and {what}; write them in CREATE EXTERNAL STREAM"))
         };
-        let stream = KafkaStream::new(spec, settings, self.clock.clone())?;
+        let stream = KafkaStream::new(spec, settings, self.clock.clone(), &self.hosts)?;
         let samples = stream.samples(SAMPLES).await?;
         let columns = infer(samples.iter().map(Vec::as_slice)).map_err(|e| no(&e))?;
         if columns.is_empty() {
@@ -85,18 +85,34 @@ impl Connector for KafkaConnector {
     fn open(&self, spec: ExternalSpec) -> Result<Arc<dyn ExternalStream>, StreamError> {
         let settings = KafkaSettings::parse(&spec)?;
         self.hosts.check_brokers(&settings.brokers)?;
-        Ok(Arc::new(KafkaStream::new(spec, settings, self.clock.clone())?))
+        Ok(Arc::new(KafkaStream::new(spec, settings, self.clock.clone(), &self.hosts)?))
     }
 
     async fn infer(&self, spec: ExternalSpec) -> Result<SchemaRef, StreamError> {
         let settings = KafkaSettings::parse(&spec)?;
-        match settings.payload.format.as_deref() {
-            Some(name) if name.eq_ignore_ascii_case("RawBLOB") => {
-                Ok(Arc::new(Schema::new(vec![Field::new("raw", arrow_schema::DataType::Utf8, false)])))
+        let format = settings.payload.format.clone().unwrap_or_else(|| "JSONEachRow".into());
+        match format.as_str() {
+            name if name.eq_ignore_ascii_case("RawBLOB") => {
+                Ok(Arc::new(Schema::new(vec![Field::new("raw", DataType::Utf8, false)])))
             }
-            None => self.infer_json(spec, settings).await,
-            Some(name) if name.eq_ignore_ascii_case("JSONEachRow") => self.infer_json(spec, settings).await,
-            Some(name) => Err(bad(format!(
+            name if name.eq_ignore_ascii_case("JSONEachRow") => self.infer_json(spec, settings).await,
+            name if language_of(name).is_some() => {
+                let none = Schema::empty();
+                let topic = &settings.topic;
+                match PayloadFormat::of(&settings.payload, &none, topic, &spec.schemas, &self.hosts)? {
+                    PayloadFormat::Schema(format) => {
+                        let field = |(name, ty): (String, Type)| ty.field(&name);
+                        let fields: Vec<Field> = format.columns().await?.into_iter().map(field).collect();
+                        Ok(Arc::new(Schema::new(fields)))
+                    }
+                    _ => Err(bad(format!(
+                        "{} names no columns; write them in CREATE EXTERNAL STREAM, or give format_schema or \
+                         kafka_schema_registry_url",
+                        spec.name
+                    ))),
+                }
+            }
+            name => Err(bad(format!(
                 "{} names no columns, and messages of {name} do not name theirs; write them in CREATE EXTERNAL STREAM",
                 spec.name
             ))),

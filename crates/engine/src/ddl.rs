@@ -4,6 +4,7 @@
 
 mod alter;
 mod create;
+mod definitions;
 mod external;
 mod jobs;
 pub(crate) mod show;
@@ -11,6 +12,7 @@ pub(crate) mod views;
 
 pub(crate) use alter::{drop_database, drop_relation, rename, truncate};
 pub(crate) use create::{create_database, create_stream, create_view, new_id};
+pub(crate) use definitions::change_definition;
 pub(crate) use jobs::{create_job, drop_job, steer_job};
 pub(crate) use show::{describe_query, describe_relation, exists, show};
 pub(crate) use views::{alter_view, create_materialized_view, steer_view};

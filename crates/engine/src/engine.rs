@@ -125,7 +125,7 @@ impl Engine {
         let history = QueryHistory::new(history_bounds(&config.settings), world.clock.clone());
         let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
         let checkpoints = Checkpoints::new(world.disk.clone(), &config.checkpoints);
-        let externals = Externals::new(config.connectors.clone());
+        let externals = Externals::new(config.connectors.clone(), catalog.clone());
         let shared = Arc::new(Shared {
             config,
             world,

@@ -33,7 +33,7 @@ use weir_catalog::{RelationKind, RelationName, SYSTEM_DATABASE};
 use weir_format::types::Type;
 use weir_format::{DecodedBatch, Decoder};
 use weir_plan::{ExternalStream, Lasting, NodeId, SourceSpec, WEIGHT_COLUMN};
-use weir_sql::ast::{DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
+use weir_sql::ast::{Definition, DescribeTarget, Insert, InsertSource, Parsed, Statement as Ast};
 use weir_sql::bind::{AliasColumn, BoundQuery, zoned};
 use weir_sql::{parse, stream};
 
@@ -162,6 +162,7 @@ pub(crate) async fn statement(
         }
         Ast::CreateStream(create) => ddl::create_stream(&cx, create, own_settings).await,
         Ast::CreateMaterializedView(create) => ddl::create_materialized_view(&cx, create).await,
+        Ast::Definition(change) => ddl::change_definition(&cx, change).await,
         Ast::CreateJob(create) => ddl::create_job(&cx, *create).await,
         Ast::DropJob { object, name, if_exists } => ddl::drop_job(&cx, object, &name, if_exists).await,
         Ast::AlterView { name, change } => ddl::alter_view(&cx, &name, change).await,
@@ -203,9 +204,13 @@ fn kind_of(statement: &Ast) -> &'static str {
         | Ast::CreateStream(_)
         | Ast::CreateView { .. }
         | Ast::CreateMaterializedView(_)
-        | Ast::CreateJob(_) => "Create",
-        Ast::AlterView { .. } => "Alter",
-        Ast::DropDatabase { .. } | Ast::Drop { .. } | Ast::DropJob { .. } => "Drop",
+        | Ast::CreateJob(_)
+        | Ast::Definition(Definition::CreateCollection { .. } | Definition::CreateFormatSchema { .. }) => "Create",
+        Ast::AlterView { .. } | Ast::Definition(Definition::AlterCollection { .. }) => "Alter",
+        Ast::DropDatabase { .. }
+        | Ast::Drop { .. }
+        | Ast::DropJob { .. }
+        | Ast::Definition(Definition::Drop { .. }) => "Drop",
         Ast::Truncate { .. } => "Truncate",
         Ast::Rename { .. } => "Rename",
         Ast::Use { .. } => "Use",
@@ -236,6 +241,7 @@ fn changes_something(statement: &Ast) -> bool {
         | Ast::CreateMaterializedView(_)
         | Ast::CreateJob(_)
         | Ast::DropJob { .. }
+        | Ast::Definition(_)
         | Ast::AlterView { .. }
         | Ast::Drop { .. }
         | Ast::Truncate { .. }
@@ -651,7 +657,7 @@ fn literals(cx: &Statement, target: &Target, text: &[u8]) -> Result<Vec<DecodedB
 fn format_error(e: weir_format::FormatError) -> Error {
     use weir_format::FormatError as F;
     let code = match &e {
-        F::Parse { .. } => weir_base::Code::CannotParseInput,
+        F::Parse { .. } | F::Schema { .. } => weir_base::Code::CannotParseInput,
         F::Truncated { .. } => weir_base::Code::CannotReadAllData,
         F::Unknown { .. } | F::Direction { .. } => weir_base::Code::UnknownFormat,
         F::Unsupported { .. } | F::Encode { .. } => weir_base::Code::NotImplemented,

@@ -15,11 +15,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
 use uuid::Uuid;
+use weir_base::error::did_you_mean;
 use weir_base::{Error, Result, err};
-use weir_catalog::{ColumnDef, DefaultKind, Relation, RelationKind};
-use weir_plan::{Connector, ExternalSpec, ExternalStream, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN};
+use weir_catalog::{Catalog, ColumnDef, DefaultKind, FormatSchema, Relation, RelationKind, RelationName};
+use weir_plan::{
+    Connector, ExternalSpec, ExternalStream, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, SchemaText,
+};
 use weir_sql::bind::AliasColumn;
 use weir_storage::TIME_COLUMN;
+
+/// The setting that names a collection of others.
+const COLLECTION: &str = "named_collection";
 
 /// Columns of every message, where CREATE names them not: not in `*`.
 const SURROUNDINGS: [(&str, &str); 2] =
@@ -41,6 +47,8 @@ pub(crate) struct OpenExternal {
 
 pub(crate) struct Externals {
     connectors: Vec<Arc<dyn Connector>>,
+    /// Holds the collections and schemas that settings name.
+    catalog: Arc<Catalog>,
     open: RwLock<HashMap<Uuid, Arc<OpenExternal>>>,
 }
 
@@ -51,13 +59,67 @@ impl fmt::Debug for Externals {
 }
 
 impl Externals {
-    pub fn new(connectors: Vec<Arc<dyn Connector>>) -> Self {
-        Externals { connectors, open: RwLock::default() }
+    pub fn new(connectors: Vec<Arc<dyn Connector>>, catalog: Arc<Catalog>) -> Self {
+        Externals { connectors, catalog, open: RwLock::default() }
+    }
+
+    /// Settings with those of the collection that they name.
+    ///
+    /// # Errors
+    /// 36 where there is no such collection, or a value is given that it does not let go of.
+    pub fn effective(&self, settings: &BTreeMap<String, String>) -> Result<BTreeMap<String, String>> {
+        let mut all = settings.clone();
+        let Some(name) = all.remove(COLLECTION) else { return Ok(all) };
+        let snapshot = self.catalog.snapshot();
+        let Some(collection) = snapshot.collections.get(&name) else {
+            let hint = did_you_mean(&name, snapshot.collections.keys().map(String::as_str));
+            return Err(err!(BadArguments, "there is no named collection {name}{hint}"));
+        };
+        for (key, entry) in &collection.entries {
+            if !entry.overridable && all.contains_key(key) {
+                return Err(err!(
+                    BadArguments,
+                    "{key} is set by named collection {name}, which says NOT OVERRIDABLE; leave it out"
+                ));
+            }
+            all.entry(key.clone()).or_insert_with(|| entry.value.clone());
+        }
+        Ok(all)
+    }
+
+    /// What a connector is told of a stream.
+    ///
+    /// # Errors
+    /// As [`Self::effective`].
+    pub fn spec(
+        &self,
+        name: String,
+        settings: &BTreeMap<String, String>,
+        payload: SchemaRef,
+        around: SchemaRef,
+    ) -> Result<ExternalSpec> {
+        let text = |(name, schema): (&String, &Arc<FormatSchema>)| {
+            let text = SchemaText { language: schema.language.to_string(), text: schema.text.clone() };
+            (name.clone(), text)
+        };
+        let schemas = self.catalog.snapshot().format_schemas.iter().map(text).collect();
+        Ok(ExternalSpec { name, settings: self.effective(settings)?, schemas, payload, around })
+    }
+
+    /// Streams that were opened with what has changed are opened anew by the next who reads or writes them.
+    pub fn forget_all(&self, names: &[RelationName]) {
+        let snapshot = self.catalog.snapshot();
+        for name in names {
+            if let Some(relation) = snapshot.relation(&name.database, &name.name) {
+                self.forget(relation.id);
+            }
+        }
     }
 
     /// # Errors
     /// 36 where there is no such type of external streams, or none is named.
     pub fn connector(&self, settings: &BTreeMap<String, String>) -> Result<&Arc<dyn Connector>> {
+        let settings = &self.effective(settings)?;
         let kinds =
             || self.connectors.iter().map(|c| format!("'{}'", c.kind())).collect::<Vec<_>>().join(", ");
         let Some(kind) = settings.get("type") else {
@@ -114,12 +176,9 @@ impl Externals {
             let fields = stored.fields().iter().filter(|f| which(f.name())).cloned().collect::<Vec<_>>();
             Arc::new(Schema::new(fields))
         };
-        let spec = ExternalSpec {
-            name: relation.full_name().to_string(),
-            settings: settings.clone(),
-            payload: pick(&|name| !computed(name) && !is_around(name)),
-            around: pick(&is_around),
-        };
+        let payload = pick(&|name| !computed(name) && !is_around(name));
+        let spec =
+            self.spec(relation.full_name().to_string(), settings, payload, pick(&is_around))?;
         let stream = self.connector(settings)?.open(spec)?;
         let computes = whole.columns.iter().any(|c| c.default.is_some() && c.name != TIME_COLUMN);
         Ok(OpenExternal {

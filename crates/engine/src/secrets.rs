@@ -13,6 +13,10 @@ pub(crate) fn is_secret(name: &str) -> bool {
 /// A statement's text with the values of `name = '…'` hidden where the name says that they are secrets. What is
 /// not closed is hidden to the end.
 pub(crate) fn masked(text: &str) -> String {
+    // A named collection is made to hold secrets, under whatever names.
+    let mut words = text.split_whitespace();
+    let collection = words.next().is_some_and(|w| w.eq_ignore_ascii_case("CREATE") || w.eq_ignore_ascii_case("ALTER"))
+        && words.take(4).any(|w| w.eq_ignore_ascii_case("COLLECTION"));
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     // The identifier before `=`, as long as nothing else came between.
@@ -21,7 +25,7 @@ pub(crate) fn masked(text: &str) -> String {
         match c {
             '\'' => {
                 let end = literal_end(rest);
-                if assigned && is_secret(&name) {
+                if assigned && (collection || is_secret(&name)) {
                     out.push('\'');
                     out.push_str(HIDDEN);
                     out.push('\'');
@@ -33,8 +37,10 @@ pub(crate) fn masked(text: &str) -> String {
             }
             c if c.is_alphanumeric() || c == '_' => {
                 let end = rest.find(|c: char| !c.is_alphanumeric() && c != '_').unwrap_or(rest.len());
+                // A value without quotes: a number, or in a collection a word.
+                let value = assigned && (collection || is_secret(&name) && c.is_numeric());
+                out.push_str(if value { HIDDEN } else { &rest[..end] });
                 (name, assigned) = (rest[..end].to_owned(), false);
-                out.push_str(&rest[..end]);
                 rest = &rest[end..];
             }
             c => {
@@ -79,6 +85,8 @@ mod tests {
             ("properties = 'sasl.password=x;a=b'", "properties = '[HIDDEN]'"),
             ("aws_secret_access_key='q", "aws_secret_access_key='[HIDDEN]'"),
             ("WHERE token = lower('x')", "WHERE token = lower('x')"),
+            ("create or replace NAMED COLLECTION c AS a='b', c=1", "create or replace NAMED COLLECTION c AS a='[HIDDEN]', c=[HIDDEN]"),
+            ("SETTINGS password=123, topic=1", "SETTINGS password=[HIDDEN], topic=1"),
             ("WHERE é = 'ö' AND a='b'", "WHERE é = 'ö' AND a='b'"),
         ];
         for (text, expected) in cases {

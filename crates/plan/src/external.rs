@@ -30,11 +30,21 @@ pub struct ExternalSpec {
     pub name: String,
     /// SETTINGS by name, those of a named collection among them.
     pub settings: BTreeMap<String, String>,
+    /// Schemas of formats that settings may name.
+    pub schemas: BTreeMap<String, SchemaText>,
     /// Columns whose values lie in the payload, in order.
     pub payload: SchemaRef,
     /// Columns made of what surrounds a payload: `_tp_time`, [`MESSAGE_KEY_COLUMN`],
     /// [`MESSAGE_HEADERS_COLUMN`].
     pub around: SchemaRef,
+}
+
+/// The text of a format's schema.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SchemaText {
+    /// `Avro` or `Protobuf`.
+    pub language: String,
+    pub text: String,
 }
 
 /// Opens external streams of one `type`; implemented by `connect`, handed to `engine` by `server`.

@@ -59,6 +59,8 @@ pub enum Statement {
         comment: String,
     },
     CreateMaterializedView(CreateMaterializedView),
+    /// Of named collections and format schemas.
+    Definition(Definition),
     /// `CREATE TASK`, `CREATE ALERT`.
     CreateJob(Box<CreateJob>),
     DropJob {
@@ -292,6 +294,52 @@ pub enum DefaultWord {
     Alias,
 }
 
+/// What external streams are made with, and what is in no database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum DefinitionObject {
+    NamedCollection,
+    FormatSchema,
+}
+
+/// `key = value [[NOT] OVERRIDABLE]`.
+#[derive(Debug, Clone)]
+pub struct CollectionSetting {
+    pub key: String,
+    pub value: String,
+    pub overridable: bool,
+}
+
+#[derive(Debug, Clone)]
+pub enum Definition {
+    /// `CREATE NAMED COLLECTION [IF NOT EXISTS] c AS k = v, …`
+    CreateCollection {
+        name: String,
+        or_replace: bool,
+        if_not_exists: bool,
+        entries: Vec<CollectionSetting>,
+    },
+    /// `ALTER NAMED COLLECTION [IF EXISTS] c [SET k = v, …] [DELETE k, …]`
+    AlterCollection {
+        name: String,
+        if_exists: bool,
+        set: Vec<CollectionSetting>,
+        delete: Vec<String>,
+    },
+    /// `CREATE FORMAT SCHEMA [IF NOT EXISTS] s AS '…' TYPE Protobuf | Avro`
+    CreateFormatSchema {
+        name: String,
+        or_replace: bool,
+        if_not_exists: bool,
+        text: String,
+        language: String,
+    },
+    Drop {
+        object: DefinitionObject,
+        name: String,
+        if_exists: bool,
+    },
+}
+
 #[derive(Debug, Clone)]
 pub enum Show {
     Databases {
@@ -313,6 +361,16 @@ pub enum Show {
         object: JobObject,
         database: Option<String>,
         like: Option<Like>,
+    },
+    /// `SHOW NAMED COLLECTIONS`, `SHOW FORMAT SCHEMAS`.
+    Definitions {
+        object: DefinitionObject,
+        like: Option<Like>,
+    },
+    /// `SHOW CREATE NAMED COLLECTION`, `SHOW CREATE FORMAT SCHEMA`.
+    CreateDefinition {
+        object: DefinitionObject,
+        name: String,
     },
     /// `SHOW CREATE TASK | ALERT`.
     CreateJob {

@@ -26,6 +26,7 @@ pub fn encode_failed(e: FormatError) -> Error {
         FormatError::Unknown { .. } | FormatError::Direction { .. } => Code::UnknownFormat,
         FormatError::Unsupported { .. } => Code::NotImplemented,
         FormatError::Encode { .. } => Code::CannotConvertType,
+        FormatError::Schema { .. } => Code::BadArguments,
         FormatError::Parse { .. } | FormatError::Truncated { .. } => Code::LogicalError,
     };
     Error::new(code, e.to_string())
@@ -36,6 +37,7 @@ pub fn decode_failed(e: FormatError) -> Error {
         FormatError::Unknown { .. } | FormatError::Direction { .. } => Code::UnknownFormat,
         FormatError::Unsupported { .. } => Code::NotImplemented,
         FormatError::Encode { .. } => Code::LogicalError,
+        FormatError::Schema { .. } => Code::CannotParseInput,
         FormatError::Parse { .. } => Code::CannotParseInput,
         FormatError::Truncated { .. } => Code::CannotReadAllData,
     };

@@ -5,7 +5,7 @@ use super::client::{Told, code_of};
 use super::message::Around;
 use super::settings::OffsetReset;
 use super::stream::{ANSWER_WAIT, Topic, sn};
-use crate::payload::{Bad, Decoded, Messages, PayloadDecoder, wanted};
+use crate::payload::{Decoded, Failed, Messages, PayloadDecoder, wanted};
 use arrow_array::{BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::{Schema, SchemaRef};
 use parking_lot::Mutex;
@@ -27,6 +27,9 @@ const BATCH_MESSAGES_MAX: usize = 16_384;
 const BATCH_BYTES_MAX: usize = 1 << 20;
 /// How long the thread waits for a message without looking whether anybody still wants one.
 const IDLE_POLL: Duration = Duration::from_millis(100);
+/// Between one try to get a schema and the next.
+const SCHEMA_WAIT_MIN: Duration = Duration::from_millis(100);
+const SCHEMA_WAIT_MAX: Duration = Duration::from_secs(5);
 /// How often it is asked whether there are more partitions.
 const PARTITIONS_EVERY: Duration = Duration::from_secs(5);
 
@@ -46,9 +49,10 @@ pub(super) struct KafkaReader {
 pub(super) fn start(topic: Arc<Topic>, scan: ExternalScan) -> Result<KafkaReader, StreamError> {
     let (consumer, told) = topic.consumer()?;
     let consumer = Arc::new(consumer);
+    let runtime = tokio::runtime::Handle::current();
     let held: Arc<Mutex<BTreeSet<i32>>> = Arc::default();
     let (to, from) = mpsc::channel(AHEAD);
-    let payload = wanted(topic.format, &topic.payload, scan.columns.as_deref());
+    let payload = wanted(&topic.format, &topic.payload, scan.columns.as_deref());
     let around = match &scan.columns {
         None => topic.around.clone(),
         Some(names) => {
@@ -60,7 +64,8 @@ pub(super) fn start(topic: Arc<Topic>, scan: ExternalScan) -> Result<KafkaReader
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let partitions = scan.from.iter().map(|(id, from)| (*id, Pending::new(*from, around.clone()))).collect();
     let mut polling = Polling {
-        decoder: PayloadDecoder::new(topic.format, payload, FormatSettings::default()),
+        decoder: PayloadDecoder::new(topic.format.clone(), payload, FormatSettings::default(), runtime.clone()),
+        runtime,
         around,
         schema,
         queue: Some(MessageQueue::new(consumer.clone())),
@@ -144,6 +149,7 @@ struct Polling {
     /// Of those the ones that librdkafka was told to pause.
     holding: BTreeSet<i32>,
     decoder: PayloadDecoder,
+    runtime: tokio::runtime::Handle,
     around: SchemaRef,
     /// Of the rows given: payload, then surroundings.
     schema: SchemaRef,
@@ -363,26 +369,50 @@ impl Polling {
         let around = p.around.finish();
         let next = p.next;
         self.told.goes_on();
-        let n = messages.len();
-        let (n, bad) = match self.decoder.decode(&messages, n) {
+        let (n, bad) = match self.decoded(&messages, messages.len())? {
             Ok(decoded) => {
                 let rows = self.rows(id, decoded, &around, &offsets, &times_ms, next);
                 return self.send(rows.map(ExternalRead::Rows));
             }
-            Err(Bad { index, error }) => (index, error),
+            Err(bad) => bad,
         };
         let at = sn(offsets[n]);
         if n > 0 {
-            let rows = match self.decoder.decode(&messages, n) {
+            let rows = match self.decoded(&messages, n)? {
                 Ok(decoded) => {
                     let around: Vec<_> = around.iter().map(|a| a.slice(0, n)).collect();
                     self.rows(id, decoded, &around, &offsets[..n], &times_ms[..n], at)
                 }
-                Err(bad) => Err(bad.error),
+                Err((_, error)) => Err(error),
             };
             self.send(rows.map(ExternalRead::Rows))?;
         }
         self.bad(id, at, bad)
+    }
+
+    /// Rows of the first `n` messages, or which of them does not parse. Waits for who knows their schemas.
+    fn decoded(&self, messages: &Messages, n: usize) -> Result<Result<Decoded, (usize, StreamError)>, Done> {
+        let mut wait = SCHEMA_WAIT_MIN;
+        loop {
+            match self.decoder.decode(messages, n) {
+                Ok(decoded) => {
+                    self.told.goes_on();
+                    return Ok(Ok(decoded));
+                }
+                Err(Failed::Bad { index, error }) => return Ok(Err((index, error))),
+                Err(Failed::Refused(error)) => {
+                    let message = format!("{}: {}", self.topic.doing("could not read"), error.message);
+                    self.send(Err(StreamError { message, ..error }))?;
+                    return Err(Done);
+                }
+                Err(Failed::Away(error)) => self.told.note(RDKafkaErrorCode::Fail, error.message),
+            }
+            let gone = async { tokio::time::timeout(wait, self.to.closed()).await };
+            if self.runtime.block_on(gone).is_ok() {
+                return Err(Done);
+            }
+            wait = (wait * 2).min(SCHEMA_WAIT_MAX);
+        }
     }
 
     fn rows(

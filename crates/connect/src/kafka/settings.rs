@@ -1,6 +1,6 @@
 //! SETTINGS of a topic, and what librdkafka is told.
 
-use crate::payload::PayloadSettings;
+use crate::payload::{PayloadSettings, RegistrySettings, SubjectStrategy};
 use crate::settings::{Settings, bad};
 use rdkafka::ClientConfig;
 use weir_plan::{ExternalSpec, StreamError};
@@ -18,12 +18,18 @@ const KNOWN: &[&str] = &[
     "skip_ssl_cert_check",
     "properties",
     "data_format",
+    "format_schema",
+    "kafka_schema_registry_url",
+    "kafka_schema_registry_credentials",
+    "kafka_schema_registry_ca_pem",
+    "kafka_schema_registry_skip_cert_check",
+    "kafka_schema_registry_subject_strategy",
     "one_message_per_row",
     "kafka_max_message_size",
     "delivery",
 ];
 
-pub(super) const SECRETS: &[&str] = &["password", "ssl_ca_pem", "properties"];
+pub(super) const SECRETS: &[&str] = &["password", "ssl_ca_pem", "properties", "kafka_schema_registry_credentials", "kafka_schema_registry_ca_pem"];
 
 /// Of librdkafka: what would load code, run a program, or change what Weir relies on.
 const REFUSED: &[&str] = &[
@@ -133,7 +139,10 @@ impl KafkaSettings {
         let one_message_per_row = s.flag("one_message_per_row")?;
         let message_bytes_max = s.number("kafka_max_message_size", MESSAGE_BYTES_MAX_DEFAULT)? as usize;
         let exactly_once = s.word("delivery", &["at_least_once", "exactly_once"])? == Some("exactly_once");
-        let payload = PayloadSettings { format, one_message_per_row, message_bytes_max };
+        let format_schema = s.text("format_schema");
+        let registry = registry(&mut s)?;
+        let payload =
+            PayloadSettings { format, format_schema, registry, one_message_per_row, message_bytes_max };
         let settings = KafkaSettings { brokers, topic, payload, offset_reset, exactly_once, options };
         // What librdkafka does not know it says here, before anything is made.
         settings.common().create_native_config().map_err(|e| not_taken(&e))?;
@@ -190,6 +199,30 @@ impl KafkaSettings {
     }
 }
 
+fn registry(s: &mut Settings<'_>) -> Result<Option<RegistrySettings>, StreamError> {
+    let url = s.text("kafka_schema_registry_url");
+    let credentials = s.text("kafka_schema_registry_credentials");
+    let ca_pem = s.text("kafka_schema_registry_ca_pem");
+    let skip_cert_check = s.flag("kafka_schema_registry_skip_cert_check")?;
+    let strategies = ["TopicName", "RecordName", "TopicRecordName"];
+    let strategy = s.word("kafka_schema_registry_subject_strategy", &strategies)?;
+    let Some(url) = url else {
+        if credentials.is_some() || ca_pem.is_some() || skip_cert_check || strategy.is_some() {
+            return Err(bad("kafka_schema_registry_… needs kafka_schema_registry_url='http://host:8081'"));
+        }
+        return Ok(None);
+    };
+    if credentials.as_ref().is_some_and(|c| !c.contains(':')) {
+        return Err(bad("kafka_schema_registry_credentials is 'user:password'; found no colon"));
+    }
+    let strategy = match strategy {
+        Some("RecordName") => SubjectStrategy::RecordName,
+        Some("TopicRecordName") => SubjectStrategy::TopicRecordName,
+        _ => SubjectStrategy::TopicName,
+    };
+    Ok(Some(RegistrySettings { url, credentials, ca_pem, skip_cert_check, strategy }))
+}
+
 /// What librdkafka says of a property, without its value.
 fn not_taken(e: &rdkafka::error::KafkaError) -> StreamError {
     match e {
@@ -205,6 +238,7 @@ fn not_taken(e: &rdkafka::error::KafkaError) -> StreamError {
 mod tests {
     use super::*;
     use arrow_schema::Schema;
+    use std::collections::BTreeMap;
     use std::sync::Arc;
 
     fn parse(settings: &[(&str, &str)]) -> Result<KafkaSettings, StreamError> {
@@ -214,6 +248,7 @@ mod tests {
         KafkaSettings::parse(&ExternalSpec {
             name: "default.k".into(),
             settings: all.collect(),
+            schemas: BTreeMap::new(),
             payload: empty.clone(),
             around: empty,
         })
@@ -222,7 +257,7 @@ mod tests {
     #[test]
     fn settings_say_what_is_wrong_with_them() {
         // (settings, code, part of the message)
-        let cases: [(&[(&str, &str)], i32, &str); 8] = [
+        let cases: [(&[(&str, &str)], i32, &str); 10] = [
             (&[("brokers", "")], 36, "needs brokers"),
             (&[("topics", "a")], 115, "did you mean topic"),
             (&[("security_protocol", "tls")], 36, "SASL_SSL"),
@@ -231,6 +266,12 @@ mod tests {
             (&[("properties", "plugin.library.paths=/tmp/x.so")], 36, "can not be set"),
             (&[("properties", "no.such.property=secret")], 36, "no.such.property"),
             (&[("kafka_max_message_size", "big")], 36, "whole number"),
+            (&[("kafka_schema_registry_credentials", "secret:x")], 36, "needs kafka_schema_registry_url"),
+            (
+                &[("kafka_schema_registry_url", "http://r"), ("kafka_schema_registry_credentials", "secret")],
+                36,
+                "no colon",
+            ),
         ];
         for (settings, code, part) in cases {
             let e = parse(settings).unwrap_err();

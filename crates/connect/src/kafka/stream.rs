@@ -5,6 +5,7 @@ use super::reader::{self, KafkaReader};
 use super::settings::KafkaSettings;
 use super::writer::KafkaWriter;
 use crate::payload::{PayloadFormat, PayloadSettings};
+use crate::remote::RemoteHosts;
 use crate::settings::bad;
 use arrow_schema::{DataType, SchemaRef};
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -49,8 +50,10 @@ impl KafkaStream {
         spec: ExternalSpec,
         settings: KafkaSettings,
         clock: Arc<dyn Clock>,
+        hosts: &RemoteHosts,
     ) -> Result<Self, StreamError> {
-        let format = PayloadFormat::of(settings.payload.format.as_deref(), &spec.payload)?;
+        let format =
+            PayloadFormat::of(&settings.payload, &spec.payload, &settings.topic, &spec.schemas, hosts)?;
         if let Ok(key) = spec.around.field_with_name(MESSAGE_KEY_COLUMN)
             && !matches!(key.data_type(), DataType::Utf8 | DataType::Binary)
         {

@@ -12,6 +12,7 @@ use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use weir_base::{Code, SeqNo, SystemClock};
 use weir_plan::{
@@ -29,6 +30,7 @@ fn stream(cluster: &Cluster, settings: &[(&str, &str)]) -> Arc<dyn ExternalStrea
     let spec = ExternalSpec {
         name: "default.t".into(),
         settings: all.collect(),
+        schemas: BTreeMap::new(),
         payload: Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false)])),
         around: Arc::new(Schema::new(vec![Field::new("_tp_time", time, false)])),
     };

@@ -42,7 +42,7 @@ impl Messages {
         there.then(|| &self.bytes[begin..end])
     }
 
-    fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
+    pub fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
         (0..self.len()).map(|i| self.get(i))
     }
 }
@@ -56,28 +56,42 @@ pub(crate) struct Decoded {
     pub rows: Option<Vec<u32>>,
 }
 
-/// A message that is not what it should be. What came before it decodes.
+/// Why messages do not decode.
 #[derive(Debug)]
-pub(crate) struct Bad {
-    pub index: usize,
-    pub error: StreamError,
+pub(crate) enum Failed {
+    /// A message is not what it should be. What came before it decodes.
+    Bad { index: usize, error: StreamError },
+    /// Who knows their schemas does not answer; later they may.
+    Away(StreamError),
+    /// Who knows their schemas does not let us.
+    Refused(StreamError),
 }
 
 pub(crate) struct PayloadDecoder {
     format: PayloadFormat,
     schema: SchemaRef,
     settings: FormatSettings,
+    /// Of whoever asks for schemas.
+    runtime: tokio::runtime::Handle,
 }
 
 impl PayloadDecoder {
-    /// Gives the columns of `schema`.
-    pub fn new(format: PayloadFormat, schema: SchemaRef, settings: FormatSettings) -> Self {
-        PayloadDecoder { format, schema, settings }
+    /// Gives the columns of `schema`. Decodes on threads that may wait.
+    pub fn new(
+        format: PayloadFormat,
+        schema: SchemaRef,
+        settings: FormatSettings,
+        runtime: tokio::runtime::Handle,
+    ) -> Self {
+        PayloadDecoder { format, schema, settings, runtime }
     }
 
     /// The first `n` messages.
-    pub fn decode(&self, messages: &Messages, n: usize) -> Result<Decoded, Bad> {
-        match self.format {
+    pub fn decode(&self, messages: &Messages, n: usize) -> Result<Decoded, Failed> {
+        match &self.format {
+            PayloadFormat::Schema(format) => {
+                format.decode(messages, n, &self.schema, &self.settings, &self.runtime)
+            }
             PayloadFormat::Raw => self.raw(messages, n),
             PayloadFormat::Rows(info) if self.format.is_lines() => match self.lines(info.name, messages, n) {
                 Some(decoded) => Ok(decoded),
@@ -87,7 +101,7 @@ impl PayloadDecoder {
         }
     }
 
-    fn raw(&self, messages: &Messages, n: usize) -> Result<Decoded, Bad> {
+    fn raw(&self, messages: &Messages, n: usize) -> Result<Decoded, Failed> {
         let nullable = self.schema.fields().first().is_none_or(|f| f.is_nullable());
         let array: ArrayRef = match self.schema.fields().first().map(|f| f.data_type()) {
             // Not asked for.
@@ -123,7 +137,7 @@ impl PayloadDecoder {
                                 e.valid_up_to()
                             );
                             let error = StreamError { code: Code::CannotParseInput, message };
-                            return Err(Bad { index, error });
+                            return Err(Failed::Bad { index, error });
                         }
                     }
                 }
@@ -163,7 +177,7 @@ impl PayloadDecoder {
         (batch.num_rows() == filled).then_some(Decoded { batch, absent, rows })
     }
 
-    fn one_by_one(&self, name: &str, messages: &Messages, n: usize) -> Result<Decoded, Bad> {
+    fn one_by_one(&self, name: &str, messages: &Messages, n: usize) -> Result<Decoded, Failed> {
         let mut all = Vec::new();
         let mut rows = Vec::with_capacity(n);
         for (index, payload) in messages.iter().take(n).enumerate() {
@@ -172,7 +186,7 @@ impl PayloadDecoder {
                 continue;
             };
             let decoded =
-                self.whole(name, payload.to_vec()).map_err(|e| Bad { index, error: not_parsed(&e) })?;
+                self.whole(name, payload.to_vec()).map_err(|e| Failed::Bad { index, error: not_parsed(&e) })?;
             rows.push(decoded.batch.num_rows() as u32);
             all.push(decoded);
         }
@@ -223,7 +237,7 @@ fn absent_of(all: &[DecodedBatch], column: usize) -> Option<BooleanArray> {
     Some(BooleanArray::from(flags.collect::<Vec<bool>>()))
 }
 
-fn not_parsed(e: &FormatError) -> StreamError {
+pub(super) fn not_parsed(e: &FormatError) -> StreamError {
     let code = match e {
         FormatError::Truncated { .. } => Code::CannotReadAllData,
         _ => Code::CannotParseInput,
@@ -231,25 +245,46 @@ fn not_parsed(e: &FormatError) -> StreamError {
     StreamError { code, message: e.to_string() }
 }
 
-fn bug(message: String) -> Bad {
+fn bug(message: String) -> Failed {
     let message = format!("decoded messages do not fit their columns: {message}");
-    Bad { index: 0, error: StreamError { code: Code::LogicalError, message } }
+    Failed::Bad { index: 0, error: StreamError { code: Code::LogicalError, message } }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::payload::PayloadSettings;
+    use crate::remote::RemoteHosts;
     use arrow_array::cast::AsArray;
     use arrow_array::types::Int64Type;
     use arrow_schema::{Field, Schema};
+    use std::collections::BTreeMap;
+    use std::sync::LazyLock;
 
-    fn decode(format: &str, columns: &[(&str, DataType)], messages: &[Option<&str>]) -> Result<Decoded, Bad> {
+    fn format_of(name: Option<&str>, schema: &Schema) -> Result<PayloadFormat, StreamError> {
+        let how = PayloadSettings { format: name.map(str::to_owned), ..PayloadSettings::default() };
+        PayloadFormat::of(&how, schema, "t", &BTreeMap::new(), &RemoteHosts::default())
+    }
+
+    fn decode(format: &str, columns: &[(&str, DataType)], messages: &[Option<&str>]) -> Result<Decoded, Failed> {
         let fields = columns.iter().map(|(name, t)| Field::new(*name, t.clone(), false));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let mut all = Messages::default();
         messages.iter().for_each(|m| all.push(m.map(str::as_bytes)));
-        let format = PayloadFormat::of(Some(format), &schema).unwrap();
-        PayloadDecoder::new(format, schema, FormatSettings::default()).decode(&all, all.len())
+        decoder(format_of(Some(format), &schema).unwrap(), schema).decode(&all, all.len())
+    }
+
+    fn decoder(format: PayloadFormat, schema: SchemaRef) -> PayloadDecoder {
+        static RUNTIME: LazyLock<tokio::runtime::Runtime> =
+            LazyLock::new(|| tokio::runtime::Builder::new_current_thread().build().unwrap());
+        PayloadDecoder::new(format, schema, FormatSettings::default(), RUNTIME.handle().clone())
+    }
+
+    fn bad(failed: Failed) -> (usize, StreamError) {
+        match failed {
+            Failed::Bad { index, error } => (index, error),
+            other => panic!("{other:?}"),
+        }
     }
 
     #[test]
@@ -273,9 +308,8 @@ mod tests {
             let got = decoded.batch.column(0).as_primitive::<Int64Type>().values().to_vec();
             assert_eq!((got.as_slice(), decoded.rows.as_deref()), (ids, rows), "{format} {messages:?}");
         }
-        let bad = decode("JSONEachRow", &id, &[Some("{\"id\":1}"), Some("{\"id\":"), Some("{\"id\":2}")])
-            .unwrap_err();
-        assert_eq!(bad.index, 1);
+        let cut = [Some("{\"id\":1}"), Some("{\"id\":"), Some("{\"id\":2}")];
+        assert_eq!(bad(decode("JSONEachRow", &id, &cut).unwrap_err()).0, 1);
     }
 
     #[test]
@@ -291,13 +325,13 @@ mod tests {
         let text = decode("RawBLOB", &[("raw", DataType::Utf8)], &[Some("a"), None]).unwrap();
         assert_eq!(text.batch.column(0).as_string::<i32>().value(1), "");
         let schema = Arc::new(Schema::new(vec![Field::new("raw", DataType::Utf8, false)]));
-        let mut bad = Messages::default();
-        bad.push(Some(b"ok"));
-        bad.push(Some(&[0xff]));
-        let decoder = PayloadDecoder::new(PayloadFormat::Raw, schema, FormatSettings::default());
-        let e = decoder.decode(&bad, 2).unwrap_err();
-        assert_eq!(e.index, 1);
-        assert!(e.error.message.contains("bytes"), "{}", e.error.message);
-        assert_eq!(decoder.decode(&bad, 1).unwrap().batch.num_rows(), 1);
+        let mut messages = Messages::default();
+        messages.push(Some(b"ok"));
+        messages.push(Some(&[0xff]));
+        let decoder = decoder(PayloadFormat::Raw, schema);
+        let (index, error) = bad(decoder.decode(&messages, 2).unwrap_err());
+        assert_eq!(index, 1);
+        assert!(error.message.contains("bytes"), "{}", error.message);
+        assert_eq!(decoder.decode(&messages, 1).unwrap().batch.num_rows(), 1);
     }
 }

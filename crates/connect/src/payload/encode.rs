@@ -1,5 +1,6 @@
 //! Rows to messages.
 
+use super::schema::SchemaWriter;
 use super::{PayloadFormat, PayloadSettings};
 use arrow_array::cast::AsArray;
 use arrow_array::{Array, RecordBatch};
@@ -34,6 +35,7 @@ impl Encoded {
 pub(crate) struct PayloadEncoder {
     format: PayloadFormat,
     schema: SchemaRef,
+    by_schema: Option<SchemaWriter>,
     settings: FormatSettings,
     /// Every row is a message of its own; else messages are filled up to so many bytes.
     one_per_row: bool,
@@ -42,14 +44,22 @@ pub(crate) struct PayloadEncoder {
 
 impl PayloadEncoder {
     /// Takes the columns of `schema`.
-    pub fn new(format: PayloadFormat, schema: SchemaRef, how: &PayloadSettings) -> Self {
-        PayloadEncoder {
+    ///
+    /// # Errors
+    /// 36 where they do not fit the format's schema, 210 where who holds it does not answer.
+    pub fn new(format: PayloadFormat, schema: SchemaRef, how: &PayloadSettings) -> Result<Self, StreamError> {
+        let by_schema = match &format {
+            PayloadFormat::Schema(f) => Some(f.writer(&schema, tokio::runtime::Handle::current)?),
+            _ => None,
+        };
+        Ok(PayloadEncoder {
             format,
             schema,
+            by_schema,
             settings: FormatSettings::default(),
             one_per_row: how.one_message_per_row,
             message_bytes_max: how.message_bytes_max,
-        }
+        })
     }
 
     pub fn schema(&self) -> &SchemaRef {
@@ -61,7 +71,8 @@ impl PayloadEncoder {
     /// # Errors
     /// 36 for a row that the format can not carry or that is too large for a message.
     pub fn encode(&self, rows: &RecordBatch, one_per_row: bool) -> Result<Encoded, StreamError> {
-        let out = match self.format {
+        let out = match &self.format {
+            PayloadFormat::Schema(_) => self.by_schema(rows)?,
             PayloadFormat::Raw => self.raw(rows),
             PayloadFormat::Rows(info) if info.name == "JSONEachRow" => {
                 self.lines(info.name, rows, one_per_row || self.one_per_row)?
@@ -83,6 +94,18 @@ impl PayloadEncoder {
             }
             begin = *end;
         }
+        Ok(out)
+    }
+
+    fn by_schema(&self, rows: &RecordBatch) -> Result<Encoded, StreamError> {
+        let mut out = Encoded::default();
+        let Some(writer) = &self.by_schema else { return Ok(out) };
+        let mut bytes = Vec::new();
+        writer.write(rows, &mut bytes, |bytes| {
+            let row = out.messages.len() + 1;
+            out.messages.push((bytes.len(), true, row));
+        })?;
+        out.bytes = bytes;
         Ok(out)
     }
 

@@ -7,7 +7,6 @@ use crate::engine::Statement;
 use std::sync::Arc;
 use weir_base::{Error, Result, err};
 use weir_catalog::{Relation, RelationKind, RelationName};
-use weir_plan::ExternalSpec;
 use weir_sql::ast::{CreateStream, Settings};
 use weir_storage::TIME_COLUMN;
 
@@ -47,12 +46,7 @@ pub(super) async fn define(
     }
     if columns.is_empty() {
         let empty = Arc::new(arrow::datatypes::Schema::empty());
-        let spec = ExternalSpec {
-            name: name.to_string(),
-            settings: settings.clone(),
-            payload: empty.clone(),
-            around: empty,
-        };
+        let spec = cx.shared.externals.spec(name.to_string(), &settings, empty.clone(), empty)?;
         let inferred = connector.infer(spec).await.map_err(Error::from)?;
         columns = inferred.fields().iter().map(|f| column_of_field(f)).collect::<Result<_>>()?;
     }

@@ -1,6 +1,6 @@
 //! SHOW, DESCRIBE, EXISTS, and the text a relation could be created with again.
 
-use super::{jobs, views};
+use super::{definitions, jobs, views};
 use crate::engine::Statement;
 use crate::externals::Externals;
 use crate::outcome::Outcome;
@@ -53,6 +53,8 @@ pub(crate) fn show(cx: &Statement, show: Show) -> Result<Outcome> {
             cx.rows(Columns::default().text("name", names))
         }
         Show::Jobs { object, database, like } => jobs::show_jobs(cx, object, database, &like),
+        Show::Definitions { object, like } => definitions::show(cx, object, &like),
+        Show::CreateDefinition { object, name } => definitions::show_create(cx, object, &name),
         Show::CreateJob { object, name } => jobs::show_create(cx, object, &name),
         Show::Create { object: Some(ObjectKind::Database), name } => {
             snapshot.expect_database(&name.name)?;

@@ -228,3 +228,21 @@ pub(super) fn columns(cx: &Context) -> Result<Columns> {
             }),
         ))
 }
+
+/// Values are shown to nobody.
+pub(super) fn named_collections(cx: &Context) -> Result<Columns> {
+    let snapshot = cx.shared.catalog.snapshot();
+    let all = &snapshot.collections;
+    Ok(Columns::default()
+        .text("name", all.keys())
+        .texts("keys", all.values().map(|c| c.entries.keys().cloned().collect())))
+}
+
+pub(super) fn format_schemas(cx: &Context) -> Result<Columns> {
+    let snapshot = cx.shared.catalog.snapshot();
+    let all = &snapshot.format_schemas;
+    Ok(Columns::default()
+        .text("name", all.keys())
+        .text("type", all.values().map(|s| s.language.to_string()))
+        .text("schema", all.values().map(|s| &s.text)))
+}

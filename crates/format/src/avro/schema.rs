@@ -1,7 +1,9 @@
 //! Schemas: of Avro's text to what values are walked by, to columns, and from columns.
 
+use super::read::child;
 use crate::FormatError;
 use crate::kind::{Kind, Shape};
+use crate::paths::{targets, unused};
 use crate::types::Type;
 use arrow_schema::SchemaRef;
 use serde_json::{Map, Value, json};
@@ -53,8 +55,19 @@ impl AvroSchema {
     /// # Errors
     /// A text that is no schema of a record, or one that holds itself.
     pub fn parse(text: &str) -> Result<AvroSchema, FormatError> {
+        Self::parse_with(&[], text)
+    }
+
+    /// Of a text that names types of others, which come in such an order that each names only those before.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn parse_with(others: &[String], text: &str) -> Result<AvroSchema, FormatError> {
         let json: Value = serde_json::from_str(text).map_err(refused)?;
         let mut build = Build::default();
+        for other in others {
+            build.node(&serde_json::from_str(other).map_err(refused)?, "")?;
+        }
         let root = build.node(&json, "")?;
         let Node::Record(fields) = &*root else {
             return Err(refused("a message is a record, this schema is none"));
@@ -77,6 +90,13 @@ impl AvroSchema {
             fields.push(json!({ "name": field.name(), "type": ty }));
         }
         AvroSchema::parse(&json!({ "type": "record", "name": record, "fields": fields }).to_string())
+    }
+
+    /// A column that no field is for.
+    pub fn unknown(&self, columns: &SchemaRef) -> Option<String> {
+        let names: Vec<String> = columns.fields().iter().map(|f| f.name().clone()).collect();
+        let targets = targets(&names, &self.fields, &child);
+        unused(names.len(), &targets).map(|i| names[i].clone())
     }
 
     /// Name of the record, with its namespace.

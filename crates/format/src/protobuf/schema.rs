@@ -1,8 +1,11 @@
 //! Schemas: of a text to a message's descriptor, and to columns.
 
+use super::read::{child, fields};
 use super::{TIMESTAMP, is_wrapper};
 use crate::FormatError;
+use crate::paths::{targets, unused};
 use crate::types::Type;
+use arrow_schema::SchemaRef;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
@@ -59,6 +62,23 @@ impl ProtobufSchema {
             Some(message) => Ok(ProtobufSchema { message: message.clone() }),
             None => Err(refused(format!("{main} has no message {}; it has {}", message.unwrap_or_default(), names()))),
         }
+    }
+
+    /// The first message of a schema; [`Self::at`] gives the others.
+    ///
+    /// # Errors
+    /// As [`Self::parse`].
+    pub fn first(texts: &BTreeMap<String, String>, main: &str) -> Result<ProtobufSchema, FormatError> {
+        let (pool, file) = compile(texts, main)?;
+        let message = pool.get_file_by_name(&file).and_then(|f| f.messages().next());
+        message.map(|message| ProtobufSchema { message }).ok_or_else(|| refused("it has no message"))
+    }
+
+    /// A column that no field is for.
+    pub fn unknown(&self, columns: &SchemaRef) -> Option<String> {
+        let names: Vec<String> = columns.fields().iter().map(|f| f.name().clone()).collect();
+        let targets = targets(&names, &fields(&self.message), &child);
+        unused(names.len(), &targets).map(|i| names[i].clone())
     }
 
     /// Whether a text compiles.

@@ -172,7 +172,7 @@ fn pump(mut from: TcpStream, mut to: TcpStream) {
     let _ = from.shutdown(Shutdown::Both);
 }
 
-fn lines(answer: &mut Answer, n: usize) -> Vec<String> {
+pub fn lines(answer: &mut Answer, n: usize) -> Vec<String> {
     (0..n).map(|_| answer.line().expect("the query runs").expect("a row comes")).collect()
 }
 

@@ -21,6 +21,7 @@ mod lasting;
 mod life;
 mod one_answer;
 mod process;
+mod schemas;
 mod slt;
 mod spill;
 mod stitch;

@@ -190,7 +190,8 @@ impl<'a> Cursor<'a> {
             }
         }
     }
-    fn setting_value(&mut self) -> Result<String, Error> {
+    /// A string, a number or a word, as text.
+    pub fn setting_value(&mut self) -> Result<String, Error> {
         let from = self.at;
         let signed = self.eat_token(&Token::Minus) || self.eat_token(&Token::Plus);
         let Some(tok) = self.peek() else { return Err(self.expected("a value")) };

@@ -6,6 +6,7 @@
 //! Not here: whether types, columns and settings exist (engine).
 
 use super::cursor::Cursor;
+use super::definitions;
 use super::jobs;
 use super::lex::Tok;
 use super::words::ends_operand;
@@ -70,6 +71,9 @@ pub fn create(c: &mut Cursor, settings: &mut Settings) -> Result<Statement, Erro
     }
     if c.eat(&["ALERT"]) {
         return jobs::create_alert(c, or_replace);
+    }
+    if let Some(definition) = definitions::create(c, or_replace)? {
+        return Ok(definition);
     }
     if let Some(word) = OTHER_OBJECTS.iter().find(|w| c.looks(&[w])) {
         let second = c.peek_nth(1).and_then(Tok::word).map(str::to_ascii_uppercase);

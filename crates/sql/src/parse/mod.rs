@@ -16,6 +16,7 @@
 //! `Display` loses backslash escapes: keep the source text where text is stored.
 
 mod cursor;
+mod definitions;
 mod ddl;
 mod dialect;
 pub mod emit;

@@ -3,6 +3,7 @@
 //! Not here: what they answer (engine).
 
 use super::cursor::Cursor;
+use super::definitions;
 use super::lex::{self, Kind, Tok};
 use crate::ast::{DescribeTarget, JobObject, Like, Name, ObjectKind, Show, Statement, System, ViewVerb};
 use sqlparser::tokenizer::Token;
@@ -11,6 +12,9 @@ use weir_base::Error;
 pub fn show(c: &mut Cursor) -> Result<Statement, Error> {
     if c.looks(&["FULL"]) || c.looks(&["EXTENDED"]) {
         return Err(c.not_implemented("SHOW FULL and SHOW EXTENDED"));
+    }
+    if let Some(show) = definitions::show(c)? {
+        return Ok(Statement::Show(show));
     }
     if let Some(object) = job_object(c, &["CREATE"]) {
         return Ok(Statement::Show(Show::CreateJob { object, name: c.name("the name of a task or alert")? }));
@@ -119,7 +123,7 @@ pub fn show(c: &mut Cursor) -> Result<Statement, Error> {
     Ok(Statement::Show(show))
 }
 
-fn like(c: &mut Cursor) -> Result<Option<Like>, Error> {
+pub fn like(c: &mut Cursor) -> Result<Option<Like>, Error> {
     let negated = c.eat(&["NOT"]);
     let Some(word) = c.eat_any(&["LIKE", "ILIKE"]) else {
         return if negated { Err(c.expected("LIKE or ILIKE")) } else { Ok(None) };

@@ -7,7 +7,7 @@
 
 use super::cursor::Cursor;
 use super::split::{Piece, take_format};
-use super::{Limits, ddl, reserved, show};
+use super::{Limits, ddl, definitions, reserved, show};
 use crate::ast::{
     ExplainKind, Insert, InsertSource, JobObject, Name, ObjectKind, Parsed, Settings, Statement,
 };
@@ -81,6 +81,7 @@ fn one(c: &mut Cursor, settings: &mut Settings, data: Option<InsertSource>) -> R
         "INSERT" => insert(c, settings, data),
         "CREATE" => ddl::create(c, settings),
         "ALTER" if c.looks(&["VIEW"]) || c.looks(&["MATERIALIZED"]) => ddl::alter(c),
+        "ALTER" if c.looks(&["NAMED"]) || c.looks(&["FORMAT"]) => definitions::alter(c),
         "DROP" => drop(c),
         "TRUNCATE" => {
             if c.eat(&["DATABASE"]) || c.eat(&["ALL"]) {
@@ -284,6 +285,9 @@ fn column_list(c: &mut Cursor) -> Result<Vec<String>, Error> {
 
 fn drop(c: &mut Cursor) -> Result<Statement, Error> {
     let _ = c.eat(&["TEMPORARY"]) || c.looks(&["MATERIALIZED", "VIEW"]) && c.eat(&["MATERIALIZED"]);
+    if let Some(definition) = definitions::drop(c)? {
+        return Ok(definition);
+    }
     if let Some(word) = c.eat_any(&["TASK", "ALERT"]) {
         let object = if word == "TASK" { JobObject::Task } else { JobObject::Alert };
         let if_exists = c.if_exists();
