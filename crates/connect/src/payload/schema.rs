@@ -7,6 +7,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use weir_base::Code;
 use weir_base::error::did_you_mean;
 use weir_format::avro::{AvroRows, AvroSchema, AvroWriter};
 use weir_format::protobuf::{ProtobufRows, ProtobufSchema, ProtobufWriter};
@@ -191,6 +192,9 @@ impl SchemaFormat {
             Source::Registry { registry, named: None } => {
                 let subject = self.subject(registry.strategy(), None)?;
                 match registry.latest(&subject).await.map_err(NoSchema::error)? {
+                    Some((_, MessageSchema::Protobuf(s))) if s.all().len() > 1 => Err(bad(format!(
+                        "subject {subject} has several messages; write the columns in CREATE EXTERNAL STREAM"
+                    ))),
                     Some((_, schema)) => schema.columns(),
                     None => Err(bad(format!(
                         "the schema registry has no subject {subject}; write the columns in CREATE EXTERNAL STREAM"
@@ -233,7 +237,8 @@ impl SchemaFormat {
                 counts.push(0);
                 continue;
             };
-            let bad = |error: StreamError| Failed::Bad { index, error };
+            // Whatever is wrong, it is with the message.
+            let bad = |e: StreamError| Failed::Bad { index, error: StreamError { code: Code::CannotParseInput, ..e } };
             let count = match &self.source {
                 Source::Fixed(schema) => rows.push(schema, payload, self.delimited).map_err(|e| bad(super::decode::not_parsed(&e)))?,
                 Source::Registry { registry, .. } => {
@@ -241,7 +246,7 @@ impl SchemaFormat {
                     let schema = registry.schema(id, runtime).map_err(|e| match e {
                         NoSchema::Away(e) => Failed::Away(e),
                         NoSchema::Refused(e) => Failed::Refused(e),
-                        NoSchema::Bad(error) => Failed::Bad { index, error },
+                        NoSchema::Bad(e) => bad(e),
                     })?;
                     let (schema, rest) = located(&schema, rest).map_err(bad)?;
                     rows.push(&schema, rest, false).map_err(|e| bad(super::decode::not_parsed(&e)))?
@@ -293,8 +298,15 @@ impl SchemaFormat {
             return Ok((registry.register(&subject, text).await?, schema.clone()));
         }
         let subject = self.subject(registry.strategy(), None).map_err(NoSchema::Bad)?;
-        if let Some(found) = registry.latest(&subject).await? {
-            return Ok(found);
+        match registry.latest(&subject).await? {
+            // Of several messages the first that has all columns.
+            Some((id, MessageSchema::Protobuf(first))) => {
+                let all = first.all();
+                let fits = all.into_iter().find(|m| m.unknown(columns).is_none());
+                return Ok((id, MessageSchema::Protobuf(fits.unwrap_or(first))));
+            }
+            Some(found) => return Ok(found),
+            None => {}
         }
         if self.language == Language::Protobuf {
             return Err(NoSchema::Bad(bad(format!(
@@ -350,7 +362,7 @@ fn framed(payload: &[u8]) -> Result<(u32, &[u8]), StreamError> {
     match payload {
         [0, a, b, c, d, rest @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), rest)),
         _ => Err(StreamError {
-            code: weir_base::Code::CannotParseInput,
+            code: Code::CannotParseInput,
             message: "it does not begin with the number of a schema: it was written without a registry; give \
                       format_schema instead of kafka_schema_registry_url"
                 .into(),
@@ -362,7 +374,7 @@ fn framed(payload: &[u8]) -> Result<(u32, &[u8]), StreamError> {
 fn located<'a>(schema: &Arc<MessageSchema>, payload: &'a [u8]) -> Result<(MessageSchema, &'a [u8]), StreamError> {
     let MessageSchema::Protobuf(of) = &**schema else { return Ok((MessageSchema::clone(schema), payload)) };
     let cut = || StreamError {
-        code: weir_base::Code::CannotParseInput,
+        code: Code::CannotParseInput,
         message: "it ends before it says which message of its schema it is".into(),
     };
     let mut rest = payload;

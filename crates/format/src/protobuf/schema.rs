@@ -6,6 +6,9 @@ use crate::FormatError;
 use crate::paths::{targets, unused};
 use crate::types::Type;
 use arrow_schema::SchemaRef;
+use base64::Engine;
+use prost_reflect::prost::Message as _;
+use prost_reflect::prost_types::FileDescriptorProto;
 use prost_reflect::{DescriptorPool, FieldDescriptor, Kind, MessageDescriptor};
 use protox::Compiler;
 use protox::file::{ChainFileResolver, File, FileResolver, GoogleFileResolver};
@@ -24,11 +27,23 @@ fn refused(what: impl std::fmt::Display) -> FormatError {
 /// Texts of schemas by name, also with `.proto` behind it.
 struct Texts(BTreeMap<String, String>);
 
+/// A schema that is told compiled, in base64: some clients register it so.
+fn descriptor(text: &str) -> Option<FileDescriptorProto> {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(text.trim()).ok()?;
+    FileDescriptorProto::decode(bytes.as_slice()).ok()
+}
+
 impl FileResolver for Texts {
     fn open_file(&self, name: &str) -> Result<File, protox::Error> {
         let text = self.0.get(name).or_else(|| self.0.get(name.strip_suffix(".proto")?));
         match text {
-            Some(text) => File::from_source(name, text),
+            Some(text) => match descriptor(text) {
+                Some(file) => {
+                    let file = FileDescriptorProto { name: Some(name.to_owned()), ..file };
+                    Ok(File::from_file_descriptor_proto(file))
+                }
+                None => File::from_source(name, text),
+            },
             None => Err(protox::Error::file_not_found(name)),
         }
     }
@@ -72,6 +87,13 @@ impl ProtobufSchema {
         let (pool, file) = compile(texts, main)?;
         let message = pool.get_file_by_name(&file).and_then(|f| f.messages().next());
         message.map(|message| ProtobufSchema { message }).ok_or_else(|| refused("it has no message"))
+    }
+
+    /// All messages of the same file.
+    pub fn all(&self) -> Vec<ProtobufSchema> {
+        let mut all = Vec::new();
+        self.message.parent_file().messages().for_each(|m| collect(m, &mut all));
+        all.into_iter().map(|message| ProtobufSchema { message }).collect()
     }
 
     /// A column that no field is for.

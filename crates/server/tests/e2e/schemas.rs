@@ -139,8 +139,9 @@ fn avro_of_a_registry_is_read_and_written() {
     );
     registry.produce(&broker, "orders", &["avro", V1], "{\"id\":1000,\"name\":null}");
     wait_until("what does not parse is kept, and the view goes on", || {
-        server.query("SELECT count() FROM table(v_dlq)") == "3\n" && server.query("SELECT sum(id) FROM table(v)") == "1098\n"
+        server.query("SELECT sum(id) FROM table(v)") == "1098\n"
     });
+    assert_eq!(server.query("SELECT array_sort(group_array(sn)) FROM table(v_dlq)"), "[99,100,101]\n");
     assert_eq!(server.query("SELECT count() FROM table(v_dlq) WHERE reason LIKE '%without a registry%'"), "1\n");
 }
 
@@ -201,8 +202,9 @@ fn protobuf_of_a_registry_and_of_our_own() {
     };
     let url = format!("kafka_schema_registry_url='{}'", registry.url());
     server.query(&stream("orders", &format!("(id int64, name string, tags array(string)) SETTINGS data_format='Protobuf', {url}")));
-    let mut read = server.streaming.follow("SELECT id, name, tags FROM orders LIMIT 20 SETTINGS seek_to='earliest'").unwrap();
-    assert_eq!(lines(&mut read, 20)[19], "19\tn19\t['a']");
+    let read = "SELECT id, name, tags FROM orders LIMIT 20 SETTINGS seek_to='earliest'";
+    let read = server.streaming.query(read).unwrap();
+    assert!(read.ends_with("\n19\tn19\t['a']\n"), "{read}");
 
     // Our own schema, with one that it imports; registered for what is written.
     let order = "syntax = \"proto3\"; package shop; import \"tags.proto\"; message Other {} message Order { int64 id = 1; string name = 2; Tags tags = 3; }";
@@ -212,7 +214,7 @@ fn protobuf_of_a_registry_and_of_our_own() {
     server.query(&format!("CREATE FORMAT SCHEMA orders AS '{order}' TYPE Protobuf"));
     for (topic, format) in [("plain", "ProtobufSingle"), ("many", "Protobuf")] {
         server.query(&stream(topic, &format!("SETTINGS data_format='{format}', format_schema='orders:Order'")));
-        server.query(&format!("INSERT INTO {topic} (id, name, tags) VALUES (1, 'a', tuple(['x', 'y'])), (2, 'b', tuple([]))"));
+        server.query(&format!("INSERT INTO {topic} (id, name, tags) VALUES (1, 'a', (['x', 'y'],)), (2, 'b', ([],))"));
         let read = format!("SELECT id, name, tags.all FROM {topic} LIMIT 2 SETTINGS seek_to='earliest'");
         assert_eq!(lines(&mut server.streaming.follow(&read).unwrap(), 2), ["1\ta\t['x','y']", "2\tb\t[]"], "{topic}");
     }
