@@ -2,17 +2,21 @@
 //!
 //! ```text
 //! kafka: a topic     payload: bytes of messages <-> rows
+//! weir: a stream of another Weir, over HTTP
 //! ```
 //!
 //! Not here: SQL, checkpoints, order over partitions. A connector knows offsets and messages.
 
+mod http;
 mod kafka;
 mod payload;
 mod remote;
 mod settings;
+mod weir;
 
 pub use kafka::KafkaConnector;
 pub use remote::RemoteHosts;
+pub use weir::WeirConnector;
 
 use std::sync::Arc;
 use weir_base::Clock;
@@ -20,5 +24,8 @@ use weir_plan::Connector;
 
 /// Every kind of external stream there is.
 pub fn connectors(clock: &Arc<dyn Clock>, hosts: &RemoteHosts) -> Vec<Arc<dyn Connector>> {
-    vec![Arc::new(KafkaConnector::new(clock.clone(), hosts.clone()))]
+    vec![
+        Arc::new(KafkaConnector::new(clock.clone(), hosts.clone())),
+        Arc::new(WeirConnector::new(hosts.clone())),
+    ]
 }

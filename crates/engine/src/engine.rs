@@ -6,7 +6,7 @@ use crate::ddl;
 use crate::execute;
 use crate::expr::Compiler;
 use crate::externals::Externals;
-use crate::ingest::WriterOptions;
+use crate::ingest::{LogWriters, WriterOptions};
 use crate::outcome::{Done, Outcome, QueryHandle};
 use crate::query::{Drops, QueryAbout, QueryEntry, QueryHistory, QueryRecord, QueryRegistry, QuerySpec};
 use crate::scan::FooterCache;
@@ -68,6 +68,7 @@ pub(crate) struct Shared {
     pub views: Views,
     pub checkpoints: Checkpoints,
     pub subscriptions: Subscriptions,
+    pub log_writers: Arc<LogWriters>,
     /// Removal of dropped streams and the like.
     tasks: TaskTracker,
     /// Set by the shutdown.
@@ -141,6 +142,7 @@ impl Engine {
             views: Views::default(),
             checkpoints,
             subscriptions: Subscriptions::default(),
+            log_writers: Arc::default(),
             tasks: TaskTracker::new(),
             stopping: CancellationToken::new(),
         });
@@ -476,9 +478,14 @@ impl Statement {
         WriterOptions {
             stream: target.to_string(),
             query_id: self.query_id.clone(),
-            block_rows_max: self.settings.insert_block_rows_max,
+            // What has a position is one record.
+            block_rows_max: match self.settings.log_writer {
+                Some(_) => usize::MAX,
+                None => self.settings.insert_block_rows_max,
+            },
             ack: self.settings.ack,
             idempotent_id: self.settings.idempotent_id.clone(),
+            log_writer: self.settings.log_writer.clone().map(|w| (w, self.shared.log_writers.clone())),
             compute: self.shared.config.compute.clone(),
             memory,
             written_rows_total: self.shared.counters.inserted_rows.clone(),

@@ -568,7 +568,7 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
 fn names_columns(format: &str) -> bool {
     let lower = format.to_ascii_lowercase();
     lower.contains("withnames")
-        || ["jsoneachrow", "ndjson", "jsonlines", "native", "arrowstream", "arrow", "parquet"]
+        || ["jsoneachrow", "ndjson", "jsonlines", "native", "arrowstream", "arrow", "parquet", "avro"]
             .contains(&lower.as_str())
 }
 

@@ -13,4 +13,4 @@ mod writer;
 
 pub use fill::{IngestPlan, default_array};
 pub(crate) use values::rows_of_values;
-pub(crate) use writer::{Destination, StreamWriter, WriterOptions};
+pub(crate) use writer::{Destination, LogWriters, StreamWriter, WriterOptions};

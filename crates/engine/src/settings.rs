@@ -12,6 +12,7 @@ mod table;
 
 pub use query::QuerySettings;
 pub(crate) use query::partitions;
+pub use query::LogWriter;
 pub use table::{COMPATIBLE, Kind, SETTINGS, Scope, Setting};
 
 use crate::query::HistoryBounds;

@@ -35,6 +35,7 @@ pub(crate) use task::{TaskInfo, check as check_task, forget as forget_task};
 
 use crate::engine::Shared;
 use crate::query::QueryRegistry;
+use crate::settings::LogWriter;
 use bad_rows::{BadRows, OnError, Verdict};
 use files::CHECKPOINTS_DIR;
 use futures::FutureExt;
@@ -200,6 +201,7 @@ impl Views {
             pins: Vec::new(),
             began,
             changed_at: 0,
+            settled: false,
             bad_rows: BadRows::default(),
         };
         shared.spawn(driver.run());
@@ -297,7 +299,8 @@ fn stray_positions(shared: &Shared) -> Vec<(Arc<weir_storage::Shard>, [u8; 16])>
     let shards = open.flat_map(|open| open.store.shards().to_vec());
     shards
         .flat_map(|shard| shard.writers().into_iter().map(move |writer| (shard.clone(), writer)))
-        .filter(|(_, writer)| !known.contains(writer))
+        // Those of others are not ours to forget.
+        .filter(|(_, writer)| !known.contains(writer) && !LogWriter::is_remote(writer))
         .collect()
 }
 
@@ -340,6 +343,8 @@ struct Driver {
     began: Option<oneshot::Sender<Result<()>>>,
     /// Rows taken in when the last checkpoint was made.
     changed_at: u64,
+    /// Every epoch that is kept is of after the last change.
+    settled: bool,
     bad_rows: BadRows,
 }
 
@@ -518,7 +523,7 @@ impl Driver {
                     self.note("Warning", warning);
                 }
                 self.view.shown.lock().started(running.entry.clone(), running.running.clone());
-                self.changed_at = 0;
+                (self.changed_at, self.settled) = (0, false);
                 self.running = Some(running);
                 self.pin();
                 if let Some(began) = self.began.take() {
@@ -719,11 +724,13 @@ impl Driver {
             .iter()
             .map(|(_, _, c)| c.rows_in.load(std::sync::atomic::Ordering::Relaxed))
             .sum();
-        if rows == self.changed_at {
+        // Once more after the last change: the epoch before is kept as well, and holds the log.
+        if rows == self.changed_at && self.settled {
             return;
         }
         match running.running.clone().checkpoint().await {
             Ok(_) => {
+                self.settled = rows == self.changed_at;
                 self.changed_at = rows;
                 self.checkpointed();
             }

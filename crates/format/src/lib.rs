@@ -178,6 +178,19 @@ pub struct FormatInfo {
     pub content_type: &'static str,
 }
 
+/// So many defaults of a field's type: null where it can be, else zero or empty.
+pub fn default_array(field: &arrow_schema::Field, rows: usize) -> arrow_array::ArrayRef {
+    if field.is_nullable() {
+        return arrow_array::new_null_array(field.data_type(), rows);
+    }
+    let mut column = column::Column::new(&kind::Kind::of_field(field));
+    (0..rows).for_each(|_| column.push_default());
+    match column.finish(true) {
+        Ok(array) => array,
+        Err(_) => unreachable!("defaults are UTF-8"),
+    }
+}
+
 pub type BoxDecoder = Box<dyn Decoder>;
 pub type BoxEncoder = Box<dyn Encoder>;
 /// The schema both sides speak: fields made by [`types::Type::field`].

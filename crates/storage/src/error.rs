@@ -38,6 +38,11 @@ pub enum StorageError {
          and commits fail: {reason}"
     )]
     CommitStalled { uncommitted_bytes: u64, limit_bytes: u64, reason: String },
+    #[error(
+        "the log holds {held_bytes} bytes that somebody needs, and may hold {limit_bytes} (logstore_bytes_max): let who \
+         reads it catch up, raise the setting, or set logstore_full='drop_oldest'"
+    )]
+    LogFull { held_bytes: u64, limit_bytes: u64 },
     #[error("a stream of storage type {storage_type} has no parts; {what} needs them")]
     NoParts { storage_type: &'static str, what: &'static str },
     #[error("{0}; insert less at once or raise --memory-limit")]
@@ -78,7 +83,7 @@ impl StorageError {
             Self::Arrow { .. } | Self::Worker { .. } => Code::LogicalError,
             Self::Layout(_) => Code::BadArguments,
             Self::Schema { .. } => Code::TypeMismatch,
-            Self::CommitStalled { .. } => Code::NotEnoughSpace,
+            Self::CommitStalled { .. } | Self::LogFull { .. } => Code::NotEnoughSpace,
             Self::NoParts { .. } => Code::BadArguments,
             Self::Memory(_) | Self::NoRoom { .. } => Code::MemoryLimitExceeded,
             Self::Closed => Code::QueryWasCancelled,

@@ -31,7 +31,7 @@ pub use batch::{
 pub use context::{PartsLocation, StoreContext};
 pub use error::StorageError;
 pub use layout::{ArrivalByDay, LayoutError, PartLayout};
-pub use options::{Codec, StorageType, StreamOptions};
+pub use options::{Codec, LogFull, StorageType, StreamOptions};
 pub use parts::{BLOCK_BYTES, PartFile, PartInfo, PartMeta};
 pub use payload::content_hash;
 pub use s3::S3Config;
@@ -40,4 +40,4 @@ pub use shard::{
     Wanted,
 };
 pub use store::{Removal, StreamStore, remove_stream};
-pub use weir_log::{Ack, Appended, Idempotency, Progress, SegmentInfo};
+pub use weir_log::{Ack, Appended, Idempotency, PROGRESS_BYTES_MAX, Progress, SegmentInfo};

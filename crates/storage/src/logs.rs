@@ -9,6 +9,9 @@ use weir_log::{CommitObserver, LogConfig, MemoryLog, MemoryLogConfig, OpenError,
 /// What a stream in memory keeps without `logstore_retention_bytes`.
 const MEMORY_BYTES_DEFAULT: u64 = 256 << 20;
 
+/// A log with a bound has so many segments, so that dropping the oldest drops a part of it.
+pub(crate) const SEGMENTS_OF_A_BOUND: u64 = 8;
+
 /// Opens the log in `dir/log`. Blocks.
 pub(crate) fn open_log(
     ctx: &StoreContext,
@@ -29,7 +32,10 @@ pub(crate) fn open_log(
         return Ok(MemoryLog::open(disk, clock, &dir, config, Some(observer)).map_err(failed)?);
     }
     let config = LogConfig {
-        segment_size_bytes_max: options.segment_size_bytes_max,
+        segment_size_bytes_max: match options.log_bytes_max {
+            Some(max) => options.segment_size_bytes_max.min(max / SEGMENTS_OF_A_BOUND),
+            None => options.segment_size_bytes_max,
+        },
         index_interval_bytes: options.index_interval_bytes,
         idempotent_ids_max: options.idempotent_ids_max,
         ..Default::default()

@@ -12,6 +12,16 @@ pub enum StorageType {
     Memory,
 }
 
+/// `logstore_full`: what becomes of an append where the log has all the bytes that it may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFull {
+    /// It is refused.
+    #[default]
+    Refuse,
+    /// It is taken, and the oldest rows go, whoever still needs them.
+    DropOldest,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Codec {
     #[default]
@@ -32,6 +42,9 @@ pub struct StreamOptions {
     pub log_retention_bytes: Option<u64>,
     /// `logstore_retention_ms`; `None` = for ever. Default one day.
     pub log_retention_ms: Option<u64>,
+    /// `logstore_bytes_max`: the log never takes more of the disk; `None` = no bound.
+    pub log_bytes_max: Option<u64>,
+    pub log_full: LogFull,
     /// `flush_threshold_ms`: rows older than this are committed to parts.
     pub flush_threshold_ms: u64,
     pub flush_threshold_count: u64,
@@ -60,6 +73,8 @@ impl Default for StreamOptions {
             log_codec: Codec::None,
             log_retention_bytes: None,
             log_retention_ms: Some(86_400_000),
+            log_bytes_max: None,
+            log_full: LogFull::Refuse,
             flush_threshold_ms: 2_000,
             flush_threshold_count: 100_000,
             flush_threshold_bytes: 10 << 20,

@@ -51,8 +51,8 @@ use arc_swap::ArcSwap;
 use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use retention::Pins;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use tokio::sync::watch;
 use weir_base::metrics::Metric;
 use weir_base::{AppendTime, EventTime, SeqNo, ShardId};
@@ -61,6 +61,7 @@ use weir_log::{SegmentInfo, ShardLog};
 /// One shard of a stream. Shared; all calls take `&self`.
 #[derive(Debug)]
 pub struct Shard {
+    me: Weak<Shard>,
     id: ShardId,
     part_dir: String,
     ctx: StoreContext,
@@ -81,6 +82,8 @@ pub struct Shard {
     /// Files of a failed change that may turn out durable; see [`Manifest::append`].
     doubtful: Mutex<Vec<String>>,
     merging: Mutex<()>,
+    making_room: Mutex<()>,
+    dropped_rows: AtomicU64,
     commit_error: Mutex<Option<String>>,
     /// Set once, ends the background.
     closing: watch::Sender<bool>,
@@ -101,6 +104,7 @@ struct ShardMetrics {
     merges: Metric,
     merges_put_off: Metric,
     expired_rows: Metric,
+    dropped_rows: Metric,
 }
 
 /// A shard in numbers, for system streams.
@@ -229,7 +233,7 @@ impl Shard {
         self.backlog.shrunk.notify_waiters();
     }
 
-    pub(crate) fn options(&self) -> Arc<StreamOptions> {
+    pub fn options(&self) -> Arc<StreamOptions> {
         self.options.load_full()
     }
 

@@ -4,6 +4,7 @@
 //! with the place of its message in the schema (Confluent, "Wire format").
 
 use super::schema::{Language, MessageSchema};
+use crate::http::{HttpSettings, NoAnswer, body, client};
 use crate::remote::RemoteHosts;
 use crate::settings::bad;
 use base64::Engine;
@@ -18,7 +19,6 @@ use weir_base::Code;
 use weir_plan::StreamError;
 
 const ANSWER_WAIT: Duration = Duration::from_secs(20);
-const CONNECT_WAIT: Duration = Duration::from_secs(5);
 /// Schemas kept; past them all are asked for again.
 const KEPT_MAX: usize = 1_000;
 /// Schemas that one schema may name, themselves and through others.
@@ -48,25 +48,6 @@ pub(crate) struct RegistrySettings {
     pub strategy: SubjectStrategy,
 }
 
-/// Why a schema was not had.
-#[derive(Debug)]
-pub(crate) enum NoSchema {
-    /// The registry does not answer; it may later.
-    Away(StreamError),
-    /// It does not let us.
-    Refused(StreamError),
-    /// There is none, or none that can be used.
-    Bad(StreamError),
-}
-
-impl NoSchema {
-    pub fn error(self) -> StreamError {
-        match self {
-            NoSchema::Away(e) | NoSchema::Refused(e) | NoSchema::Bad(e) => e,
-        }
-    }
-}
-
 pub(crate) struct Registry {
     client: reqwest::Client,
     settings: RegistrySettings,
@@ -84,34 +65,20 @@ impl Registry {
     /// # Errors
     /// 36 for what is no URL of HTTP, 497 for a host that may not be spoken to.
     pub fn new(settings: RegistrySettings, language: Language, hosts: &RemoteHosts) -> Result<Self, StreamError> {
-        let url = reqwest::Url::parse(&settings.url)
-            .ok()
-            .filter(|u| matches!(u.scheme(), "http" | "https"))
-            .ok_or_else(|| bad("kafka_schema_registry_url is no URL; write http://host:8081"))?;
-        if !url.username().is_empty() || url.password().is_some() {
-            return Err(bad("kafka_schema_registry_url holds a user; give kafka_schema_registry_credentials='user:password'"));
-        }
-        hosts.check(url.host_str().unwrap_or_default())?;
-        let mut client = reqwest::Client::builder()
-            .timeout(ANSWER_WAIT)
-            .connect_timeout(CONNECT_WAIT)
-            .redirect(reqwest::redirect::Policy::none())
-            .danger_accept_invalid_certs(settings.skip_cert_check)
-            .user_agent(concat!("weir/", env!("CARGO_PKG_VERSION")));
-        if let Some(pem) = &settings.ca_pem {
-            let certificate = reqwest::Certificate::from_pem(pem.as_bytes())
-                .map_err(|_| bad("kafka_schema_registry_ca_pem is no certificate in PEM"))?;
-            client = client.add_root_certificate(certificate);
-        }
-        let client = client.build().map_err(|e| bad(format!("no HTTP client for a schema registry: {e}")))?;
+        let http = HttpSettings {
+            url: settings.url.clone(),
+            ca_pem: settings.ca_pem.clone(),
+            skip_cert_check: settings.skip_cert_check,
+        };
+        let client = client(&http, "kafka_schema_registry_url", Some(ANSWER_WAIT), hosts)?;
         Ok(Registry { client, settings, language, by_id: Mutex::default() })
     }
 
     /// Waits for the registry, on a thread that may.
     ///
     /// # Errors
-    /// See [`NoSchema`].
-    pub fn schema(&self, id: u32, runtime: &tokio::runtime::Handle) -> Result<Arc<MessageSchema>, NoSchema> {
+    /// 36 where there is none.
+    pub fn schema(&self, id: u32, runtime: &tokio::runtime::Handle) -> Result<Arc<MessageSchema>, NoAnswer> {
         if let Some(schema) = self.by_id.lock().get(&id) {
             return Ok(schema.clone());
         }
@@ -126,10 +93,10 @@ impl Registry {
     }
 
     /// The newest schema of a subject, with its id; `None` where there is no such subject.
-    pub async fn latest(&self, subject: &str) -> Result<Option<(u32, MessageSchema)>, NoSchema> {
+    pub async fn latest(&self, subject: &str) -> Result<Option<(u32, MessageSchema)>, NoAnswer> {
         let path = format!("subjects/{}/versions/latest", escaped(subject));
         let answer = match self.ask(&path, None).await {
-            Err(NoSchema::Bad(e)) if e.code == Code::UnknownStream => return Ok(None),
+            Err(NoAnswer::Bad(e)) if e.code == Code::UnknownStream => return Ok(None),
             other => other?,
         };
         let id = answer["id"].as_u64().and_then(|id| u32::try_from(id).ok());
@@ -138,7 +105,7 @@ impl Registry {
     }
 
     /// Makes a text the newest schema of a subject; its id.
-    pub async fn register(&self, subject: &str, text: &str) -> Result<u32, NoSchema> {
+    pub async fn register(&self, subject: &str, text: &str) -> Result<u32, NoAnswer> {
         let mut body = json!({ "schema": text });
         if self.language == Language::Protobuf {
             body["schemaType"] = json!("PROTOBUF");
@@ -152,11 +119,11 @@ impl Registry {
         self.settings.strategy
     }
 
-    fn nonsense(&self, path: &str) -> NoSchema {
-        NoSchema::Bad(bad(format!("{}/{path} did not answer as a schema registry does", self.settings.url)))
+    fn nonsense(&self, path: &str) -> NoAnswer {
+        NoAnswer::Bad(bad(format!("{}/{path} did not answer as a schema registry does", self.settings.url)))
     }
 
-    async fn ask(&self, path: &str, post: Option<Value>) -> Result<Value, NoSchema> {
+    async fn ask(&self, path: &str, post: Option<Value>) -> Result<Value, NoAnswer> {
         let url = format!("{}/{path}", self.settings.url.trim_end_matches('/'));
         let request = match &post {
             None => self.client.get(&url),
@@ -169,44 +136,25 @@ impl Registry {
         if let Some(credentials) = &self.settings.credentials {
             request = request.header("authorization", format!("Basic {}", STANDARD.encode(credentials)));
         }
-        let failed = |code: Code, what: String| StreamError { code, message: format!("schema registry {url}: {what}") };
-        let away = |e: &reqwest::Error| NoSchema::Away(failed(Code::NetworkError, cause(e)));
-        let mut answer = request.send().await.map_err(|e| away(&e))?;
+        let who = format!("schema registry {url}");
+        let mut answer = request.send().await.map_err(|e| NoAnswer::away(&who, &e))?;
         let status = answer.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(|e| away(&e))? {
-            body.extend(chunk);
-            if body.len() > ANSWER_BYTES_MAX {
-                return Err(NoSchema::Bad(failed(
-                    Code::BadArguments,
-                    format!("an answer of more than {ANSWER_BYTES_MAX} bytes"),
-                )));
-            }
-        }
+        let body = body(&mut answer, &who, ANSWER_BYTES_MAX).await?;
         let json: Value = serde_json::from_slice(&body).unwrap_or_default();
         if status.is_success() {
             return Ok(json);
         }
         let says = json["message"].as_str().unwrap_or("no reason given");
-        let what = format!("{} ({says})", status.as_u16());
-        Err(match status.as_u16() {
-            401 => NoSchema::Refused(failed(
-                Code::AuthenticationFailed,
-                format!("{what}; give kafka_schema_registry_credentials='user:password'"),
-            )),
-            403 => NoSchema::Refused(failed(Code::AccessDenied, what)),
-            404 => NoSchema::Bad(failed(Code::UnknownStream, what)),
-            408 | 429 | 500.. => NoSchema::Away(failed(Code::NetworkError, what)),
-            _ => NoSchema::Bad(failed(Code::BadArguments, what)),
-        })
+        let remedy = "; give kafka_schema_registry_credentials='user:password'";
+        Err(NoAnswer::of_status(&who, status.as_u16(), says, remedy))
     }
 
     /// A schema as the registry tells it, with those it names.
-    async fn read(&self, answer: &Value, what: &str) -> Result<MessageSchema, NoSchema> {
+    async fn read(&self, answer: &Value, what: &str) -> Result<MessageSchema, NoAnswer> {
         let given = answer["schemaType"].as_str().unwrap_or("AVRO");
         if !given.eq_ignore_ascii_case(self.language.name()) {
             let name = self.language.name();
-            return Err(NoSchema::Bad(bad(format!("{what} is one of {given}, and data_format says {name}"))));
+            return Err(NoAnswer::Bad(bad(format!("{what} is one of {given}, and data_format says {name}"))));
         }
         let text = answer["schema"].as_str().ok_or_else(|| self.nonsense(what))?;
         let mut texts = BTreeMap::new();
@@ -218,7 +166,7 @@ impl Registry {
                 continue;
             }
             if texts.len() >= REFERENCES_MAX {
-                return Err(NoSchema::Bad(bad(format!("{what} names more than {REFERENCES_MAX} others"))));
+                return Err(NoAnswer::Bad(bad(format!("{what} names more than {REFERENCES_MAX} others"))));
             }
             let path = format!("subjects/{}/versions/{version}", escaped(&subject));
             let answer = self.ask(&path, None).await?;
@@ -229,7 +177,7 @@ impl Registry {
         }
         order.reverse();
         let schema = MessageSchema::of_registry(self.language, text, texts, &order);
-        schema.map_err(|e| NoSchema::Bad(StreamError { message: format!("{what}: {}", e.message), ..e }))
+        schema.map_err(|e| NoAnswer::Bad(StreamError { message: format!("{what}: {}", e.message), ..e }))
     }
 }
 
@@ -244,15 +192,4 @@ fn references(answer: &Value) -> Vec<(String, String, u64)> {
 fn escaped(name: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     name.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
-}
-
-/// What went wrong, down to its cause.
-fn cause(e: &reqwest::Error) -> String {
-    let mut at: Option<&dyn std::error::Error> = std::error::Error::source(e);
-    let mut text = if e.is_timeout() { "no answer in time".to_owned() } else { String::new() };
-    while let Some(cause) = at.filter(|_| !e.is_timeout()) {
-        text = cause.to_string();
-        at = cause.source();
-    }
-    if text.is_empty() { e.to_string() } else { text }
 }

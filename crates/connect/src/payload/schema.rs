@@ -1,7 +1,8 @@
 //! Payloads that have a schema: Avro and Protobuf, with a schema of ours or of a registry.
 
 use super::decode::{Decoded, Failed, Messages};
-use super::registry::{NoSchema, Registry, SubjectStrategy};
+use super::registry::{Registry, SubjectStrategy};
+use crate::http::NoAnswer;
 use crate::settings::bad;
 use arrow_array::RecordBatch;
 use arrow_schema::{Schema, SchemaRef};
@@ -191,7 +192,7 @@ impl SchemaFormat {
             Source::Fixed(schema) | Source::Registry { named: Some((schema, _)), .. } => schema.columns(),
             Source::Registry { registry, named: None } => {
                 let subject = self.subject(registry.strategy(), None)?;
-                match registry.latest(&subject).await.map_err(NoSchema::error)? {
+                match registry.latest(&subject).await.map_err(NoAnswer::error)? {
                     Some((_, MessageSchema::Protobuf(s))) if s.all().len() > 1 => Err(bad(format!(
                         "subject {subject} has several messages; write the columns in CREATE EXTERNAL STREAM"
                     ))),
@@ -244,9 +245,9 @@ impl SchemaFormat {
                 Source::Registry { registry, .. } => {
                     let (id, rest) = framed(payload).map_err(bad)?;
                     let schema = registry.schema(id, runtime).map_err(|e| match e {
-                        NoSchema::Away(e) => Failed::Away(e),
-                        NoSchema::Refused(e) => Failed::Refused(e),
-                        NoSchema::Bad(e) => bad(e),
+                        NoAnswer::Away(e) => Failed::Away(e),
+                        NoAnswer::Refused(e) => Failed::Refused(e),
+                        NoAnswer::Bad(e) => bad(e),
                     })?;
                     let (schema, rest) = located(&schema, rest).map_err(bad)?;
                     rows.push(&schema, rest, false).map_err(|e| bad(super::decode::not_parsed(&e)))?
@@ -269,7 +270,7 @@ impl SchemaFormat {
             Source::Fixed(schema) => (schema.clone(), Vec::new()),
             Source::Registry { registry, named } => {
                 let found = runtime().block_on(self.to_write(registry, named.as_ref(), columns));
-                let (id, schema) = found.map_err(NoSchema::error)?;
+                let (id, schema) = found.map_err(NoAnswer::error)?;
                 let mut frame = vec![0];
                 frame.extend(id.to_be_bytes());
                 if let MessageSchema::Protobuf(s) = &schema {
@@ -292,12 +293,12 @@ impl SchemaFormat {
         registry: &Registry,
         named: Option<&(MessageSchema, String)>,
         columns: &SchemaRef,
-    ) -> Result<(u32, MessageSchema), NoSchema> {
+    ) -> Result<(u32, MessageSchema), NoAnswer> {
         if let Some((schema, text)) = named {
-            let subject = self.subject(registry.strategy(), Some(schema)).map_err(NoSchema::Bad)?;
+            let subject = self.subject(registry.strategy(), Some(schema)).map_err(NoAnswer::Bad)?;
             return Ok((registry.register(&subject, text).await?, schema.clone()));
         }
-        let subject = self.subject(registry.strategy(), None).map_err(NoSchema::Bad)?;
+        let subject = self.subject(registry.strategy(), None).map_err(NoAnswer::Bad)?;
         match registry.latest(&subject).await? {
             // Of several messages the first that has all columns.
             Some((id, MessageSchema::Protobuf(first))) => {
@@ -309,11 +310,11 @@ impl SchemaFormat {
             None => {}
         }
         if self.language == Language::Protobuf {
-            return Err(NoSchema::Bad(bad(format!(
+            return Err(NoAnswer::Bad(bad(format!(
                 "the schema registry has no subject {subject}; register its schema, or give format_schema"
             ))));
         }
-        let schema = AvroSchema::of_columns(columns, "row").map_err(|e| NoSchema::Bad(refused(e)))?;
+        let schema = AvroSchema::of_columns(columns, "row").map_err(|e| NoAnswer::Bad(refused(e)))?;
         let id = registry.register(&subject, schema.text()).await?;
         Ok((id, MessageSchema::Avro(schema)))
     }

@@ -76,6 +76,11 @@ impl IngestPlan {
         self.shards
     }
 
+    /// Whether rows choose their own shard.
+    pub fn has_sharding(&self) -> bool {
+        self.sharding.is_some()
+    }
+
     /// Whether rows choose their own shard, the same each time.
     pub fn sharding_is_deterministic(&self) -> bool {
         self.sharding.as_ref().is_some_and(|s| !s.volatile)

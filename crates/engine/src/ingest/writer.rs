@@ -8,6 +8,7 @@
 //!   finds the same records.
 
 use super::IngestPlan;
+use crate::settings::LogWriter;
 use crate::outcome::{Done, InsertWriter};
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat, concat_batches, take_record_batch};
@@ -20,7 +21,7 @@ use tokio::task::JoinHandle;
 use weir_base::{Error, MemoryBudget, Reservation, Result, err};
 use weir_format::DecodedBatch;
 use weir_plan::{ExternalStream, ExternalWrite, ExternalWriter, StreamError};
-use weir_storage::{Ack, Idempotency, StorageError, StreamStore};
+use weir_storage::{Ack, Idempotency, Progress, StorageError, StreamStore};
 
 /// An id of more bytes is refused.
 const ID_BYTES_MAX: usize = 255;
@@ -36,6 +37,7 @@ pub(crate) struct WriterOptions {
     pub block_rows_max: usize,
     pub ack: Ack,
     pub idempotent_id: Option<String>,
+    pub log_writer: Option<(LogWriter, Arc<LogWriters>)>,
     /// Compute threads: completing a block is work that network threads should not do.
     pub compute: tokio::runtime::Handle,
     pub memory: Arc<MemoryBudget>,
@@ -59,6 +61,48 @@ struct Kept {
 enum Failed {
     Store(StorageError),
     External(StreamError),
+    /// A writer is not where its INSERT says that it is.
+    Moved,
+}
+
+/// One at a time of those who write with a position: between the look at where a writer is and the end of its
+/// append nobody else moves it.
+#[derive(Debug)]
+pub(crate) struct LogWriters([Arc<AsyncMutex<()>>; 64]);
+
+impl Default for LogWriters {
+    fn default() -> Self {
+        LogWriters(std::array::from_fn(|_| Arc::default()))
+    }
+}
+
+impl LogWriters {
+    fn of(&self, writer: &[u8; 16]) -> Arc<AsyncMutex<()>> {
+        let mut hash = StableHash::default();
+        hash.write(writer);
+        self.0[(hash.finish() % self.0.len() as u64) as usize].clone()
+    }
+}
+
+/// Appends a record of who writes with a position. Not to be given up half way.
+async fn append_as(
+    store: Arc<StreamStore>,
+    shard: u32,
+    batch: RecordBatch,
+    (writer, locks): (LogWriter, Arc<LogWriters>),
+) -> Result<Kept, Failed> {
+    let _one = locks.of(&writer.id).lock_owned().await;
+    let shard = store.shards()[shard as usize].clone();
+    let at = shard.progress(&writer.id).unwrap_or_default();
+    if *at == *writer.to {
+        return Ok(Kept { rows: batch.num_rows() as u32, repeated: true });
+    }
+    if *at != *writer.from {
+        return Err(Failed::Moved);
+    }
+    let progress = Progress { writer: writer.id, bytes: writer.to.into() };
+    let appended = shard.append_as(batch, progress, Ack::Durable).await.map_err(Failed::Store)?;
+    Ok(Kept { rows: appended.rows, repeated: false })
 }
 
 impl Destination {
@@ -153,6 +197,19 @@ impl StreamWriter {
                 options.stream
             ));
         }
+        if options.log_writer.is_some() {
+            let refused = match &to {
+                _ if id.is_some() => Some("idempotent_id says the same in another way; leave it out"),
+                Destination::External(..) => Some("an external stream keeps no positions of writers"),
+                Destination::Store(_) if plan.shards() > 1 && plan.has_sharding() => {
+                    Some("its sharding_expr spreads an INSERT over shards, so that it is no single record")
+                }
+                Destination::Store(_) => None,
+            };
+            if let Some(why) = refused {
+                return Err(err!(NotImplemented, "log_writer in an INSERT into {}: {why}", options.stream));
+            }
+        }
         let in_flight = (0..plan.shards()).map(|_| None).collect();
         Ok(StreamWriter {
             plan,
@@ -228,7 +285,15 @@ impl StreamWriter {
             let (ack, held) = (self.options.ack, held.clone());
             let bytes = batch.get_array_memory_size() as u64;
             self.bytes_kept += bytes;
-            let append = self.to.append(shard, batch, idempotency, ack);
+            let append = match (&self.options.log_writer, &self.to) {
+                (Some(writer), Destination::Store(store)) => {
+                    // Seen to its end whatever becomes of who asked for it.
+                    let append = append_as(store.clone(), shard, batch, writer.clone());
+                    let task = self.options.compute.spawn(append);
+                    async move { task.await.unwrap_or(Err(Failed::Store(StorageError::Closed))) }.boxed()
+                }
+                _ => self.to.append(shard, batch, idempotency, ack),
+            };
             let append = async move {
                 let appended = append.await;
                 drop(held);
@@ -247,6 +312,11 @@ impl StreamWriter {
     /// Where a whole block goes; `None` when its rows say it themselves.
     fn shard_of_block(&self, block_no: u32) -> Option<u32> {
         let shards = u64::from(self.plan.shards());
+        if let Some((writer, _)) = &self.options.log_writer {
+            let mut hash = StableHash::default();
+            hash.write(&writer.id);
+            return Some((hash.finish() % shards) as u32);
+        }
         match &self.id {
             Some(_) if self.plan.sharding_is_deterministic() => None,
             // A repeat has to find the same shard: a function of id and block, so of row number.
@@ -274,6 +344,12 @@ impl StreamWriter {
             }
             Failed::Store(e) => append_error(&e),
             Failed::External(e) => e.into(),
+            Failed::Moved => err!(
+                SequenceOutOfRange,
+                "log_writer is not at log_writer_from in {}: somebody wrote under its name since; system.log_writers \
+                 says where it is",
+                self.options.stream
+            ),
         })?;
         self.rows_kept += u64::from(appended.rows);
         if !appended.repeated {

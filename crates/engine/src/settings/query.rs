@@ -2,6 +2,8 @@
 
 use super::{check_all, find, parse_bool};
 use crate::session::{QueryMode, Session};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,6 +46,8 @@ pub struct QuerySettings {
     /// Of a query that keeps checkpoints; `None` = the default.
     pub checkpoint_interval: Option<Duration>,
     pub idempotent_id: Option<String>,
+    /// Of `log_writer` and its positions.
+    pub log_writer: Option<LogWriter>,
     pub cast_overflow_wrap: bool,
     pub join_use_nulls: bool,
     pub check_dependents: bool,
@@ -91,6 +95,46 @@ pub(crate) fn partitions(text: &str) -> Result<Option<Arc<[i32]>>> {
     all.sort_unstable();
     all.dedup();
     Ok(Some(all.into()))
+}
+
+/// Who writes with a position of its own, where it has to be, and where it will be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogWriter {
+    pub id: [u8; 16],
+    pub from: Vec<u8>,
+    pub to: Vec<u8>,
+}
+
+impl LogWriter {
+    /// Whether an id is one that others chose: of version 8 (RFC 9562), which views here never have.
+    pub fn is_remote(id: &[u8; 16]) -> bool {
+        uuid::Uuid::from_bytes(*id).get_version_num() == 8
+    }
+}
+
+fn log_writer(id: &str, from: &str, to: &str) -> Result<Option<LogWriter>> {
+    if id.is_empty() {
+        return match from.is_empty() && to.is_empty() {
+            true => Ok(None),
+            false => Err(err!(BadArguments, "log_writer_from and log_writer_position need log_writer")),
+        };
+    }
+    let uuid = uuid::Uuid::parse_str(id).ok().filter(|id| LogWriter::is_remote(id.as_bytes())).ok_or_else(|| {
+        err!(BadArguments, "log_writer is '{id}', it takes a UUID of version 8, as 1b671a64-40d5-891e-99b0-da01ff1f3341")
+    })?;
+    let bytes = |name: &str, text: &str| {
+        STANDARD.decode(text).map_err(|_| err!(BadArguments, "{name} is not base64"))
+    };
+    let (from, to) = (bytes("log_writer_from", from)?, bytes("log_writer_position", to)?);
+    if to.is_empty() || to.len() > weir_storage::PROGRESS_BYTES_MAX {
+        return Err(err!(
+            BadArguments,
+            "log_writer_position has {} bytes, it takes 1 to {}",
+            to.len(),
+            weir_storage::PROGRESS_BYTES_MAX
+        ));
+    }
+    Ok(Some(LogWriter { id: *uuid.as_bytes(), from, to }))
 }
 
 impl QuerySettings {
@@ -172,6 +216,7 @@ impl QuerySettings {
                 _ => Ack::Durable,
             },
             idempotent_id: Some(at.text("idempotent_id")).filter(|s| !s.is_empty()).map(str::to_owned),
+            log_writer: log_writer(at.text("log_writer"), at.text("log_writer_from"), at.text("log_writer_position"))?,
             cast_overflow_wrap: at.text("cast_overflow").eq_ignore_ascii_case("wrap"),
             join_use_nulls: at.flag("join_use_nulls"),
             check_dependents: at.flag("enable_dependency_check"),

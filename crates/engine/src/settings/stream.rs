@@ -4,7 +4,7 @@ use super::Kind;
 use std::collections::BTreeMap;
 use weir_base::error::did_you_mean;
 use weir_base::{Result, err};
-use weir_storage::{StorageType, StreamOptions, options::Codec};
+use weir_storage::{LogFull, StorageType, StreamOptions, options::Codec};
 
 #[derive(Debug, Clone, Copy)]
 pub struct StreamSetting {
@@ -57,6 +57,20 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
     s("logstore_flush_messages", UInt, "1000", Nothing, "every group of appends is fsynced"),
     s("logstore_flush_ms", UInt, "120000", Nothing, "every group of appends is fsynced"),
     s("logstore_request_required_acks", Int, "1", Nothing, ""),
+    s(
+        "logstore_bytes_max",
+        Int,
+        "-1",
+        Works,
+        "bytes of disk that the log of a shard never passes; -1 = no bound",
+    ),
+    s(
+        "logstore_full",
+        OneOf(&["refuse", "drop_oldest"]),
+        "refuse",
+        Works,
+        "at logstore_bytes_max: inserts are refused, or the oldest rows go although somebody needs them",
+    ),
     s("logstore_request_timeout_ms", UInt, "30000", Nothing, ""),
     s("logstore_retention_bytes", Int, "-1", Works, "bytes of log kept a shard; -1 = no limit by size"),
     s("logstore_retention_ms", Int, "86400000", Works, "age of log kept, milliseconds; -1 = for ever"),
@@ -103,6 +117,9 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
     s("version_column", Text, "", DefaultOnly, "of keyed streams"),
 ];
 
+/// Of `logstore_bytes_max`: an eighth of it is one segment.
+const LOG_BYTES_MAX_LEAST: u64 = 1 << 20;
+
 /// Shards of one stream at most; each has a thread of work and files of its own.
 const SHARDS_MAX: u64 = 256;
 
@@ -128,6 +145,10 @@ impl StreamSettings {
         };
         for (name, value) in settings {
             parsed.set(name, value)?;
+        }
+        let o = &parsed.options;
+        if o.log_bytes_max.is_some() && o.storage_type == StorageType::Memory {
+            return Err(err!(BadArguments, "logstore_bytes_max is for logs on a disk; storage_type is 'memory'"));
         }
         Ok(parsed)
     }
@@ -179,6 +200,21 @@ impl StreamSettings {
             "part_codec" => o.part_codec = codec(&lower),
             "logstore_retention_bytes" => o.log_retention_bytes = value.parse::<i64>().ok().and_then(limit),
             "logstore_retention_ms" => o.log_retention_ms = value.parse::<i64>().ok().and_then(limit),
+            "logstore_bytes_max" => {
+                o.log_bytes_max = value.parse::<i64>().ok().and_then(limit);
+                if o.log_bytes_max.is_some_and(|n| n < LOG_BYTES_MAX_LEAST) {
+                    return Err(err!(
+                        BadArguments,
+                        "logstore_bytes_max is {value}; a log takes at least {LOG_BYTES_MAX_LEAST} bytes"
+                    ));
+                }
+            }
+            "logstore_full" => {
+                o.log_full = match lower.as_str() {
+                    "drop_oldest" => LogFull::DropOldest,
+                    _ => LogFull::Refuse,
+                }
+            }
             "flush_threshold_ms" => o.flush_threshold_ms = number(),
             "flush_threshold_count" => o.flush_threshold_count = number().max(1),
             "flush_threshold_bytes" => o.flush_threshold_bytes = number().max(1),

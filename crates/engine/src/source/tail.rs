@@ -21,7 +21,7 @@ use tokio::time::{Sleep, sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 use weir_base::{Code, Error, SeqNo};
 use weir_plan::{Element, Rows, Source, StreamError, WatermarkTime};
-use weir_storage::{StorageError, TailBatch};
+use weir_storage::{LogFull, StorageError, TailBatch};
 
 pub(super) struct StreamSource {
     pub name: Arc<str>,
@@ -312,6 +312,15 @@ impl ShardState {
             e => return Err(Error::from(e).into()),
         };
         let shard = self.origin.shard;
+        let may_drop = self.reader.shard().options().log_full == LogFull::DropOldest;
+        if self.begun && may_drop {
+            warnings.add(format!(
+                "{name} shard {shard} was full and dropped rows {asked} to {oldest}, which the query had not read"
+            ));
+            self.reader.reset(oldest);
+            self.next = self.next.max(oldest);
+            return Ok(());
+        }
         if self.begun {
             return Err(StreamError {
                 code: Code::SequenceOutOfRange,

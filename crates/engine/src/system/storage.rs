@@ -1,6 +1,8 @@
 //! Parts and log segments of every shard.
 
 use super::{Columns, Context};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use std::sync::Arc;
 use weir_base::Result;
 use weir_catalog::Relation;
@@ -65,4 +67,44 @@ pub(super) fn log_segments(cx: &Context) -> Result<Columns> {
         .time_ms("last_append_time", all.iter().map(|a| a.2.last_append_time.0 / 1_000))
         .int("shard_committed_end", all.iter().map(|a| a.4.0 as i64))
         .int("shard_durable_end", all.iter().map(|a| a.3.0 as i64)))
+}
+
+/// What each shard holds: rows from `sn_min` on, up to one before `sn_end`.
+pub(super) fn shards_held(cx: &Context) -> Result<Columns> {
+    let all: Vec<_> =
+        shards(cx).into_iter().map(|(r, s)| (r, s.stats(), s.dropped_rows(), s.pinned())).collect();
+    Ok(Columns::default()
+        .text("database", all.iter().map(|a| &a.0.database))
+        .text("table", all.iter().map(|a| &a.0.name))
+        .uint("shard", all.iter().map(|a| u64::from(a.1.shard.0)))
+        .int("sn_min", all.iter().map(|a| a.1.oldest.0 as i64))
+        .int("sn_end", all.iter().map(|a| a.1.durable_end.0 as i64))
+        .int("sn_committed", all.iter().map(|a| a.1.committed_end.0 as i64))
+        .int_or_null("sn_pinned", all.iter().map(|a| a.3.map(|sn| sn.0 as i64)))
+        .uint("rows", all.iter().map(|a| a.1.rows))
+        .uint("parts", all.iter().map(|a| a.1.parts))
+        .uint("part_bytes", all.iter().map(|a| a.1.part_bytes))
+        .uint("log_bytes", all.iter().map(|a| a.1.log_bytes))
+        .uint("uncommitted_bytes", all.iter().map(|a| a.1.uncommitted_bytes))
+        .uint("dropped_rows", all.iter().map(|a| a.2))
+        .text_or_null("commit_error", all.iter().map(|a| a.1.commit_error.clone())))
+}
+
+/// Who writes with a position of its own, and how far it has come.
+pub(super) fn log_writers(cx: &Context) -> Result<Columns> {
+    let all: Vec<_> = shards(cx)
+        .into_iter()
+        .flat_map(|(relation, shard)| {
+            shard.writers().into_iter().filter_map(move |writer| {
+                let position = shard.progress(&writer)?;
+                Some((relation.clone(), shard.id(), uuid::Uuid::from_bytes(writer), position))
+            })
+        })
+        .collect();
+    Ok(Columns::default()
+        .text("database", all.iter().map(|a| &a.0.database))
+        .text("table", all.iter().map(|a| &a.0.name))
+        .uint("shard", all.iter().map(|a| u64::from(a.1.0)))
+        .uuid("writer", all.iter().map(|a| a.2))
+        .text("position", all.iter().map(|a| STANDARD.encode(&a.3))))
 }

@@ -68,6 +68,7 @@ impl ExternalSink {
             transactional,
             told,
             rows: rows.clone(),
+            progress: progress.clone(),
             unflushed: 0,
             flushed: 0,
             at: None,
@@ -152,6 +153,7 @@ struct Writing {
     told: watch::Sender<Written>,
     /// For who waits until rows are written.
     rows: watch::Sender<u64>,
+    progress: Arc<QueryProgress>,
     /// Rows written since the last flush, and before.
     unflushed: u64,
     flushed: u64,
@@ -242,6 +244,7 @@ impl Writing {
         self.flushed += self.unflushed;
         let rows = std::mem::take(&mut self.unflushed);
         self.rows.send_modify(|all| *all += rows);
+        self.progress.written_rows.fetch_add(rows, Ordering::Relaxed);
         self.told.send_modify(|(all, _)| *all = self.flushed);
         Ok(())
     }

@@ -6,13 +6,12 @@
 use crate::http::Answer;
 use crate::life::wait_until;
 use crate::process::Server;
+use crate::proxy::Proxy;
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
-use std::net::{Shutdown, TcpListener, TcpStream};
+use std::io::Write;
+use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 
 /// A broker behind a proxy that can be cut.
 pub struct Broker {
@@ -20,12 +19,7 @@ pub struct Broker {
     python: PathBuf,
     /// Where it listens.
     address: String,
-    proxy: Arc<Proxy>,
-}
-
-struct Proxy {
-    cut: AtomicBool,
-    open: Mutex<Vec<TcpStream>>,
+    proxy: Proxy,
 }
 
 impl Drop for Broker {
@@ -48,8 +42,7 @@ impl Broker {
             return None;
         };
         let python = PathBuf::from(&program).with_file_name("python");
-        let proxy = Proxy { cut: AtomicBool::new(false), open: Mutex::default() };
-        Some(Broker { child: None, python, address, proxy: Arc::new(proxy) })
+        Some(Broker { child: None, python, address, proxy: Proxy::start(0) })
     }
 
     /// `None` where `.ci/test-servers` has not put one.
@@ -59,14 +52,13 @@ impl Broker {
             return None;
         };
         let python = PathBuf::from(&program).with_file_name("python");
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
+        let proxy = Proxy::start(0);
         // A port is found, given back and taken again: another test's broker may come between.
         for _ in 0..20 {
             let own = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
             let mut child = Command::new(&program)
                 .args(["broker", "--listener-url", &format!("tcp://127.0.0.1:{own}")])
-                .args(["--advertised-listener-url", &format!("tcp://127.0.0.1:{port}")])
+                .args(["--advertised-listener-url", &format!("tcp://{}", proxy.address())])
                 .args(["--storage-engine", "memory://tansu/"])
                 .stdout(Stdio::null())
                 .stderr(Stdio::null())
@@ -76,10 +68,8 @@ impl Broker {
                 child.try_wait().unwrap().is_some() || TcpStream::connect(("127.0.0.1", own)).is_ok()
             });
             if child.try_wait().unwrap().is_none() {
-                let proxy = Arc::new(Proxy { cut: AtomicBool::new(false), open: Mutex::default() });
-                let serving = proxy.clone();
-                std::thread::spawn(move || serving.serve(&listener, own));
-                let address = format!("127.0.0.1:{port}");
+                proxy.turn_to(own);
+                let address = proxy.address();
                 return Some(Broker { child: Some(child), python, address, proxy });
             }
         }
@@ -123,53 +113,12 @@ impl Broker {
         lines.lines().map(|l| l.split('\t').map(str::to_owned).collect()).collect()
     }
 
-    /// Nobody comes through until it is mended.
-    fn cut(&self) {
-        self.proxy.cut.store(true, Ordering::SeqCst);
-        for stream in self.proxy.open.lock().unwrap().drain(..) {
-            // It may have ended by itself.
-            let _ = stream.shutdown(Shutdown::Both);
-        }
-    }
-
-    fn mend(&self) {
-        self.proxy.cut.store(false, Ordering::SeqCst);
-    }
-
     fn stream(&self, topic: &str, columns: &str, settings: &str) -> String {
         format!(
             "CREATE EXTERNAL STREAM {topic} ({columns}) SETTINGS type='kafka', brokers='{}', topic='{topic}'{settings}",
             self.address()
         )
     }
-}
-
-impl Proxy {
-    fn serve(self: Arc<Self>, listener: &TcpListener, to: u16) {
-        for near in listener.incoming().flatten() {
-            let Ok(far) = TcpStream::connect(("127.0.0.1", to)) else { continue };
-            if self.cut.load(Ordering::SeqCst) {
-                continue;
-            }
-            let mut open = self.open.lock().unwrap();
-            for (from, to) in [(&near, &far), (&far, &near)] {
-                open.push(from.try_clone().unwrap());
-                let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
-                std::thread::spawn(move || pump(from, to));
-            }
-        }
-    }
-}
-
-fn pump(mut from: TcpStream, mut to: TcpStream) {
-    let mut buffer = vec![0; 64 << 10];
-    while let Ok(n @ 1..) = from.read(&mut buffer) {
-        if to.write_all(&buffer[..n]).is_err() {
-            break;
-        }
-    }
-    let _ = to.shutdown(Shutdown::Both);
-    let _ = from.shutdown(Shutdown::Both);
 }
 
 pub fn lines(answer: &mut Answer, n: usize) -> Vec<String> {
@@ -523,7 +472,7 @@ fn a_broker_that_goes_away_is_waited_for() {
     let mut follow = server.streaming.follow("SELECT id FROM t SETTINGS seek_to='earliest'").unwrap();
     broker.produce("t", [(0, "k", json(1))]);
     assert_eq!(lines(&mut follow, 1), ["1"]);
-    broker.cut();
+    broker.proxy.cut();
     wait_until("somebody says so", || {
         server.query("SELECT count() FROM system.query_warnings WHERE warning LIKE '%tried again%'") != "0\n"
     });
@@ -532,7 +481,7 @@ fn a_broker_that_goes_away_is_waited_for() {
         "2\n",
         "nobody has given up"
     );
-    broker.mend();
+    broker.proxy.mend();
     broker.produce("t", [(0, "k", json(2))]);
     assert_eq!(lines(&mut follow, 1), ["2"]);
     let ids: Vec<String> = broker.consume("copy", 2).into_iter().map(|m| m[2].clone()).collect();

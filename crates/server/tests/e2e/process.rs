@@ -60,6 +60,11 @@ impl Server {
 
     /// `kill -9`.
     pub fn kill(mut self) {
+        self.end();
+    }
+
+    /// `kill -9`, of one that another is to take the place of.
+    pub fn end(&mut self) {
         self.child.kill().expect("the server runs");
         self.child.wait().expect("the server can be waited for");
     }

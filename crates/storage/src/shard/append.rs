@@ -3,6 +3,7 @@
 use super::Shard;
 use crate::batch::event_range;
 use crate::error::{Result, StorageError};
+use crate::logs::SEGMENTS_OF_A_BOUND;
 use crate::payload;
 use crate::ring::Attached;
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -74,6 +75,7 @@ impl Shard {
         let batch = self.conform(batch)?;
         self.wait_for_room().await?;
         let payload = payload::encode(&batch, self.book.current(), self.options().log_codec)?;
+        self.hold_to_bytes(payload.len() as u64).await?;
         // Until the record is durable, or refused; see `ring`.
         let held = self.ctx.memory.reserve((batch.get_array_memory_size() + payload.len()) as u64)?;
         let (event_min, event_max) = event_range(&batch);
@@ -140,6 +142,20 @@ impl Shard {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
             .map_err(|e| misfit(e.to_string()))
+    }
+
+    /// Where the log may have so many bytes and no more.
+    async fn hold_to_bytes(&self, bytes: u64) -> Result<()> {
+        let Some(limit_bytes) = self.options().log_bytes_max else { return Ok(()) };
+        if self.log_bytes().saturating_add(bytes) <= limit_bytes - limit_bytes / SEGMENTS_OF_A_BOUND {
+            return Ok(());
+        }
+        let Some(shard) = self.me.upgrade() else { return Err(StorageError::Closed) };
+        let make = move || shard.make_room(bytes, limit_bytes);
+        tokio::task::spawn_blocking(make).await.map_err(|e| StorageError::Worker {
+            doing: "making room in the log",
+            reason: e.to_string(),
+        })?
     }
 
     async fn wait_for_room(&self) -> Result<()> {

@@ -17,7 +17,7 @@ use arrow_schema::SchemaRef;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::Duration;
 use tokio::sync::watch;
 use weir_base::{SeqNo, ShardId};
@@ -83,8 +83,13 @@ impl Shard {
                 .metrics
                 .counter("storage_merges_put_off_total", "merges that wait for memory"),
             expired_rows: ctx.metrics.counter("storage_expired_rows_total", "rows removed by TTL"),
+            dropped_rows: ctx.metrics.counter(
+                "storage_log_dropped_rows_total",
+                "rows of full logs that somebody needed and that went (logstore_full='drop_oldest')",
+            ),
         };
-        let shard = Arc::new(Shard {
+        let shard = Arc::new_cyclic(|me| Shard {
+            me: me.clone(),
             id,
             part_dir,
             ctx: ctx.clone(),
@@ -103,6 +108,8 @@ impl Shard {
             garbage,
             doubtful: Mutex::default(),
             merging: Mutex::default(),
+            making_room: Mutex::default(),
+            dropped_rows: AtomicU64::new(0),
             commit_error: Mutex::default(),
             closing: watch::Sender::new(false),
             closed: AtomicBool::new(false),
