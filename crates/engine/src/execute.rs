@@ -560,6 +560,7 @@ async fn insert_into(cx: &Statement, insert: Insert) -> Result<Outcome> {
         schema: target.schema,
         inline,
         batch_rows_max: cx.settings.insert_block_rows_max,
+        whole: cx.settings.log_writer.is_some(),
         writer: Box::new(Registered { writer: Some(Box::new(writer)), entry }),
     })))
 }

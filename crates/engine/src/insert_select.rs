@@ -49,6 +49,12 @@ pub(crate) async fn insert_select(
             target.columns.iter().map(|(n, _)| n.as_str()).collect::<Vec<_>>().join(", ")
         ));
     }
+    if cx.settings.log_writer.is_some() {
+        return Err(err!(
+            NotImplemented,
+            "INSERT … SELECT is several records; log_writer and its position are for rows that come with the statement"
+        ));
+    }
     let unbounded = bound.unbounded;
     if unbounded && cx.settings.idempotent_id.is_some() {
         return Err(err!(

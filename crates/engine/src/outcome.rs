@@ -78,6 +78,8 @@ pub struct InsertHandle {
     pub inline: Vec<u8>,
     /// Rows a batch should have (`max_insert_block_size`).
     pub batch_rows_max: usize,
+    /// All of its rows or none: of input that breaks off nothing is kept.
+    pub whole: bool,
     pub writer: Box<dyn InsertWriter>,
 }
 

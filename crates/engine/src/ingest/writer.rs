@@ -390,6 +390,10 @@ impl StreamWriter {
 
     /// Ends the insert with another's error, which then says how much is kept.
     pub async fn abandon(mut self, e: Error) -> Error {
+        if self.options.log_writer.is_some() {
+            // Its rows are all there or none: the position says that they are.
+            return e;
+        }
         match self.commit().await {
             Ok(()) => self.fail(e).await,
             // The first error is why it ends.

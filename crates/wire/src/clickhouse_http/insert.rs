@@ -19,14 +19,15 @@ struct Pump {
 ///
 /// # Errors
 /// Input that does not parse, a body that breaks off, a refused write. Rows of batches that
-/// were complete before stay; the message says how many.
+/// were complete before stay, unless it is all or nothing; the message says how many.
 pub async fn pump(handle: InsertHandle, upload: &mut Upload) -> Result<Done> {
     let decoder = formats::decoder(&handle.format, &handle.schema, &handle.format_settings)?;
+    let whole = handle.whole;
     let mut pump =
         Pump { decoder, writer: handle.writer, rows_max: handle.batch_rows_max.max(1), batches: 0 };
     match pump.all(handle.inline, upload).await {
         Ok(()) => pump.writer.finish().await,
-        Err(e) if pump.batches == 0 => Err(e),
+        Err(e) if pump.batches == 0 || whole => Err(e),
         Err(e) => Err(pump.kept(e).await),
     }
 }

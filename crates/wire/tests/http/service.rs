@@ -208,6 +208,7 @@ impl QueryService for Service {
                 schema: numbers(),
                 inline: vec![],
                 batch_rows_max: 100_000,
+                whole: false,
                 writer: Box::new(Writer { rows: self.rows.clone(), written: 0 }),
             })),
             _ => return Err(err!(Syntax, "what is {text}?")),
