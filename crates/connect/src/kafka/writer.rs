@@ -178,7 +178,9 @@ impl Inner {
             }
             self.send(record)?;
         }
-        Ok(())
+        // What brokers have said meanwhile.
+        self.producer.poll(Duration::ZERO);
+        self.look()
     }
 
     /// Hands a message to librdkafka; waits while its queue is full.
@@ -225,12 +227,12 @@ impl Inner {
         if at.is_some() {
             self.begin()?;
         }
+        // Sends what lingers; asked for longer, it would take all of that time.
+        match self.producer.flush(Duration::ZERO) {
+            Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
+            Err(e) => return Err(self.failed("could not write", &e)),
+        }
         while self.told.settled() < self.sent {
-            // Sends what lingers; asked for longer, it would take all of that time.
-            match self.producer.flush(Duration::ZERO) {
-                Ok(()) | Err(KafkaError::Flush(RDKafkaErrorCode::OperationTimedOut)) => {}
-                Err(e) => return Err(self.failed("could not write", &e)),
-            }
             self.producer.poll(LOOK);
             self.look()?;
         }

@@ -26,6 +26,8 @@ use weir_plan::{Durable, Element, Epoch, ExternalWriter, LateRows, Position, Sin
 
 /// Batches that wait to be written.
 const WAITING: usize = 4;
+/// Rows go on their way by themselves; for so long nobody waits for the other side's word, as long as more come.
+const FLUSH_EVERY: Duration = Duration::from_millis(20);
 /// Between two transactions: each is a message of its own in every partition.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
@@ -159,6 +161,7 @@ struct Writing {
     flushed: u64,
     /// What is written is complete to there; `None` = rows came since.
     at: Option<Position>,
+    /// The last transaction; of who writes without, when the first row came that was not flushed.
     committed: Instant,
 }
 
@@ -200,6 +203,9 @@ impl Writing {
             match said {
                 Said::Rows(batch, held) => {
                     self.at = None;
+                    if self.unflushed == 0 && !self.transactional {
+                        self.committed = Instant::now();
+                    }
                     self.writer.write(&batch).await?;
                     self.unflushed += batch.num_rows() as u64;
                     drop(held);
@@ -224,7 +230,7 @@ impl Writing {
         match (self.unflushed, self.transactional, &self.at) {
             (0, _, _) | (_, true, None) => None,
             (_, true, Some(_)) => Some(COMMIT_EVERY.saturating_sub(self.committed.elapsed())),
-            (_, false, _) => Some(Duration::ZERO),
+            (_, false, _) => Some(FLUSH_EVERY.saturating_sub(self.committed.elapsed())),
         }
     }
 
