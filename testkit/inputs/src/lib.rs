@@ -11,6 +11,7 @@ mod catalog;
 mod format;
 mod log;
 mod manifest;
+mod message;
 mod seeds;
 
 pub use seeds::seeds;
@@ -29,6 +30,9 @@ const ROW_BINARY: &[&str] = &["RowBinary", "RowBinaryWithNames", "RowBinaryWithN
 /// accepted.
 pub const TARGETS: &[(&str, fn(&[u8]) -> bool)] = &[
     ("arrow_stream", |data| format::decode(&["ArrowStream"], data)),
+    ("avro", |data| format::decode(&["Avro"], data)),
+    ("avro_message", message::avro),
+    ("avro_schema", message::avro_schema),
     ("catalog", catalog::open),
     ("csv", |data| format::decode(CSV, data)),
     ("json", |data| format::decode(JSON, data)),
@@ -36,6 +40,7 @@ pub const TARGETS: &[(&str, fn(&[u8]) -> bool)] = &[
     ("manifest", manifest::open),
     ("native", |data| format::decode(&["Native"], data)),
     ("parquet", |data| format::decode(&["Parquet"], data)),
+    ("protobuf_message", message::protobuf),
     ("rowbinary", |data| format::decode(ROW_BINARY, data)),
     ("tsv", |data| format::decode(TSV, data)),
     ("values", |data| format::decode(&["Values"], data)),

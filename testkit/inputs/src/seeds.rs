@@ -1,10 +1,13 @@
 //! Small sound inputs for a fuzzer to begin with.
 
 use crate::format::SCHEMAS;
+use crate::message::AVRO;
+use arrow_array::RecordBatch;
 use bytes::Bytes;
 use std::sync::Arc;
 use weir_base::disk::{SimDisk, read_file};
 use weir_base::{EventTime, ManualClock};
+use weir_format::avro::AvroWriter;
 use weir_format::{FormatSettings, ResultStats};
 use weir_log::{Append, Idempotency, LogConfig, LogCore, RecordKind};
 
@@ -21,7 +24,7 @@ const ROWS: [&str; 4] = [
 /// Target, file name, content.
 pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     let mut all = Vec::new();
-    let families: [(&str, &[&str]); 8] = [
+    let families: [(&str, &[&str]); 9] = [
         ("json", crate::JSON),
         ("csv", crate::CSV),
         ("tsv", crate::TSV),
@@ -30,6 +33,7 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
         ("arrow_stream", &["ArrowStream"]),
         ("parquet", &["Parquet"]),
         ("values", &["Values"]),
+        ("avro", &["Avro"]),
     ];
     for (target, formats) in families {
         for (f, format) in formats.iter().enumerate() {
@@ -39,6 +43,30 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
                 all.push((target, format!("{format}-{s}"), [&[which, 0, 128, 1], &bytes[..]].concat()));
             }
         }
+    }
+    for (s, rows) in ROWS.iter().enumerate() {
+        let batch = batch(s, rows);
+        let settings = FormatSettings::default();
+        let writer = AvroWriter::new(&SCHEMAS[s], AVRO[s].clone(), &settings).expect("of its own columns");
+        let (mut n, mut out) = (0, Vec::new());
+        let mut messages = Vec::new();
+        writer.write(&batch, &mut out, |out| messages.push(std::mem::take(out))).expect("rows that fit");
+        for message in messages {
+            all.push(("avro_message", format!("{s}-{n}"), [&[s as u8, s as u8, 0], &message[..]].concat()));
+            n += 1;
+        }
+        all.push(("avro_schema", s.to_string(), AVRO[s].text().as_bytes().to_vec()));
+    }
+    let messages: [(u8, &str, &[u8]); 4] = [
+        (0, "scalars", b"\x08\x07\x12\x01x\x19\0\0\0\0\0\0\xf8\x3f"),
+        (1, "timestamp", b"\x08\x01\x10\x03\x1d\x04\0\0\0\x2a\x04\x08\x05\x10\x06\x38\x05"),
+        (2, "nested", b"\x0a\x02\x01\x02\x12\x05\x0a\x01k\x10\x07\x1a\x05\x08\x01\x12\x01y"),
+        (3, "text", b"\x0a\x02ab"),
+    ];
+    for (s, name, message) in messages {
+        all.push(("protobuf_message", name.to_owned(), [&[s, s, 0], message].concat()));
+        let delimited = [&[s, s, 1, message.len() as u8], message].concat();
+        all.push(("protobuf_message", format!("{name}-delimited"), delimited));
     }
     for (name, sealed) in [("sealed", true), ("open", false)] {
         all.push(("log", name.to_owned(), log(sealed)));
@@ -112,12 +140,17 @@ pub fn seeds() -> Vec<(&'static str, String, Vec<u8>)> {
     all
 }
 
-fn encode(format: &str, schema: usize, rows: &str) -> Vec<u8> {
+fn batch(schema: usize, rows: &str) -> RecordBatch {
     let (schema, settings) = (&SCHEMAS[schema], FormatSettings::default());
     let mut decoder = weir_format::decoder("Values", schema.clone(), &settings).expect("it is a format");
     decoder.push(Bytes::copy_from_slice(rows.as_bytes())).expect("sound rows");
     decoder.finish().expect("sound rows");
-    let batch = decoder.next_batch(usize::MAX).expect("sound rows").expect("there are some").batch;
+    decoder.next_batch(usize::MAX).expect("sound rows").expect("there are some").batch
+}
+
+fn encode(format: &str, schema: usize, rows: &str) -> Vec<u8> {
+    let batch = batch(schema, rows);
+    let (schema, settings) = (&SCHEMAS[schema], FormatSettings::default());
     let mut encoder = weir_format::encoder(format, schema.clone(), &settings).expect("it is a format");
     let mut out = Vec::new();
     encoder.begin(&mut out).expect("every type can be carried");

@@ -124,6 +124,13 @@ fn record(
             continue;
         }
         let got = message.get_field(&field);
+        // No text at all says nothing of a number or a time: it is left out.
+        if let (Target::Column(i), Value::String(_) | Value::Bytes(_)) = (target, got.as_ref())
+            && !matches!(columns[*i].data, Data::String(_) | Data::Bytes(_))
+            && !message.has_field(&field)
+        {
+            continue;
+        }
         match (target, got.as_ref()) {
             (Target::Column(i), got) => value(&field.kind(), got, &mut columns[*i], settings),
             (Target::Record(below), Value::Message(inner)) => record(inner, below, columns, settings),

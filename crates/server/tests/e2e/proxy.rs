@@ -29,10 +29,6 @@ impl Proxy {
         Proxy { port, inner }
     }
 
-    pub fn port(&self) -> u16 {
-        self.port
-    }
-
     pub fn address(&self) -> String {
         format!("127.0.0.1:{}", self.port)
     }
