@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kafka: a topic     payload: bytes of messages <-> rows
-//! weir: a stream of another Weir, over HTTP
+//! weir: a stream of another Weir, over HTTP     webhook: rows that are posted to a URL
 //! ```
 //!
 //! Not here: SQL, checkpoints, order over partitions. A connector knows offsets and messages.
@@ -12,10 +12,12 @@ mod kafka;
 mod payload;
 mod remote;
 mod settings;
+mod webhook;
 mod weir;
 
 pub use kafka::KafkaConnector;
 pub use remote::RemoteHosts;
+pub use webhook::WebhookConnector;
 pub use weir::WeirConnector;
 
 use std::sync::Arc;
@@ -27,5 +29,6 @@ pub fn connectors(clock: &Arc<dyn Clock>, hosts: &RemoteHosts) -> Vec<Arc<dyn Co
     vec![
         Arc::new(KafkaConnector::new(clock.clone(), hosts.clone())),
         Arc::new(WeirConnector::new(hosts.clone())),
+        Arc::new(WebhookConnector::new(hosts.clone())),
     ]
 }

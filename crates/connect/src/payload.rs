@@ -49,6 +49,8 @@ pub(crate) struct PayloadSettings {
     pub one_message_per_row: bool,
     /// Rows are packed into messages up to so many bytes.
     pub message_bytes_max: usize,
+    /// The setting that says so, and what else has to be raised.
+    pub limit: (&'static str, &'static str),
 }
 
 const RAW: &str = "RawBLOB";
@@ -110,6 +112,13 @@ impl PayloadFormat {
             PayloadFormat::Raw => RAW,
             PayloadFormat::Rows(info) => info.name,
             PayloadFormat::Schema(format) => format.name,
+        }
+    }
+
+    pub fn content_type(&self) -> &'static str {
+        match self {
+            PayloadFormat::Rows(info) => info.content_type,
+            PayloadFormat::Raw | PayloadFormat::Schema(_) => "application/octet-stream",
         }
     }
 

@@ -7,6 +7,7 @@ pub(crate) const HIDDEN: &str = "[HIDDEN]";
 pub(crate) fn is_secret(name: &str) -> bool {
     let name = name.to_ascii_lowercase();
     ["password", "secret", "token", "credential"].iter().any(|part| name.contains(part))
+        || name.starts_with("http_header_")
         || ["properties", "ssl_ca_pem", "ssl_key_pem"].contains(&name.as_str())
 }
 

@@ -141,8 +141,14 @@ impl KafkaSettings {
         let exactly_once = s.word("delivery", &["at_least_once", "exactly_once"])? == Some("exactly_once");
         let format_schema = s.text("format_schema");
         let registry = registry(&mut s)?;
-        let payload =
-            PayloadSettings { format, format_schema, registry, one_message_per_row, message_bytes_max };
+        let payload = PayloadSettings {
+            format,
+            format_schema,
+            registry,
+            one_message_per_row,
+            message_bytes_max,
+            limit: ("kafka_max_message_size", ", and message.max.bytes of the topic"),
+        };
         let settings = KafkaSettings { brokers, topic, payload, offset_reset, exactly_once, options };
         // What librdkafka does not know it says here, before anything is made.
         settings.common().create_native_config().map_err(|e| not_taken(&e))?;

@@ -27,8 +27,9 @@ use weir_plan::{
     ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Position, StreamError,
 };
 
-/// How long one wait for brokers lasts: all of it, whatever comes meanwhile.
-const LOOK: Duration = Duration::from_millis(1);
+/// How long one wait for brokers lasts. Not librdkafka's own: what is asked of it in Rust for a millisecond burns
+/// all of it.
+const LOOK: Duration = Duration::from_micros(500);
 /// A position has to fit the metadata of an offset: the default of `offset.metadata.max.bytes`.
 const POSITION_BYTES_MAX: usize = 4_096;
 
@@ -193,12 +194,22 @@ impl Inner {
                 }
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), back)) => {
                     record = back;
-                    self.producer.poll(LOOK);
-                    self.look()?;
+                    self.wait_for_brokers()?;
                 }
                 Err((e, _)) => return Err(self.failed("could not write", &e)),
             }
         }
+    }
+
+    /// Takes in what brokers said; where they said nothing it waits a little.
+    fn wait_for_brokers(&self) -> Result<(), StreamError> {
+        let before = self.told.settled();
+        self.producer.poll(Duration::ZERO);
+        self.look()?;
+        if self.told.settled() == before {
+            std::thread::park_timeout(LOOK);
+        }
+        Ok(())
     }
 
     /// Whether somebody still waits for what is written.
@@ -233,8 +244,7 @@ impl Inner {
             Err(e) => return Err(self.failed("could not write", &e)),
         }
         while self.told.settled() < self.sent {
-            self.producer.poll(LOOK);
-            self.look()?;
+            self.wait_for_brokers()?;
         }
         self.look()?;
         if let Some(at) = at {

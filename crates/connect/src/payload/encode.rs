@@ -40,6 +40,7 @@ pub(crate) struct PayloadEncoder {
     /// Every row is a message of its own; else messages are filled up to so many bytes.
     one_per_row: bool,
     message_bytes_max: usize,
+    limit: (&'static str, &'static str),
 }
 
 impl PayloadEncoder {
@@ -59,6 +60,7 @@ impl PayloadEncoder {
             settings: FormatSettings::default(),
             one_per_row: how.one_message_per_row,
             message_bytes_max: how.message_bytes_max,
+            limit: how.limit,
         })
     }
 
@@ -85,10 +87,11 @@ impl PayloadEncoder {
                 return Err(StreamError {
                     code: Code::BadArguments,
                     message: format!(
-                        "a message of {} bytes (row {last} of the block) is larger than kafka_max_message_size, {}; \
-                         raise it, and message.max.bytes of the topic",
+                        "a message of {} bytes (row {last} of the block) is larger than {} allows, {}; raise it{}",
                         end - begin,
-                        self.message_bytes_max
+                        self.limit.0,
+                        self.message_bytes_max,
+                        self.limit.1
                     ),
                 });
             }

@@ -1,5 +1,6 @@
 //! One Weir that reads and writes a stream of another, over a network that breaks, with processes that are killed.
 
+use crate::jobs::Receiver;
 use crate::kafka::lines;
 use crate::life::wait_until;
 use crate::process::Server;
@@ -290,5 +291,37 @@ fn an_edge_without_a_network_keeps_to_its_disk() {
                 assert_ne!(edge.server.query(told), "0\n");
             }
         }
+    }
+}
+
+#[test]
+fn rows_are_posted_to_a_url() {
+    let dir = tempfile::tempdir().unwrap();
+    let server = Server::start(dir.path());
+    let receiver = Receiver::new(&[200, 503, 429]);
+    server.query(&format!(
+        "CREATE EXTERNAL STREAM hook (id int64, s string) SETTINGS type='http', url='{}?key=s3cret', http_header_x_token='s3cret'",
+        receiver.url
+    ));
+    server.query("INSERT INTO hook VALUES (1, 'a'), (2, 'b')");
+    assert_eq!(receiver.calls(), [serde_json::json!([{"id": 1, "s": "a"}, {"id": 2, "s": "b"}])]);
+    // Answered with 503 and 429, then taken.
+    server.query("CREATE STREAM s (id int64)");
+    server.query("CREATE MATERIALIZED VIEW v INTO hook AS SELECT id, 'v' AS s FROM s WHERE id > 2");
+    server.query("INSERT INTO s VALUES (1), (3)");
+    wait_until("the row is taken", || receiver.calls().len() == 4);
+    server.query("SYSTEM CHECKPOINT VIEW v");
+    assert_eq!(receiver.calls()[1..], [(); 3].map(|()| serde_json::json!({"id": 3, "s": "v"})));
+    let refusing = Receiver::new(&[401]);
+    server.query(&format!("CREATE EXTERNAL STREAM no (id int64) SETTINGS type='http', url='{}'", refusing.url));
+    let refused = |sql: &str| server.table.query(sql).unwrap_err().text;
+    assert!(refused("INSERT INTO no VALUES (1)").contains("http_header_"));
+    assert!(refused("SELECT * FROM table(hook)").contains("can not be read"));
+    for settings in ["url='ftp://x'", "url='http://u:p@x'", "url='http://169.254.169.254/'", "url='http://x', http_header_a='\n'"] {
+        refused(&format!("CREATE EXTERNAL STREAM x (id int64) SETTINGS type='http', {settings}"));
+    }
+    for shown in ["SHOW CREATE STREAM hook", "SELECT query FROM system.query_log WHERE query LIKE '%x_token%'"] {
+        let text = server.query(shown);
+        assert!(text.contains("[HIDDEN]") && !text.contains("token='s3cret'") && !text.contains("token = 's3cret'"), "{text}");
     }
 }

@@ -7,14 +7,14 @@ use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
 /// Takes calls, and answers each with the next of its statuses; 200 when there are none left.
-struct Receiver {
-    url: String,
+pub struct Receiver {
+    pub url: String,
     statuses: Arc<Mutex<Vec<u16>>>,
     bodies: Arc<Mutex<Vec<serde_json::Value>>>,
 }
 
 impl Receiver {
-    fn new(statuses: &[u16]) -> Self {
+    pub fn new(statuses: &[u16]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
         let statuses = Arc::new(Mutex::new(statuses.iter().rev().copied().collect::<Vec<_>>()));
@@ -39,7 +39,7 @@ impl Receiver {
         Receiver { url, statuses, bodies }
     }
 
-    fn calls(&self) -> Vec<serde_json::Value> {
+    pub fn calls(&self) -> Vec<serde_json::Value> {
         self.bodies.lock().unwrap().clone()
     }
 
@@ -69,7 +69,10 @@ fn request(stream: &mut BufReader<std::net::TcpStream>) -> Option<serde_json::Va
     }
     let mut body = vec![0; length];
     stream.read_exact(&mut body).ok()?;
-    Some(serde_json::from_slice(&body).expect("a body is JSON"))
+    // One value, or several behind each other.
+    let all = serde_json::Deserializer::from_slice(&body).into_iter();
+    let mut all: Vec<serde_json::Value> = all.collect::<Result<_, _>>().expect("a body is JSON");
+    Some(if all.len() == 1 { all.remove(0) } else { all.into() })
 }
 
 fn one(server: &Restarted<'_>, sql: &str) -> String {
