@@ -57,7 +57,9 @@ impl CatalogError {
             Self::UnknownCollection { .. } | Self::UnknownFormatSchema { .. } => Code::BadArguments,
             Self::DatabaseExists { .. } => Code::DatabaseAlreadyExists,
             Self::RelationExists { .. } => Code::StreamAlreadyExists,
-            Self::DatabaseNotEmpty { .. } | Self::HasDependents { .. } | Self::InUse { .. } => Code::HasDependents,
+            Self::DatabaseNotEmpty { .. } | Self::HasDependents { .. } | Self::InUse { .. } => {
+                Code::HasDependents
+            }
             Self::BuiltIn { .. } => Code::AccessDenied,
             Self::FeedsItself { .. } => Code::BadArguments,
             Self::AcrossDatabases { .. } => Code::NotImplemented,

@@ -1,6 +1,9 @@
 //! Changes as data, and what each does to a snapshot. Pure: no log, no clock.
 
-use crate::{CatalogError, Database, FormatSchema, Job, NamedCollection, Relation, RelationKind, RelationName, SYSTEM_DATABASE, Snapshot};
+use crate::{
+    CatalogError, Database, FormatSchema, Job, NamedCollection, Relation, RelationKind, RelationName,
+    SYSTEM_DATABASE, Snapshot,
+};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 

@@ -260,7 +260,9 @@ fn refuse_dependents(now: &Snapshot, event: &Event) -> Result<(), CatalogError> 
         }
         _ => ("", Vec::new()),
     };
-    if let (Event::DropCollection { name } | Event::DropFormatSchema { name }, false) = (event, used_by.is_empty()) {
+    if let (Event::DropCollection { name } | Event::DropFormatSchema { name }, false) =
+        (event, used_by.is_empty())
+    {
         return Err(CatalogError::InUse { what: format!("{what}{name}"), used_by });
     }
     for name in gone {

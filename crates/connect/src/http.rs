@@ -91,7 +91,11 @@ pub(crate) fn client(
 }
 
 /// The body of an answer, so many bytes at most.
-pub(crate) async fn body(answer: &mut reqwest::Response, who: &str, bytes_max: usize) -> Result<Vec<u8>, NoAnswer> {
+pub(crate) async fn body(
+    answer: &mut reqwest::Response,
+    who: &str,
+    bytes_max: usize,
+) -> Result<Vec<u8>, NoAnswer> {
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await.map_err(|e| NoAnswer::away(who, &e))? {
         body.extend(chunk);

@@ -18,7 +18,10 @@ pub(crate) struct Settings<'a> {
 
 impl<'a> Settings<'a> {
     /// Takes those whose names begin with `prefix`, by what comes behind it.
-    pub fn prefixed(all: &BTreeMap<String, String>, prefix: &str) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
+    pub fn prefixed(
+        all: &BTreeMap<String, String>,
+        prefix: &str,
+    ) -> (BTreeMap<String, String>, BTreeMap<String, String>) {
         let (mut taken, mut left) = (BTreeMap::new(), BTreeMap::new());
         for (name, value) in all {
             match name.strip_prefix(prefix) {

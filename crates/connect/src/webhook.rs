@@ -68,7 +68,10 @@ impl Connector for WebhookConnector {
     }
 
     async fn infer(&self, spec: ExternalSpec) -> Result<SchemaRef, StreamError> {
-        Err(bad(format!("{} names no columns, and a URL has none; write them in CREATE EXTERNAL STREAM", spec.name)))
+        Err(bad(format!(
+            "{} names no columns, and a URL has none; write them in CREATE EXTERNAL STREAM",
+            spec.name
+        )))
     }
 }
 
@@ -107,10 +110,12 @@ impl Target {
         }
         if let Some(user) = s.text("username") {
             let both = STANDARD.encode(format!("{user}:{}", s.text("password").unwrap_or_default()));
-            let value = HeaderValue::from_str(&format!("Basic {both}")).map_err(|_| bad("username is no text"))?;
+            let value =
+                HeaderValue::from_str(&format!("Basic {both}")).map_err(|_| bad("username is no text"))?;
             headers.insert(reqwest::header::AUTHORIZATION, value);
         }
-        let message_bytes_max = usize::try_from(s.number("http_max_body_size", BODY_BYTES_DEFAULT)?).unwrap_or(usize::MAX);
+        let message_bytes_max =
+            usize::try_from(s.number("http_max_body_size", BODY_BYTES_DEFAULT)?).unwrap_or(usize::MAX);
         let how = PayloadSettings {
             format: s.text("data_format"),
             one_message_per_row: s.flag("one_message_per_row")?,
@@ -143,7 +148,12 @@ impl Target {
         }
         let says = body(&mut answer, &who, ANSWER_BYTES_MAX).await.unwrap_or_default();
         let says: String = String::from_utf8_lossy(&says).chars().take(200).collect();
-        Err(NoAnswer::of_status(&who, status.as_u16(), &says, "; give username and password, or http_header_…"))
+        Err(NoAnswer::of_status(
+            &who,
+            status.as_u16(),
+            &says,
+            "; give username and password, or http_header_…",
+        ))
     }
 }
 
@@ -159,7 +169,10 @@ impl Webhook {
     fn unread<T>(&self) -> Result<T, StreamError> {
         Err(StreamError {
             code: Code::NotImplemented,
-            message: format!("{} is an external stream of type 'http': it is written, and can not be read", self.0.name),
+            message: format!(
+                "{} is an external stream of type 'http': it is written, and can not be read",
+                self.0.name
+            ),
         })
     }
 }
@@ -197,7 +210,8 @@ struct WebhookWriter {
 #[async_trait::async_trait]
 impl ExternalWriter for WebhookWriter {
     async fn write(&mut self, rows: &RecordBatch) -> Result<(), StreamError> {
-        let bug = |e: arrow_schema::ArrowError| StreamError { code: Code::LogicalError, message: e.to_string() };
+        let bug =
+            |e: arrow_schema::ArrowError| StreamError { code: Code::LogicalError, message: e.to_string() };
         let columns: Vec<usize> = self
             .encoder
             .schema()

@@ -205,7 +205,9 @@ fn kind_of(statement: &Ast) -> &'static str {
         | Ast::CreateView { .. }
         | Ast::CreateMaterializedView(_)
         | Ast::CreateJob(_)
-        | Ast::Definition(Definition::CreateCollection { .. } | Definition::CreateFormatSchema { .. }) => "Create",
+        | Ast::Definition(Definition::CreateCollection { .. } | Definition::CreateFormatSchema { .. }) => {
+            "Create"
+        }
         Ast::AlterView { .. } | Ast::Definition(Definition::AlterCollection { .. }) => "Alter",
         Ast::DropDatabase { .. }
         | Ast::Drop { .. }

@@ -177,8 +177,7 @@ impl Externals {
             Arc::new(Schema::new(fields))
         };
         let payload = pick(&|name| !computed(name) && !is_around(name));
-        let spec =
-            self.spec(relation.full_name().to_string(), settings, payload, pick(&is_around))?;
+        let spec = self.spec(relation.full_name().to_string(), settings, payload, pick(&is_around))?;
         let stream = self.connector(settings)?.open(spec)?;
         let computes = whole.columns.iter().any(|c| c.default.is_some() && c.name != TIME_COLUMN);
         Ok(OpenExternal {

@@ -16,8 +16,9 @@ pub(crate) fn is_secret(name: &str) -> bool {
 pub(crate) fn masked(text: &str) -> String {
     // A named collection is made to hold secrets, under whatever names.
     let mut words = text.split_whitespace();
-    let collection = words.next().is_some_and(|w| w.eq_ignore_ascii_case("CREATE") || w.eq_ignore_ascii_case("ALTER"))
-        && words.take(4).any(|w| w.eq_ignore_ascii_case("COLLECTION"));
+    let collection =
+        words.next().is_some_and(|w| w.eq_ignore_ascii_case("CREATE") || w.eq_ignore_ascii_case("ALTER"))
+            && words.take(4).any(|w| w.eq_ignore_ascii_case("COLLECTION"));
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     // The identifier before `=`, as long as nothing else came between.
@@ -86,7 +87,10 @@ mod tests {
             ("properties = 'sasl.password=x;a=b'", "properties = '[HIDDEN]'"),
             ("aws_secret_access_key='q", "aws_secret_access_key='[HIDDEN]'"),
             ("WHERE token = lower('x')", "WHERE token = lower('x')"),
-            ("create or replace NAMED COLLECTION c AS a='b', c=1", "create or replace NAMED COLLECTION c AS a='[HIDDEN]', c=[HIDDEN]"),
+            (
+                "create or replace NAMED COLLECTION c AS a='b', c=1",
+                "create or replace NAMED COLLECTION c AS a='[HIDDEN]', c=[HIDDEN]",
+            ),
             ("SETTINGS password=123, topic=1", "SETTINGS password=[HIDDEN], topic=1"),
             ("WHERE é = 'ö' AND a='b'", "WHERE é = 'ö' AND a='b'"),
         ];

@@ -10,9 +10,9 @@ mod query;
 pub mod stream;
 mod table;
 
+pub use query::LogWriter;
 pub use query::QuerySettings;
 pub(crate) use query::partitions;
-pub use query::LogWriter;
 pub use table::{COMPATIBLE, Kind, SETTINGS, Scope, Setting};
 
 use crate::query::HistoryBounds;

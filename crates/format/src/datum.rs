@@ -5,11 +5,11 @@
 //!
 //! Not here: arrays, maps and records, which each format walks by its own schema.
 
+use crate::FormatSettings;
 use crate::column::{Column, Data};
 use crate::fault::Fault;
 use crate::text::write::{Style, Writer};
 use crate::view::{Values, View};
-use crate::FormatSettings;
 
 /// One scalar.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -172,7 +172,10 @@ impl Column {
             Data::Enum(s, names) => {
                 let value = datum.integer().ok_or_else(bad)?;
                 let name = i16::try_from(value).ok().and_then(|v| names.name_of(v));
-                s.push(name.ok_or_else(|| Fault::new(format!("no number of {ty}"), datum.shown().as_bytes()))?.as_bytes());
+                s.push(
+                    name.ok_or_else(|| Fault::new(format!("no number of {ty}"), datum.shown().as_bytes()))?
+                        .as_bytes(),
+                );
             }
             Data::Date(v) => match datum {
                 Datum::Time { value, digits } => {

@@ -64,7 +64,12 @@ pub(super) fn start(topic: Arc<Topic>, scan: ExternalScan) -> Result<KafkaReader
     let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
     let partitions = scan.from.iter().map(|(id, from)| (*id, Pending::new(*from, around.clone()))).collect();
     let mut polling = Polling {
-        decoder: PayloadDecoder::new(topic.format.clone(), payload, FormatSettings::default(), runtime.clone()),
+        decoder: PayloadDecoder::new(
+            topic.format.clone(),
+            payload,
+            FormatSettings::default(),
+            runtime.clone(),
+        ),
         runtime,
         around,
         schema,

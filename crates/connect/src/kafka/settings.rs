@@ -29,7 +29,13 @@ const KNOWN: &[&str] = &[
     "delivery",
 ];
 
-pub(super) const SECRETS: &[&str] = &["password", "ssl_ca_pem", "properties", "kafka_schema_registry_credentials", "kafka_schema_registry_ca_pem"];
+pub(super) const SECRETS: &[&str] = &[
+    "password",
+    "ssl_ca_pem",
+    "properties",
+    "kafka_schema_registry_credentials",
+    "kafka_schema_registry_ca_pem",
+];
 
 /// Of librdkafka: what would load code, run a program, or change what Weir relies on.
 const REFUSED: &[&str] = &[

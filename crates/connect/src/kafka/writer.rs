@@ -76,7 +76,8 @@ impl KafkaWriter {
                 code: Code::BadArguments,
                 message: format!("{}: {e}", topic.doing("could not write")),
             })?;
-        let encoder = PayloadEncoder::new(topic.format.clone(), topic.payload.clone(), payload_settings(&topic))?;
+        let encoder =
+            PayloadEncoder::new(topic.format.clone(), topic.payload.clone(), payload_settings(&topic))?;
         let gone = Arc::new(AtomicBool::new(false));
         let inner = Inner { topic, producer, told, encoder, sent: 0, name, open: false, gone: gone.clone() };
         Ok(KafkaWriter { inner: Some(Box::new(inner)), gone })

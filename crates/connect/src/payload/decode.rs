@@ -185,8 +185,9 @@ impl PayloadDecoder {
                 rows.push(0);
                 continue;
             };
-            let decoded =
-                self.whole(name, payload.to_vec()).map_err(|e| Failed::Bad { index, error: not_parsed(&e) })?;
+            let decoded = self
+                .whole(name, payload.to_vec())
+                .map_err(|e| Failed::Bad { index, error: not_parsed(&e) })?;
             rows.push(decoded.batch.num_rows() as u32);
             all.push(decoded);
         }
@@ -266,7 +267,11 @@ mod tests {
         PayloadFormat::of(&how, schema, "t", &BTreeMap::new(), &RemoteHosts::default())
     }
 
-    fn decode(format: &str, columns: &[(&str, DataType)], messages: &[Option<&str>]) -> Result<Decoded, Failed> {
+    fn decode(
+        format: &str,
+        columns: &[(&str, DataType)],
+        messages: &[Option<&str>],
+    ) -> Result<Decoded, Failed> {
         let fields = columns.iter().map(|(name, t)| Field::new(*name, t.clone(), false));
         let schema = Arc::new(Schema::new(fields.collect::<Vec<_>>()));
         let mut all = Messages::default();

@@ -64,7 +64,11 @@ impl fmt::Debug for Registry {
 impl Registry {
     /// # Errors
     /// 36 for what is no URL of HTTP, 497 for a host that may not be spoken to.
-    pub fn new(settings: RegistrySettings, language: Language, hosts: &RemoteHosts) -> Result<Self, StreamError> {
+    pub fn new(
+        settings: RegistrySettings,
+        language: Language,
+        hosts: &RemoteHosts,
+    ) -> Result<Self, StreamError> {
         let http = HttpSettings {
             url: settings.url.clone(),
             ca_pem: settings.ca_pem.clone(),
@@ -129,7 +133,8 @@ impl Registry {
             None => self.client.get(&url),
             Some(body) => self.client.post(&url).body(body.to_string()),
         };
-        let mut request = request.header("accept", "application/vnd.schemaregistry.v1+json, application/json");
+        let mut request =
+            request.header("accept", "application/vnd.schemaregistry.v1+json, application/json");
         if post.is_some() {
             request = request.header("content-type", "application/vnd.schemaregistry.v1+json");
         }

@@ -50,7 +50,11 @@ impl MessageSchema {
     ///
     /// # Errors
     /// 36 where there is none, or it is of another language.
-    fn named(language: Language, name: &str, all: &BTreeMap<String, SchemaText>) -> Result<Self, StreamError> {
+    fn named(
+        language: Language,
+        name: &str,
+        all: &BTreeMap<String, SchemaText>,
+    ) -> Result<Self, StreamError> {
         let (name, message) = match name.split_once(':') {
             Some((name, message)) => (name, Some(message)),
             None => (name, None),
@@ -143,11 +147,8 @@ pub(crate) struct SchemaArgs<'a> {
 
 /// The languages' names as formats.
 pub(crate) fn language_of(format: &str) -> Option<(Language, &'static str)> {
-    let all = [
-        (Language::Avro, "Avro"),
-        (Language::Protobuf, "Protobuf"),
-        (Language::Protobuf, "ProtobufSingle"),
-    ];
+    let all =
+        [(Language::Avro, "Avro"), (Language::Protobuf, "Protobuf"), (Language::Protobuf, "ProtobufSingle")];
     all.into_iter().find(|(_, name)| name.eq_ignore_ascii_case(format))
 }
 
@@ -162,7 +163,8 @@ impl SchemaFormat {
         args: SchemaArgs<'_>,
         columns: &Schema,
     ) -> Result<Option<Self>, StreamError> {
-        let named = args.format_schema.map(|n| MessageSchema::named(language, n, args.schemas)).transpose()?;
+        let named =
+            args.format_schema.map(|n| MessageSchema::named(language, n, args.schemas)).transpose()?;
         if let Some(schema) = &named {
             check_columns(schema, args.format_schema.unwrap_or_default(), columns)?;
         }
@@ -205,7 +207,11 @@ impl SchemaFormat {
         }
     }
 
-    fn subject(&self, strategy: SubjectStrategy, schema: Option<&MessageSchema>) -> Result<String, StreamError> {
+    fn subject(
+        &self,
+        strategy: SubjectStrategy,
+        schema: Option<&MessageSchema>,
+    ) -> Result<String, StreamError> {
         let record = || {
             schema.map(|s| s.full_name().to_owned()).ok_or_else(|| {
                 bad("which subject is meant depends on the record's name; give format_schema, or write the columns in \
@@ -239,9 +245,14 @@ impl SchemaFormat {
                 continue;
             };
             // Whatever is wrong, it is with the message.
-            let bad = |e: StreamError| Failed::Bad { index, error: StreamError { code: Code::CannotParseInput, ..e } };
+            let bad = |e: StreamError| Failed::Bad {
+                index,
+                error: StreamError { code: Code::CannotParseInput, ..e },
+            };
             let count = match &self.source {
-                Source::Fixed(schema) => rows.push(schema, payload, self.delimited).map_err(|e| bad(super::decode::not_parsed(&e)))?,
+                Source::Fixed(schema) => rows
+                    .push(schema, payload, self.delimited)
+                    .map_err(|e| bad(super::decode::not_parsed(&e)))?,
                 Source::Registry { registry, .. } => {
                     let (id, rest) = framed(payload).map_err(bad)?;
                     let schema = registry.schema(id, runtime).map_err(|e| match e {
@@ -265,7 +276,11 @@ impl SchemaFormat {
     ///
     /// # Errors
     /// 36 where the columns do not fit the schema, 210 where the registry does not answer.
-    pub fn writer(&self, columns: &SchemaRef, runtime: impl Fn() -> tokio::runtime::Handle) -> Result<SchemaWriter, StreamError> {
+    pub fn writer(
+        &self,
+        columns: &SchemaRef,
+        runtime: impl Fn() -> tokio::runtime::Handle,
+    ) -> Result<SchemaWriter, StreamError> {
         let (schema, frame) = match &self.source {
             Source::Fixed(schema) => (schema.clone(), Vec::new()),
             Source::Registry { registry, named } => {
@@ -282,7 +297,9 @@ impl SchemaFormat {
         let settings = FormatSettings::default();
         let kind = match schema {
             MessageSchema::Avro(s) => Kind::Avro(AvroWriter::new(columns, s, &settings).map_err(refused)?),
-            MessageSchema::Protobuf(s) => Kind::Protobuf(ProtobufWriter::new(columns, s, &settings).map_err(refused)?),
+            MessageSchema::Protobuf(s) => {
+                Kind::Protobuf(ProtobufWriter::new(columns, s, &settings).map_err(refused)?)
+            }
         };
         Ok(SchemaWriter { kind, frame, delimited: self.delimited })
     }
@@ -328,7 +345,8 @@ fn check_columns(schema: &MessageSchema, name: &str, columns: &Schema) -> Result
         MessageSchema::Protobuf(s) => s.unknown(&columns),
     };
     let Some(column) = unknown else { return Ok(()) };
-    let fields: Vec<String> = schema.columns().map(|c| c.into_iter().map(|(n, _)| n).collect()).unwrap_or_default();
+    let fields: Vec<String> =
+        schema.columns().map(|c| c.into_iter().map(|(n, _)| n).collect()).unwrap_or_default();
     let hint = did_you_mean(&column, fields.iter().map(String::as_str));
     Err(bad(format!("format_schema {name} has no field for column {column}{hint}")))
 }
@@ -345,7 +363,9 @@ impl AnyRows {
             (AnyRows::Protobuf(rows), MessageSchema::Protobuf(schema)) if delimited => {
                 rows.push_delimited(schema, payload)
             }
-            (AnyRows::Protobuf(rows), MessageSchema::Protobuf(schema)) => rows.push(schema, payload).map(|()| 1),
+            (AnyRows::Protobuf(rows), MessageSchema::Protobuf(schema)) => {
+                rows.push(schema, payload).map(|()| 1)
+            }
             _ => Err(FormatError::Schema { name: "message", what: "it is of another language".into() }),
         }
     }
@@ -364,15 +384,19 @@ fn framed(payload: &[u8]) -> Result<(u32, &[u8]), StreamError> {
         [0, a, b, c, d, rest @ ..] => Ok((u32::from_be_bytes([*a, *b, *c, *d]), rest)),
         _ => Err(StreamError {
             code: Code::CannotParseInput,
-            message: "it does not begin with the number of a schema: it was written without a registry; give \
+            message:
+                "it does not begin with the number of a schema: it was written without a registry; give \
                       format_schema instead of kafka_schema_registry_url"
-                .into(),
+                    .into(),
         }),
     }
 }
 
 /// Of Protobuf the message whose place stands before it.
-fn located<'a>(schema: &Arc<MessageSchema>, payload: &'a [u8]) -> Result<(MessageSchema, &'a [u8]), StreamError> {
+fn located<'a>(
+    schema: &Arc<MessageSchema>,
+    payload: &'a [u8],
+) -> Result<(MessageSchema, &'a [u8]), StreamError> {
     let MessageSchema::Protobuf(of) = &**schema else { return Ok((MessageSchema::clone(schema), payload)) };
     let cut = || StreamError {
         code: Code::CannotParseInput,
@@ -435,7 +459,12 @@ pub(crate) struct SchemaWriter {
 
 impl SchemaWriter {
     /// Appends a message for each row; `end` is called behind each.
-    pub fn write(&self, rows: &RecordBatch, out: &mut Vec<u8>, mut end: impl FnMut(&mut Vec<u8>)) -> Result<(), StreamError> {
+    pub fn write(
+        &self,
+        rows: &RecordBatch,
+        out: &mut Vec<u8>,
+        mut end: impl FnMut(&mut Vec<u8>),
+    ) -> Result<(), StreamError> {
         match &self.kind {
             Kind::Avro(writer) => {
                 if rows.num_rows() > 0 {

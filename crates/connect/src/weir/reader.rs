@@ -42,7 +42,12 @@ pub(super) struct WeirReader {
     _tasks: JoinSet<()>,
 }
 
-pub(super) fn start(remote: &Arc<Remote>, payload: &SchemaRef, around: &SchemaRef, scan: ExternalScan) -> WeirReader {
+pub(super) fn start(
+    remote: &Arc<Remote>,
+    payload: &SchemaRef,
+    around: &SchemaRef,
+    scan: ExternalScan,
+) -> WeirReader {
     let wanted = |f: &&Arc<Field>| scan.columns.as_ref().is_none_or(|names| names.contains(f.name()));
     let fields: Vec<Arc<Field>> =
         payload.fields().iter().chain(around.fields()).filter(wanted).cloned().collect();
@@ -67,7 +72,10 @@ pub(super) fn start(remote: &Arc<Remote>, payload: &SchemaRef, around: &SchemaRe
 }
 
 fn ended() -> StreamError {
-    StreamError { code: Code::LogicalError, message: "a task that reads another Weir stopped on a bug".into() }
+    StreamError {
+        code: Code::LogicalError,
+        message: "a task that reads another Weir stopped on a bug".into(),
+    }
 }
 
 #[async_trait::async_trait]
@@ -133,7 +141,10 @@ impl Reading {
                 // Its query ended over there, by a restart or a KILL.
                 Ok(Ok(())) => NoAnswer::Away(StreamError {
                     code: Code::NetworkError,
-                    message: format!("{}: the query ended there", self.remote.doing("could not go on reading")),
+                    message: format!(
+                        "{}: the query ended there",
+                        self.remote.doing("could not go on reading")
+                    ),
                 }),
                 Err(Gone) => return,
             };
@@ -263,7 +274,8 @@ impl Reading {
 
     async fn rows(&mut self, batch: &RecordBatch) -> Result<(), Gone> {
         let sns = batch.column_by_name(SN).and_then(|c| c.as_primitive_opt::<Int64Type>());
-        let times = batch.column_by_name(APPEND_TIME).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
+        let times =
+            batch.column_by_name(APPEND_TIME).and_then(|c| c.as_primitive_opt::<TimestampMicrosecondType>());
         let (Some(sns), Some(times)) = (sns, times) else { return Ok(()) };
         let wanted = |sn: i64| sn >= self.next.0 as i64 && !self.skipped.contains(&SeqNo(sn as u64));
         let keep: BooleanArray = sns.values().iter().map(|sn| Some(wanted(*sn))).collect();
@@ -281,7 +293,8 @@ impl Reading {
             })
             .collect();
         let options = RecordBatchOptions::new().with_row_count(Some(n));
-        let made = columns.and_then(|c| RecordBatch::try_new_with_options(self.schema.clone(), c, &options).ok());
+        let made =
+            columns.and_then(|c| RecordBatch::try_new_with_options(self.schema.clone(), c, &options).ok());
         let (Some(made), Some(sns), Some(times)) = (made, picked(sns), picked(times)) else {
             let message = "rows of another Weir do not fit their columns".to_owned();
             self.to.send(Err(StreamError { code: Code::LogicalError, message })).await.map_err(|_| Gone)?;

@@ -81,7 +81,10 @@ impl Remote {
         if answer.status().is_success() {
             return Ok(answer);
         }
-        let code = answer.headers().get("x-clickhouse-exception-code").and_then(|c| c.to_str().ok()?.parse::<i32>().ok());
+        let code = answer
+            .headers()
+            .get("x-clickhouse-exception-code")
+            .and_then(|c| c.to_str().ok()?.parse::<i32>().ok());
         let status = answer.status().as_u16();
         let says = body(&mut answer, &who, ANSWER_BYTES_MAX).await?;
         let says = String::from_utf8_lossy(&says).into_owned();
@@ -111,7 +114,8 @@ impl Remote {
     }
 
     pub async fn partitions(&self) -> Result<Vec<Partition>, StreamError> {
-        let sql = format!("SELECT shard, sn_min, sn_end FROM system.shards WHERE {} ORDER BY shard", self.is_it());
+        let sql =
+            format!("SELECT shard, sn_min, sn_end FROM system.shards WHERE {} ORDER BY shard", self.is_it());
         let number = |row: &Value, name: &str| match &row[name] {
             Value::String(text) => text.parse().unwrap_or(0),
             other => other.as_u64().unwrap_or(0),
@@ -159,8 +163,10 @@ impl Remote {
             });
         }
         let column = |row: &Value| {
-            let (name, ty) = (row["name"].as_str().unwrap_or_default(), row["type"].as_str().unwrap_or_default());
-            let ty = Type::parse(ty).map_err(|e| bad(format!("column {name} of {}: {e}", self.doing("stream"))))?;
+            let (name, ty) =
+                (row["name"].as_str().unwrap_or_default(), row["type"].as_str().unwrap_or_default());
+            let ty = Type::parse(ty)
+                .map_err(|e| bad(format!("column {name} of {}: {e}", self.doing("stream"))))?;
             Ok((name.to_owned(), ty))
         };
         rows.iter().map(column).collect()

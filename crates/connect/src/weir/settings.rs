@@ -37,13 +37,20 @@ impl WeirSettings {
         let host = s.needed("hosts", "centre:8123")?;
         let scheme = if s.flag("secure")? { "https" } else { "http" };
         if host.contains(',') {
-            return Err(crate::settings::bad("hosts names one server, as 'centre:8123'; a stream of several is not supported yet"));
+            return Err(crate::settings::bad(
+                "hosts names one server, as 'centre:8123'; a stream of several is not supported yet",
+            ));
         }
-        let url = if host.contains(':') { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:8123") };
+        let url =
+            if host.contains(':') { format!("{scheme}://{host}") } else { format!("{scheme}://{host}:8123") };
         let own = spec.name.rsplit_once('.').map_or(spec.name.as_str(), |(_, name)| name);
         let delivery = s.word("delivery", &["exactly_once", "at_least_once"])?;
         Ok(WeirSettings {
-            http: HttpSettings { url, ca_pem: s.text("ssl_ca_pem"), skip_cert_check: s.flag("skip_ssl_cert_check")? },
+            http: HttpSettings {
+                url,
+                ca_pem: s.text("ssl_ca_pem"),
+                skip_cert_check: s.flag("skip_ssl_cert_check")?,
+            },
             database: s.text("db").unwrap_or_else(|| "default".into()),
             stream: s.text("stream").unwrap_or_else(|| own.to_owned()),
             user: s.text("user"),

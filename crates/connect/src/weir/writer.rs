@@ -81,12 +81,20 @@ impl WeirWriter {
 /// A name as the UUID that the other side knows it by (version 8 of RFC 9562: of our own making).
 fn id_of(name: &str) -> String {
     let half = |seed: u64| {
-        name.bytes().fold(0xcbf2_9ce4_8422_2325 ^ seed, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
+        name.bytes()
+            .fold(0xcbf2_9ce4_8422_2325 ^ seed, |h: u64, b| (h ^ u64::from(b)).wrapping_mul(0x0100_0000_01b3))
     };
     let (a, b) = (half(0), half(0x9e37_79b9_7f4a_7c15));
     let a = a & !0xf000 | 0x8000;
     let b = b & !(0b11 << 62) | 0b10 << 62;
-    format!("{:08x}-{:04x}-{:04x}-{:04x}-{:012x}", a >> 32, a >> 16 & 0xffff, a & 0xffff, b >> 48, b & 0xffff_ffff_ffff)
+    format!(
+        "{:08x}-{:04x}-{:04x}-{:04x}-{:012x}",
+        a >> 32,
+        a >> 16 & 0xffff,
+        a & 0xffff,
+        b >> 48,
+        b & 0xffff_ffff_ffff
+    )
 }
 
 fn encoded(schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Vec<u8>, StreamError> {
@@ -111,7 +119,9 @@ impl ExternalWriter for WeirWriter {
         // A row here has no key and no headers.
         let names = rows.schema();
         let kept: Vec<usize> = (0..rows.num_columns())
-            .filter(|i| ![MESSAGE_KEY_COLUMN, MESSAGE_HEADERS_COLUMN].contains(&names.field(*i).name().as_str()))
+            .filter(|i| {
+                ![MESSAGE_KEY_COLUMN, MESSAGE_HEADERS_COLUMN].contains(&names.field(*i).name().as_str())
+            })
             .collect();
         let rows = rows
             .project(&kept)
@@ -147,7 +157,10 @@ impl ExternalWriter for WeirWriter {
         let position = STANDARD.decode(&text).ok().and_then(|bytes| Position::decode(&bytes));
         position.map(Some).ok_or_else(|| StreamError {
             code: Code::CorruptedData,
-            message: format!("{}: the position of writer {id} is not one of a view", self.remote.doing("could not go on writing to")),
+            message: format!(
+                "{}: the position of writer {id} is not one of a view",
+                self.remote.doing("could not go on writing to")
+            ),
         })
     }
 }

@@ -34,7 +34,11 @@ pub(crate) async fn change_definition(cx: &Statement, change: Definition) -> Res
         }
         Definition::AlterCollection { name, if_exists, set, delete } => {
             let Some(before) = snapshot.collections.get(&name) else {
-                return if if_exists { Ok(cx.done()) } else { Err(CatalogError::UnknownCollection { name }.into()) };
+                return if if_exists {
+                    Ok(cx.done())
+                } else {
+                    Err(CatalogError::UnknownCollection { name }.into())
+                };
             };
             let mut entries = before.entries.clone();
             for key in delete {
@@ -56,10 +60,19 @@ pub(crate) async fn change_definition(cx: &Statement, change: Definition) -> Res
             let language = match language.to_ascii_lowercase().as_str() {
                 "avro" => SchemaLanguage::Avro,
                 "protobuf" => SchemaLanguage::Protobuf,
-                _ => return Err(err!(BadArguments, "a format schema is of TYPE Protobuf or Avro, not {language}")),
+                _ => {
+                    return Err(err!(
+                        BadArguments,
+                        "a format schema is of TYPE Protobuf or Avro, not {language}"
+                    ));
+                }
             };
             if text.len() > SCHEMA_BYTES_MAX {
-                return Err(err!(BadArguments, "a schema of {} bytes; at most {SCHEMA_BYTES_MAX} are taken", text.len()));
+                return Err(err!(
+                    BadArguments,
+                    "a schema of {} bytes; at most {SCHEMA_BYTES_MAX} are taken",
+                    text.len()
+                ));
             }
             let schema = FormatSchema { language, text };
             check_schema(&snapshot, &name, &schema)?;
@@ -92,7 +105,10 @@ fn exists(what: &str, name: &str) -> Error {
     err!(BadArguments, "{what} {name} exists already; use IF NOT EXISTS, or CREATE OR REPLACE")
 }
 
-fn with(mut entries: BTreeMap<String, CollectionEntry>, set: Vec<CollectionSetting>) -> Result<NamedCollection> {
+fn with(
+    mut entries: BTreeMap<String, CollectionEntry>,
+    set: Vec<CollectionSetting>,
+) -> Result<NamedCollection> {
     for CollectionSetting { key, value, overridable } in set {
         if key == "named_collection" {
             return Err(err!(BadArguments, "a named collection can not name another one"));
@@ -103,7 +119,10 @@ fn with(mut entries: BTreeMap<String, CollectionEntry>, set: Vec<CollectionSetti
     }
     let bytes: usize = entries.iter().map(|(k, e)| k.len() + e.value.len()).sum();
     if bytes > COLLECTION_BYTES_MAX {
-        return Err(err!(BadArguments, "a named collection of {bytes} bytes; at most {COLLECTION_BYTES_MAX} are taken"));
+        return Err(err!(
+            BadArguments,
+            "a named collection of {bytes} bytes; at most {COLLECTION_BYTES_MAX} are taken"
+        ));
     }
     Ok(NamedCollection { entries })
 }
@@ -118,7 +137,9 @@ async fn set_collection(cx: &Statement, name: String, collection: NamedCollectio
 fn forget(cx: &Statement, setting: &str, name: &str) {
     let snapshot = cx.shared.catalog.snapshot();
     // A schema may be imported by another, and a collection may name it.
-    let uses = |k: &str, v: &str| k == setting && (setting == "format_schema" || v == name) || k == "named_collection";
+    let uses = |k: &str, v: &str| {
+        k == setting && (setting == "format_schema" || v == name) || k == "named_collection"
+    };
     cx.shared.externals.forget_all(&snapshot.externals_with(uses));
 }
 
@@ -139,7 +160,9 @@ fn check_schema(snapshot: &Snapshot, name: &str, schema: &FormatSchema) -> Resul
     ProtobufSchema::check(&after, name).map_err(bad)?;
     match broken(&before, &after) {
         None => Ok(()),
-        Some((other, e)) => Err(err!(BadArguments, "format schema {other}, which imports {name}, would be no more: {e}")),
+        Some((other, e)) => {
+            Err(err!(BadArguments, "format schema {other}, which imports {name}, would be no more: {e}"))
+        }
     }
 }
 
@@ -158,9 +181,10 @@ fn refuse_imported(snapshot: &Snapshot, name: &str) -> Result<()> {
     after.remove(name);
     match broken(&before, &after) {
         None => Ok(()),
-        Some((other, _)) => {
-            Err(Error::new(Code::HasDependents, format!("format schema {name} is imported by {other}; drop that first")))
-        }
+        Some((other, _)) => Err(Error::new(
+            Code::HasDependents,
+            format!("format schema {name} is imported by {other}; drop that first"),
+        )),
     }
 }
 
@@ -201,7 +225,12 @@ pub(super) fn show_create(cx: &Statement, object: DefinitionObject, name: &str) 
         DefinitionObject::FormatSchema => {
             let unknown = || CatalogError::UnknownFormatSchema { name: name.to_owned() };
             let schema = snapshot.format_schemas.get(name).ok_or_else(unknown)?;
-            format!("CREATE FORMAT SCHEMA {} AS {} TYPE {}", quote(name), literal(&schema.text), schema.language)
+            format!(
+                "CREATE FORMAT SCHEMA {} AS {} TYPE {}",
+                quote(name),
+                literal(&schema.text),
+                schema.language
+            )
         }
     };
     cx.rows(Columns::default().text("statement", [text]))

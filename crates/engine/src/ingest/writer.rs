@@ -8,8 +8,8 @@
 //!   finds the same records.
 
 use super::IngestPlan;
-use crate::settings::LogWriter;
 use crate::outcome::{Done, InsertWriter};
+use crate::settings::LogWriter;
 use arrow::array::{Array, BooleanArray, RecordBatch, UInt32Array};
 use arrow::compute::{concat, concat_batches, take_record_batch};
 use futures::FutureExt;

@@ -119,9 +119,13 @@ fn log_writer(id: &str, from: &str, to: &str) -> Result<Option<LogWriter>> {
             false => Err(err!(BadArguments, "log_writer_from and log_writer_position need log_writer")),
         };
     }
-    let uuid = uuid::Uuid::parse_str(id).ok().filter(|id| LogWriter::is_remote(id.as_bytes())).ok_or_else(|| {
-        err!(BadArguments, "log_writer is '{id}', it takes a UUID of version 8, as 1b671a64-40d5-891e-99b0-da01ff1f3341")
-    })?;
+    let uuid =
+        uuid::Uuid::parse_str(id).ok().filter(|id| LogWriter::is_remote(id.as_bytes())).ok_or_else(|| {
+            err!(
+                BadArguments,
+                "log_writer is '{id}', it takes a UUID of version 8, as 1b671a64-40d5-891e-99b0-da01ff1f3341"
+            )
+        })?;
     let bytes = |name: &str, text: &str| {
         STANDARD.decode(text).map_err(|_| err!(BadArguments, "{name} is not base64"))
     };
@@ -216,7 +220,11 @@ impl QuerySettings {
                 _ => Ack::Durable,
             },
             idempotent_id: Some(at.text("idempotent_id")).filter(|s| !s.is_empty()).map(str::to_owned),
-            log_writer: log_writer(at.text("log_writer"), at.text("log_writer_from"), at.text("log_writer_position"))?,
+            log_writer: log_writer(
+                at.text("log_writer"),
+                at.text("log_writer_from"),
+                at.text("log_writer_position"),
+            )?,
             cast_overflow_wrap: at.text("cast_overflow").eq_ignore_ascii_case("wrap"),
             join_use_nulls: at.flag("join_use_nulls"),
             check_dependents: at.flag("enable_dependency_check"),

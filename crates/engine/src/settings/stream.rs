@@ -53,10 +53,6 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
     s("keep_versions", UInt, "1", DefaultOnly, "versions a key keeps in keyed streams"),
     s("logstore", OneOf(&["nativelog", "kafka"]), "nativelog", DefaultOnly, "where the log lies"),
     s("logstore_auto_offset_reset", Text, "earliest", Nothing, ""),
-    s("logstore_codec", OneOf(&["none", "lz4", "zstd"]), "none", Works, "compression of the log"),
-    s("logstore_flush_messages", UInt, "1000", Nothing, "every group of appends is fsynced"),
-    s("logstore_flush_ms", UInt, "120000", Nothing, "every group of appends is fsynced"),
-    s("logstore_request_required_acks", Int, "1", Nothing, ""),
     s(
         "logstore_bytes_max",
         Int,
@@ -64,6 +60,9 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
         Works,
         "bytes of disk that the log of a shard never passes; -1 = no bound",
     ),
+    s("logstore_codec", OneOf(&["none", "lz4", "zstd"]), "none", Works, "compression of the log"),
+    s("logstore_flush_messages", UInt, "1000", Nothing, "every group of appends is fsynced"),
+    s("logstore_flush_ms", UInt, "120000", Nothing, "every group of appends is fsynced"),
     s(
         "logstore_full",
         OneOf(&["refuse", "drop_oldest"]),
@@ -71,6 +70,7 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
         Works,
         "at logstore_bytes_max: inserts are refused, or the oldest rows go although somebody needs them",
     ),
+    s("logstore_request_required_acks", Int, "1", Nothing, ""),
     s("logstore_request_timeout_ms", UInt, "30000", Nothing, ""),
     s("logstore_retention_bytes", Int, "-1", Works, "bytes of log kept a shard; -1 = no limit by size"),
     s("logstore_retention_ms", Int, "86400000", Works, "age of log kept, milliseconds; -1 = for ever"),
@@ -148,7 +148,10 @@ impl StreamSettings {
         }
         let o = &parsed.options;
         if o.log_bytes_max.is_some() && o.storage_type == StorageType::Memory {
-            return Err(err!(BadArguments, "logstore_bytes_max is for logs on a disk; storage_type is 'memory'"));
+            return Err(err!(
+                BadArguments,
+                "logstore_bytes_max is for logs on a disk; storage_type is 'memory'"
+            ));
         }
         Ok(parsed)
     }

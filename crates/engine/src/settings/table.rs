@@ -131,7 +131,12 @@ pub const SETTINGS: &[Setting] = &[
     q("join_use_nulls", Bool, "0", "a join without match gives NULL, not the type's default"),
     q("late_rows_stream", Text, "", "a stream that takes rows that come too late for their windows"),
     q("log_queries", Bool, "1", "remember the statement in system.query_log once it has ended"),
-    q("log_writer", Text, "", "id of who writes with a position of its own: an INSERT is one record, or refused"),
+    q(
+        "log_writer",
+        Text,
+        "",
+        "id of who writes with a position of its own: an INSERT is one record, or refused",
+    ),
     q("log_writer_from", Text, "", "position, in base64, that the writer has to be at; empty = it has none"),
     q("log_writer_position", Text, "", "position, in base64, that the writer is at once the INSERT is there"),
     q("max_block_size", UInt, "8192", "rows a batch of a bounded query has at most"),

@@ -87,7 +87,11 @@ impl AvroFileDecoder {
         let max = self.settings.body_bytes_max;
         let (count, size) = match (u64::try_from(count), usize::try_from(size)) {
             (Ok(count), Ok(size)) if size <= max => (count, size),
-            _ => return Err(self.bad(format!("a block of {count} values and {size} bytes; at most {max} are taken"))),
+            _ => {
+                return Err(
+                    self.bad(format!("a block of {count} values and {size} bytes; at most {max} are taken"))
+                );
+            }
         };
         if input.len() < size + MARK_BYTES {
             return Ok(false);
@@ -252,7 +256,12 @@ pub(crate) struct AvroFileEncoder {
 
 impl AvroFileEncoder {
     pub fn new(schema: &SchemaRef, settings: &FormatSettings) -> Self {
-        AvroFileEncoder { schema: schema.clone(), settings: settings.clone(), writer: None, mark: [0; MARK_BYTES] }
+        AvroFileEncoder {
+            schema: schema.clone(),
+            settings: settings.clone(),
+            writer: None,
+            mark: [0; MARK_BYTES],
+        }
     }
 }
 

@@ -39,7 +39,8 @@ impl AvroRows {
         }
         let row = self.rows.row_number() - 1;
         self.rows.unpush_row();
-        let what = format!("{} bytes are left behind the value; it was written with another schema", input.len());
+        let what =
+            format!("{} bytes are left behind the value; it was written with another schema", input.len());
         Err(Fault::new(what, b"").at_row(row))
     }
 
@@ -125,11 +126,19 @@ fn nested(node: &Node, targets: &[Target], input: &mut &[u8], rows: &mut Rows) -
 fn branch<'a>(branches: &'a [Arc<Node>], input: &mut &[u8]) -> Result<&'a Node, Fault> {
     let i = long(input)?;
     usize::try_from(i).ok().and_then(|i| branches.get(i)).map(|n| &**n).ok_or_else(|| {
-        Fault::new(format!("branch {i} of a union of {}; it was written with another schema", branches.len()), b"")
+        Fault::new(
+            format!("branch {i} of a union of {}; it was written with another schema", branches.len()),
+            b"",
+        )
     })
 }
 
-fn value(node: &Node, input: &mut &[u8], column: &mut Column, settings: &FormatSettings) -> Result<(), Fault> {
+fn value(
+    node: &Node,
+    input: &mut &[u8],
+    column: &mut Column,
+    settings: &FormatSettings,
+) -> Result<(), Fault> {
     let datum = match node {
         Node::Union(branches) => return value(branch(branches, input)?, input, column, settings),
         Node::Array(items) => {
@@ -209,7 +218,10 @@ fn blocks(input: &mut &[u8], mut item: impl FnMut(&mut &[u8]) -> Result<(), Faul
             if input.len() == before {
                 empty += 1;
                 if empty > EMPTY_ITEMS_MAX {
-                    return Err(Fault::new(format!("more than {EMPTY_ITEMS_MAX} items that take no byte"), b""));
+                    return Err(Fault::new(
+                        format!("more than {EMPTY_ITEMS_MAX} items that take no byte"),
+                        b"",
+                    ));
                 }
             }
         }
@@ -257,7 +269,10 @@ fn scalar<'d, 'n: 'd, 'i: 'd>(node: &'n Node, input: &mut &'i [u8]) -> Result<Da
         }
         Node::Date => {
             let days = long(input)?;
-            Datum::Date(days.try_into().map_err(|_| Fault::new("a date out of range", days.to_string().as_bytes()))?)
+            Datum::Date(
+                days.try_into()
+                    .map_err(|_| Fault::new("a date out of range", days.to_string().as_bytes()))?,
+            )
         }
         Node::Timestamp(digits) => Datum::Time { value: long(input)?, digits: *digits },
         Node::Decimal { scale, fixed, .. } => {

@@ -72,11 +72,7 @@ impl AvroSchema {
         let Node::Record(fields) = &*root else {
             return Err(refused("a message is a record, this schema is none"));
         };
-        Ok(AvroSchema {
-            fields: fields.clone(),
-            full_name: build.name_of(&root),
-            text: text.to_owned(),
-        })
+        Ok(AvroSchema { fields: fields.clone(), full_name: build.name_of(&root), text: text.to_owned() })
     }
 
     /// The schema in which rows of these columns can be written.
@@ -154,7 +150,9 @@ impl Build {
             (depth, nodes) = (depth.max(d + 1), nodes + n);
         }
         if depth > DEPTH_MAX || nodes > NODES_MAX {
-            return Err(refused(format!("a schema of more than {DEPTH_MAX} levels or {NODES_MAX} fields in all")));
+            return Err(refused(format!(
+                "a schema of more than {DEPTH_MAX} levels or {NODES_MAX} fields in all"
+            )));
         }
         self.sizes.insert(Arc::as_ptr(&node), (depth, nodes));
         Ok(node)
@@ -188,7 +186,8 @@ impl Build {
 
     fn object(&mut self, object: &Map<String, Value>, namespace: &str) -> Result<Arc<Node>, FormatError> {
         let of = object.get("type").ok_or_else(|| refused("an object without its \"type\""))?;
-        let part = |what: &str| object.get(what).ok_or_else(|| refused(format!("{of} without its \"{what}\"")));
+        let part =
+            |what: &str| object.get(what).ok_or_else(|| refused(format!("{of} without its \"{what}\"")));
         let Value::String(word) = of else { return self.node(of, namespace) };
         let logical = object.get("logicalType").and_then(Value::as_str).unwrap_or_default();
         match word.as_str() {
@@ -213,7 +212,8 @@ impl Build {
             }
             "fixed" => {
                 let size = part("size")?.as_u64().and_then(|n| usize::try_from(n).ok());
-                let size = size.ok_or_else(|| refused(format!("the size of {name} is no number of bytes")))?;
+                let size =
+                    size.ok_or_else(|| refused(format!("the size of {name} is no number of bytes")))?;
                 refined(Node::Fixed(size), logical, object)?
             }
             _ => {
@@ -222,7 +222,9 @@ impl Build {
                 let mut fields: Vec<(String, Arc<Node>)> = Vec::with_capacity(all.len());
                 for field in all {
                     let get = |what: &str| {
-                        field.get(what).ok_or_else(|| refused(format!("a field of {name} without its \"{what}\"")))
+                        field
+                            .get(what)
+                            .ok_or_else(|| refused(format!("a field of {name} without its \"{what}\"")))
                     };
                     let field_name = get("name")?.as_str().unwrap_or_default();
                     check_name(field_name)?;
@@ -268,14 +270,20 @@ fn refined(plain: Node, logical: &str, object: &Map<String, Value>) -> Result<No
         (Node::Int, "date", _) => Node::Date,
         (Node::String, "uuid", _) => Node::Uuid,
         (plain @ (Node::Bytes | Node::Fixed(_)), "decimal", _) => {
-            let number = |what: &str| object.get(what).map_or(Some(0), |v| v.as_u64().and_then(|n| u8::try_from(n).ok()));
+            let number = |what: &str| {
+                object.get(what).map_or(Some(0), |v| v.as_u64().and_then(|n| u8::try_from(n).ok()))
+            };
             let (precision, scale) = (number("precision"), number("scale"));
             let fixed = if let Node::Fixed(n) = plain { Some(n) } else { None };
             match (precision, scale) {
                 (Some(precision @ 1..=38), Some(scale)) if scale <= precision => {
                     Node::Decimal { precision, scale, fixed }
                 }
-                _ => return Err(refused("a decimal whose digits are not 1 to 38, or fewer than those after the point")),
+                _ => {
+                    return Err(refused(
+                        "a decimal whose digits are not 1 to 38, or fewer than those after the point",
+                    ));
+                }
             }
         }
         (plain, ..) => plain,
@@ -331,7 +339,9 @@ fn type_of(node: &Node) -> Result<Type, String> {
 fn check_name(name: &str) -> Result<(), FormatError> {
     let good = |c: char| c.is_ascii_alphanumeric() || c == '_';
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) || !name.chars().all(good) {
-        return Err(refused(format!("a field can not be named '{name}'; rename the column, or give a schema")));
+        return Err(refused(format!(
+            "a field can not be named '{name}'; rename the column, or give a schema"
+        )));
     }
     Ok(())
 }

@@ -15,7 +15,11 @@ fn rows_of(json: &str, columns: &[(&str, &str)]) -> RecordBatch {
     d.next_batch(usize::MAX).unwrap().unwrap().batch
 }
 
-fn written(json: &str, columns: &[(&str, &str)], avro: &AvroSchema) -> Result<Vec<Vec<u8>>, crate::FormatError> {
+fn written(
+    json: &str,
+    columns: &[(&str, &str)],
+    avro: &AvroSchema,
+) -> Result<Vec<Vec<u8>>, crate::FormatError> {
     let batch = rows_of(json, columns);
     let writer = AvroWriter::new(&batch.schema(), avro.clone(), &FormatSettings::default())?;
     let (mut out, mut all) = (Vec::new(), Vec::new());
@@ -23,7 +27,11 @@ fn written(json: &str, columns: &[(&str, &str)], avro: &AvroSchema) -> Result<Ve
     Ok(all)
 }
 
-fn read(values: &[Vec<u8>], avro: &AvroSchema, columns: &[(&str, &str)]) -> Result<RecordBatch, crate::FormatError> {
+fn read(
+    values: &[Vec<u8>],
+    avro: &AvroSchema,
+    columns: &[(&str, &str)],
+) -> Result<RecordBatch, crate::FormatError> {
     let mut rows = AvroRows::new(schema(columns), &FormatSettings::default());
     values.iter().try_for_each(|v| rows.push(avro, v))?;
     Ok(rows.finish()?.batch)
@@ -88,7 +96,9 @@ fn schemas_evolve() {
     )
     .unwrap();
     let old = written("{\"id\":1,\"gone\":\"x\"}", &[("id", "int32"), ("gone", "string")], &v1).unwrap();
-    let new = written("{\"new\":0.5,\"id\":5000000000}", &[("new", "nullable(float64)"), ("id", "int64")], &v2).unwrap();
+    let new =
+        written("{\"new\":0.5,\"id\":5000000000}", &[("new", "nullable(float64)"), ("id", "int64")], &v2)
+            .unwrap();
     let mut rows = AvroRows::new(schema(&[("id", "int64"), ("new", "float64")]), &FormatSettings::default());
     rows.push(&v1, &old[0]).unwrap();
     rows.push(&v2, &new[0]).unwrap();
@@ -101,7 +111,8 @@ fn schemas_evolve() {
 #[test]
 fn what_does_not_fit_says_so_and_leaves_the_rows_before() {
     let field = |ty: &str| {
-        AvroSchema::parse(&format!(r#"{{"type":"record","name":"r","fields":[{{"name":"a","type":{ty}}}]}}"#)).unwrap()
+        AvroSchema::parse(&format!(r#"{{"type":"record","name":"r","fields":[{{"name":"a","type":{ty}}}]}}"#))
+            .unwrap()
     };
     let long = field("\"long\"");
     let array = field(r#"{"type":"array","items":"null"}"#);
@@ -171,7 +182,8 @@ fn files_are_read_in_every_codec() {
         ("snappy", include_bytes!("../../testdata/avro/snappy.avro")),
         ("zstandard", include_bytes!("../../testdata/avro/zstandard.avro")),
     ] {
-        let batch = crate::tests::decode_all("Avro", &schema(&columns), bytes, &s).unwrap_or_else(|e| panic!("{name}: {e}"));
+        let batch = crate::tests::decode_all("Avro", &schema(&columns), bytes, &s)
+            .unwrap_or_else(|e| panic!("{name}: {e}"));
         assert_eq!(json(&batch), rows, "{name}");
         let mut flipped = bytes.to_vec();
         let last = flipped.len() - 1;

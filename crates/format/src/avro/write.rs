@@ -22,12 +22,20 @@ pub struct AvroWriter {
 impl AvroWriter {
     /// # Errors
     /// A column that no field is for, or a field that must be given and is no column.
-    pub fn new(columns: &SchemaRef, schema: AvroSchema, settings: &FormatSettings) -> Result<Self, FormatError> {
+    pub fn new(
+        columns: &SchemaRef,
+        schema: AvroSchema,
+        settings: &FormatSettings,
+    ) -> Result<Self, FormatError> {
         let columns = Columns::new(columns);
         let refused = |what: String| FormatError::Schema { name: "Avro", what };
         let targets = targets(&columns.names, &schema.fields, &child);
         if let Some(i) = unused(columns.names.len(), &targets) {
-            return Err(refused(format!("the schema {} has no field {}", schema.full_name(), columns.names[i])));
+            return Err(refused(format!(
+                "the schema {} has no field {}",
+                schema.full_name(),
+                columns.names[i]
+            )));
         }
         for ((name, node), target) in schema.fields.iter().zip(&targets) {
             if *target == Target::Skip && null_branch(node).is_none() {
@@ -74,9 +82,13 @@ impl AvroWriter {
         for ((name, node), target) in fields.iter().zip(targets) {
             let failed = |what: String| FormatError::Encode { column: name.clone(), what };
             match (target, null_branch(node)) {
-                (Target::Column(i), _) => write(node, &views[*i], row, out, &self.settings).map_err(failed)?,
+                (Target::Column(i), _) => {
+                    write(node, &views[*i], row, out, &self.settings).map_err(failed)?
+                }
                 (Target::Skip, Some(null)) => long(null, out),
-                (Target::Skip, None) => return Err(failed("no column gives it, and it can not be null".into())),
+                (Target::Skip, None) => {
+                    return Err(failed("no column gives it, and it can not be null".into()));
+                }
                 (Target::Record(below), _) => {
                     let mut at = node;
                     while let Node::Union(branches) = &**at {
@@ -97,9 +109,7 @@ impl AvroWriter {
 /// Which branch of a union says null.
 fn null_branch(node: &Node) -> Option<i64> {
     match node {
-        Node::Union(branches) => {
-            branches.iter().position(|b| matches!(**b, Node::Null)).map(|i| i as i64)
-        }
+        Node::Union(branches) => branches.iter().position(|b| matches!(**b, Node::Null)).map(|i| i as i64),
         _ => None,
     }
 }
@@ -151,9 +161,12 @@ fn write(
         }
         (Node::Record(fields), Values::Tuple { fields: views, spec }) => {
             for (place, (name, node)) in fields.iter().enumerate() {
-                let at = if spec.named { spec.fields.iter().position(|(n, _)| n == name) } else { Some(place) };
+                let at =
+                    if spec.named { spec.fields.iter().position(|(n, _)| n == name) } else { Some(place) };
                 match (at.and_then(|i| views.get(i)), null_branch(node)) {
-                    (Some(view), _) => write(node, view, row, out, settings).map_err(|what| format!("{name}: {what}"))?,
+                    (Some(view), _) => {
+                        write(node, view, row, out, settings).map_err(|what| format!("{name}: {what}"))?
+                    }
                     (None, Some(null)) => long(null, out),
                     (None, None) => return Err(format!("{name}: not there, and the schema says that it is")),
                 }
@@ -168,7 +181,9 @@ fn write(
             let mut scratch = Vec::new();
             let datum = datum_of(view, row, settings, &mut scratch)
                 .ok_or_else(|| format!("{} can not be written as {}", view.kind.ty, word(node)))?;
-            scalar(node, datum, out).map_err(|what| what.unwrap_or_else(|| format!("{} can not be written as {}", view.kind.ty, word(node))))
+            scalar(node, datum, out).map_err(|what| {
+                what.unwrap_or_else(|| format!("{} can not be written as {}", view.kind.ty, word(node)))
+            })
         }
     }
 }
@@ -248,7 +263,11 @@ fn scalar(node: &Node, datum: Datum<'_>, out: &mut Vec<u8>) -> Result<(), Option
                 Datum::Date(days) => (i64::from(days) * 86_400, 0),
                 _ => return Err(None),
             };
-            long(crate::datum::rescaled(value, from, *digits).ok_or_else(|| Some("out of range".to_owned()))?, out);
+            long(
+                crate::datum::rescaled(value, from, *digits)
+                    .ok_or_else(|| Some("out of range".to_owned()))?,
+                out,
+            );
         }
         Node::Decimal { precision, scale, fixed } => {
             let value = datum.decimal(*precision, *scale).ok_or_else(|| {

@@ -10,7 +10,9 @@ use crate::paths::{Child, Target, targets};
 use crate::rows::Rows;
 use crate::{DecodedBatch, FormatError, FormatSettings};
 use arrow_schema::SchemaRef;
-use prost_reflect::{DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value};
+use prost_reflect::{
+    DynamicMessage, FieldDescriptor, Kind, MapKey, MessageDescriptor, ReflectMessage, Value,
+};
 
 /// Rows of messages.
 pub struct ProtobufRows {
@@ -43,9 +45,8 @@ impl ProtobufRows {
     /// Bytes that are no such message, or a value that its column can not hold. The rows before it stay.
     pub fn push(&mut self, schema: &ProtobufSchema, bytes: &[u8]) -> Result<(), FormatError> {
         let row = self.rows.row_number();
-        let message = DynamicMessage::decode(schema.message.clone(), bytes).map_err(|e| {
-            Fault::new(format!("no message of {}: {e}", schema.full_name()), b"").at_row(row)
-        })?;
+        let message = DynamicMessage::decode(schema.message.clone(), bytes)
+            .map_err(|e| Fault::new(format!("no message of {}: {e}", schema.full_name()), b"").at_row(row))?;
         if self.plan.as_ref().is_none_or(|(of, _)| *of != schema.message) {
             let targets = targets(&self.rows.names, &fields(&schema.message), &child);
             self.plan = Some((schema.message.clone(), targets));
@@ -142,7 +143,9 @@ fn record(
 }
 
 fn value(kind: &Kind, value: &Value, column: &mut Column, settings: &FormatSettings) -> Result<(), Fault> {
-    let unfit = |what: &str, column: &Column| Fault::new(format!("{what} can not be read as {}", column.kind.ty), b"");
+    let unfit = |what: &str, column: &Column| {
+        Fault::new(format!("{what} can not be read as {}", column.kind.ty), b"")
+    };
     let datum = match value {
         Value::List(all) => {
             if !matches!(column.data, Data::Array { .. }) {
@@ -233,7 +236,8 @@ fn inner(message: &DynamicMessage, column: &mut Column, settings: &FormatSetting
         let field = if spec.named { desc.get_field_by_name(name) } else { desc.fields().nth(place) };
         match field.filter(|f| !f.supports_presence() || message.has_field(f)) {
             Some(field) => {
-                value(&field.kind(), &message.get_field(&field), column, settings).map_err(|f| f.in_column(name))?;
+                value(&field.kind(), &message.get_field(&field), column, settings)
+                    .map_err(|f| f.in_column(name))?;
             }
             None => column.push_default(),
         }

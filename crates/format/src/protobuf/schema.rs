@@ -71,11 +71,20 @@ impl ProtobufSchema {
                 all.iter().find(|m| m.full_name() == name || m.full_name().ends_with(&tail))
             }
             None if file.messages().len() == 1 => all.first(),
-            None => return Err(refused(format!("{main} has several messages; name one as {main}:Message, of {}", names()))),
+            None => {
+                return Err(refused(format!(
+                    "{main} has several messages; name one as {main}:Message, of {}",
+                    names()
+                )));
+            }
         };
         match found {
             Some(message) => Ok(ProtobufSchema { message: message.clone() }),
-            None => Err(refused(format!("{main} has no message {}; it has {}", message.unwrap_or_default(), names()))),
+            None => Err(refused(format!(
+                "{main} has no message {}; it has {}",
+                message.unwrap_or_default(),
+                names()
+            ))),
         }
     }
 
@@ -163,7 +172,9 @@ impl ProtobufSchema {
             .fields()
             .map(|field| match type_of(&field, &mut within) {
                 Ok(ty) => Ok((field.name().to_owned(), ty)),
-                Err(what) => Err(refused(format!("field {} is {what}, which no column can be", field.name()))),
+                Err(what) => {
+                    Err(refused(format!("field {} is {what}, which no column can be", field.name())))
+                }
             })
             .collect()
     }

@@ -27,7 +27,8 @@ const ORDERS: &str = r#"
 "#;
 
 fn texts() -> BTreeMap<String, String> {
-    let places = "syntax = \"proto3\"; package shop; message Place { string city = 1; optional string zip = 2; }";
+    let places =
+        "syntax = \"proto3\"; package shop; message Place { string city = 1; optional string zip = 2; }";
     [("orders", ORDERS), ("places", places)].map(|(k, v)| (k.to_owned(), v.to_owned())).into()
 }
 
@@ -92,7 +93,8 @@ fn messages_go_out_and_come_back() {
 
 #[test]
 fn what_is_not_there_is_absent() {
-    let mut rows = ProtobufRows::new(schema(&[("price", "float64"), ("id", "int64")]), &FormatSettings::default());
+    let mut rows =
+        ProtobufRows::new(schema(&[("price", "float64"), ("id", "int64")]), &FormatSettings::default());
     rows.push(&order(), &[]).unwrap();
     let got = rows.finish().unwrap();
     // A field of proto3 without presence is its zero.
@@ -102,7 +104,12 @@ fn what_is_not_there_is_absent() {
 #[test]
 fn what_does_not_fit_says_so() {
     let of = order();
-    assert!(read(&[vec![0x08]], &[("id", "int64")], &of).unwrap_err().to_string().contains("no message of shop.Order"));
+    assert!(
+        read(&[vec![0x08]], &[("id", "int64")], &of)
+            .unwrap_err()
+            .to_string()
+            .contains("no message of shop.Order")
+    );
     let big = written("{\"id\":300}", &[("id", "int64")], &of).unwrap();
     let e = read(&big, &[("id", "int8")], &of).unwrap_err().to_string();
     assert!(e.contains("column id") && e.contains("out of range of int8"), "{e}");
@@ -119,14 +126,17 @@ fn what_does_not_fit_says_so() {
 
 #[test]
 fn schemas_that_can_not_be_used_say_why() {
-    let parse = |main: &str, message| ProtobufSchema::parse(&texts(), main, message).map(|_| ()).unwrap_err().to_string();
+    let parse = |main: &str, message| {
+        ProtobufSchema::parse(&texts(), main, message).map(|_| ()).unwrap_err().to_string()
+    };
     assert!(parse("orders", None).contains("shop.Order.Line"), "{}", parse("orders", None));
     assert!(parse("orders", Some("Ordr")).contains("shop.Order"));
     assert!(parse("nowhere", None).contains("nowhere.proto"), "{}", parse("nowhere", None));
     assert!(ProtobufSchema::parse(&texts(), "places", None).is_ok());
     let other = ProtobufSchema::parse(&texts(), "orders", Some("shop.Other")).unwrap();
     assert!(other.columns().unwrap_err().to_string().contains("holds itself"));
-    let broken = BTreeMap::from([("b".to_owned(), "syntax = \"proto3\"; message M { strin a = 1; }".to_owned())]);
+    let broken =
+        BTreeMap::from([("b".to_owned(), "syntax = \"proto3\"; message M { strin a = 1; }".to_owned())]);
     let e = ProtobufSchema::check(&broken, "b").unwrap_err().to_string();
     assert!(e.contains("strin"), "{e}");
     // The place of a message, as registries tell it.

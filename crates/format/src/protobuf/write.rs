@@ -24,7 +24,11 @@ pub struct ProtobufWriter {
 impl ProtobufWriter {
     /// # Errors
     /// A column that no field is for.
-    pub fn new(columns: &SchemaRef, schema: ProtobufSchema, settings: &FormatSettings) -> Result<Self, FormatError> {
+    pub fn new(
+        columns: &SchemaRef,
+        schema: ProtobufSchema,
+        settings: &FormatSettings,
+    ) -> Result<Self, FormatError> {
         let columns = Columns::new(columns);
         let targets = targets(&columns.names, &fields(&schema.message), &child);
         if let Some(i) = unused(columns.names.len(), &targets) {
@@ -93,7 +97,12 @@ impl ProtobufWriter {
 }
 
 /// The value of a field; `None` = it is not set.
-fn value(field: &FieldDescriptor, view: &View<'_>, row: usize, settings: &FormatSettings) -> Result<Option<Value>, String> {
+fn value(
+    field: &FieldDescriptor,
+    view: &View<'_>,
+    row: usize,
+    settings: &FormatSettings,
+) -> Result<Option<Value>, String> {
     match &view.data {
         Values::Map { offsets, keys, values } if field.is_map() => {
             let Kind::Message(entry) = field.kind() else { return Ok(None) };
@@ -127,7 +136,9 @@ fn one(kind: &Kind, view: &View<'_>, row: usize, settings: &FormatSettings) -> R
         for (place, ((name, _), view)) in spec.fields.iter().zip(views).enumerate() {
             let field = if spec.named { desc.get_field_by_name(name) } else { desc.fields().nth(place) };
             let field = field.ok_or_else(|| format!("message {} has no field {name}", desc.full_name()))?;
-            if let Some(value) = value(&field, view, row, settings).map_err(|what| format!("{name}: {what}"))? {
+            if let Some(value) =
+                value(&field, view, row, settings).map_err(|what| format!("{name}: {what}"))?
+            {
                 message.set_field(&field, value);
             }
         }
@@ -147,8 +158,12 @@ fn one(kind: &Kind, view: &View<'_>, row: usize, settings: &FormatSettings) -> R
     Ok(match kind {
         Kind::Double => Value::F64(datum.float().ok_or_else(unfit)?),
         Kind::Float => Value::F32(datum.float().ok_or_else(unfit)? as f32),
-        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => Value::I32(integer()?.try_into().map_err(|_| range())?),
-        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => Value::I64(integer()?.try_into().map_err(|_| range())?),
+        Kind::Int32 | Kind::Sint32 | Kind::Sfixed32 => {
+            Value::I32(integer()?.try_into().map_err(|_| range())?)
+        }
+        Kind::Int64 | Kind::Sint64 | Kind::Sfixed64 => {
+            Value::I64(integer()?.try_into().map_err(|_| range())?)
+        }
         Kind::Uint32 | Kind::Fixed32 => Value::U32(integer()?.try_into().map_err(|_| range())?),
         Kind::Uint64 | Kind::Fixed64 => Value::U64(integer()?.try_into().map_err(|_| range())?),
         Kind::Bool => match datum {
@@ -177,7 +192,9 @@ fn one(kind: &Kind, view: &View<'_>, row: usize, settings: &FormatSettings) -> R
         Kind::Enum(desc) => match datum {
             Datum::Text(v) => {
                 let value = desc.get_value_by_name(v);
-                Value::EnumNumber(value.ok_or_else(|| format!("'{v}' is no name of {}", desc.full_name()))?.number())
+                Value::EnumNumber(
+                    value.ok_or_else(|| format!("'{v}' is no name of {}", desc.full_name()))?.number(),
+                )
             }
             _ => Value::EnumNumber(integer()?.try_into().map_err(|_| range())?),
         },

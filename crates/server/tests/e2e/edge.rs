@@ -39,7 +39,10 @@ fn a_stream_of_another_weir_is_read_and_written() {
     assert_eq!(lines(&mut follow, 1_000).len(), 1_000);
     // What is written here is there at once, and comes back.
     edge.query("INSERT INTO t (id, s, a, at) VALUES (5000, 'x', [], '2026-11-27 00:00:00.000001')");
-    assert_eq!(centre.query("SELECT s, a, at FROM table(t) WHERE id = 5000"), "x\t[]\t2026-11-27 00:00:00.000001\n");
+    assert_eq!(
+        centre.query("SELECT s, a, at FROM table(t) WHERE id = 5000"),
+        "x\t[]\t2026-11-27 00:00:00.000001\n"
+    );
     assert_eq!(lines(&mut follow, 1), ["5000"]);
     // The network, then the other server itself.
     proxy.reset();
@@ -67,7 +70,10 @@ fn a_stream_of_another_weir_is_read_and_written() {
         ("type='weir', hosts='169.254.169.254:80'", "--allowed-remote-hosts"),
         ("type='weir', hosts='localhost:1', streams='x'", "did you mean stream"),
     ] {
-        let refused = edge.table.query(&format!("CREATE EXTERNAL STREAM x (id int64) SETTINGS {settings}")).unwrap_err();
+        let refused = edge
+            .table
+            .query(&format!("CREATE EXTERNAL STREAM x (id int64) SETTINGS {settings}"))
+            .unwrap_err();
         assert!(refused.text.contains(part), "{settings}: {refused}");
     }
     let none = format!("CREATE EXTERNAL STREAM none SETTINGS type='weir', hosts='{}'", proxy.address());
@@ -115,18 +121,28 @@ fn who_writes_with_a_position_is_there_once() {
     let _ = torn.read_to_end(&mut Vec::new());
     let select = "INSERT INTO t SETTINGS log_writer='1b671a64-40d5-891e-99b0-da01ff1f3341', log_writer_position='YQ==' SELECT 1";
     assert!(server.table.query(select).unwrap_err().text.contains("several records"));
-    assert_eq!(server.query("SELECT array_sort(group_array(id)), uniq_exact(_tp_shard) FROM table(t)"), "[1,2,3]\t1\n");
+    assert_eq!(
+        server.query("SELECT array_sort(group_array(id)), uniq_exact(_tp_shard) FROM table(t)"),
+        "[1,2,3]\t1\n"
+    );
     assert_eq!(
         server.query("SELECT table, writer, position FROM system.log_writers"),
         format!("t\t{writer}\tYg==\n")
     );
     let refused = server
         .table
-        .query(&format!("INSERT INTO keyed SETTINGS log_writer='{writer}', log_writer_position='YQ==' VALUES (1)"))
+        .query(&format!(
+            "INSERT INTO keyed SETTINGS log_writer='{writer}', log_writer_position='YQ==' VALUES (1)"
+        ))
         .unwrap_err();
     assert!(refused.text.contains("sharding_expr"), "{refused}");
-    for settings in ["log_writer='x', log_writer_position='YQ=='", "log_writer_position='YQ=='", &format!("log_writer='{writer}'")] {
-        let refused = server.table.query(&format!("INSERT INTO t SETTINGS {settings} VALUES (1)")).unwrap_err();
+    for settings in [
+        "log_writer='x', log_writer_position='YQ=='",
+        "log_writer_position='YQ=='",
+        &format!("log_writer='{writer}'"),
+    ] {
+        let refused =
+            server.table.query(&format!("INSERT INTO t SETTINGS {settings} VALUES (1)")).unwrap_err();
         assert!(refused.text.contains("log_writer"), "{refused}");
     }
 }
@@ -227,7 +243,9 @@ fn an_edge_forwards_each_row_once_through_cuts_and_kills() {
 
 fn bytes_of(dir: &Path) -> u64 {
     let entries = std::fs::read_dir(dir).unwrap().flatten();
-    entries.map(|e| if e.path().is_dir() { bytes_of(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) }).sum()
+    entries
+        .map(|e| if e.path().is_dir() { bytes_of(&e.path()) } else { e.metadata().map_or(0, |m| m.len()) })
+        .sum()
 }
 
 #[test]
@@ -238,13 +256,12 @@ fn an_edge_without_a_network_keeps_to_its_disk() {
         let centre = Server::start(there.path());
         centre.query(CENTRE);
         let proxy = Proxy::start(port(&centre));
-        let mut edge = Edge::start(
-            here.path(),
-            &proxy,
-            &format!("logstore_bytes_max={LIMIT}, logstore_full='{full}'"),
-        );
+        let mut edge =
+            Edge::start(here.path(), &proxy, &format!("logstore_bytes_max={LIMIT}, logstore_full='{full}'"));
         edge.insert(0, 1_000).unwrap();
-        wait_until("the first rows are there", || number(&centre, "SELECT count() FROM table(rows)") == 1_000);
+        wait_until("the first rows are there", || {
+            number(&centre, "SELECT count() FROM table(rows)") == 1_000
+        });
         edge.server.query("SYSTEM CHECKPOINT VIEW forward");
         proxy.cut();
         let (mut taken, mut refused) = (1_000, None);
@@ -259,7 +276,8 @@ fn an_edge_without_a_network_keeps_to_its_disk() {
             let held = bytes_of(&here.path().join("streams"));
             assert!(held <= LIMIT + (256 << 10), "{held} bytes on disk with {taken} rows");
         }
-        let dropped = number(&edge.server, "SELECT sum(dropped_rows) FROM system.shards WHERE table = 'kept'");
+        let dropped =
+            number(&edge.server, "SELECT sum(dropped_rows) FROM system.shards WHERE table = 'kept'");
         match full {
             "refuse" => {
                 let text = refused.expect("the log is full");
@@ -313,15 +331,28 @@ fn rows_are_posted_to_a_url() {
     server.query("SYSTEM CHECKPOINT VIEW v");
     assert_eq!(receiver.calls()[1..], [(); 3].map(|()| serde_json::json!({"id": 3, "s": "v"})));
     let refusing = Receiver::new(&[401]);
-    server.query(&format!("CREATE EXTERNAL STREAM no (id int64) SETTINGS type='http', url='{}'", refusing.url));
+    server
+        .query(&format!("CREATE EXTERNAL STREAM no (id int64) SETTINGS type='http', url='{}'", refusing.url));
     let refused = |sql: &str| server.table.query(sql).unwrap_err().text;
     assert!(refused("INSERT INTO no VALUES (1)").contains("http_header_"));
     assert!(refused("SELECT * FROM table(hook)").contains("can not be read"));
-    for settings in ["url='ftp://x'", "url='http://u:p@x'", "url='http://169.254.169.254/'", "url='http://x', http_header_a='\n'"] {
+    for settings in [
+        "url='ftp://x'",
+        "url='http://u:p@x'",
+        "url='http://169.254.169.254/'",
+        "url='http://x', http_header_a='\n'",
+    ] {
         refused(&format!("CREATE EXTERNAL STREAM x (id int64) SETTINGS type='http', {settings}"));
     }
-    for shown in ["SHOW CREATE STREAM hook", "SELECT query FROM system.query_log WHERE query LIKE '%x_token%'"] {
+    for shown in
+        ["SHOW CREATE STREAM hook", "SELECT query FROM system.query_log WHERE query LIKE '%x_token%'"]
+    {
         let text = server.query(shown);
-        assert!(text.contains("[HIDDEN]") && !text.contains("token='s3cret'") && !text.contains("token = 's3cret'"), "{text}");
+        assert!(
+            text.contains("[HIDDEN]")
+                && !text.contains("token='s3cret'")
+                && !text.contains("token = 's3cret'"),
+            "{text}"
+        );
     }
 }

@@ -121,7 +121,10 @@ fn avro_of_a_registry_is_read_and_written() {
     server.query("INSERT INTO copies VALUES (7, 1.5, ['a', 'b'], NULL)");
     let copies = registry.consume(&broker, "copies", "avro", 2);
     assert_eq!(copies[1], serde_json::json!({"id": 7, "price": 1.5, "tags": ["a", "b"], "name": null}));
-    server.query(&format!("CREATE EXTERNAL STREAM fresh (id int64, at datetime64(3, 'UTC'), p tuple(x int32, y string)) {}", settings("fresh")));
+    server.query(&format!(
+        "CREATE EXTERNAL STREAM fresh (id int64, at datetime64(3, 'UTC'), p tuple(x int32, y string)) {}",
+        settings("fresh")
+    ));
     server.query("INSERT INTO fresh VALUES (1, '2026-11-27 10:00:00.001', (5, 'q'))");
     let fresh = registry.consume(&broker, "fresh", "avro", 1);
     assert_eq!(
@@ -133,7 +136,10 @@ fn avro_of_a_registry_is_read_and_written() {
     registry.raw(&broker, "orders", &["0000002710", "7b7d", "000000006402"]);
     let follow = "SELECT id FROM orders SETTINGS seek_to='99'";
     let told = server.streaming.query(follow).unwrap_err().text;
-    assert!(told.contains("offset 99 of topic orders partition 0") && told.contains("Schema not found"), "{told}");
+    assert!(
+        told.contains("offset 99 of topic orders partition 0") && told.contains("Schema not found"),
+        "{told}"
+    );
     server.query(
         "CREATE MATERIALIZED VIEW v AS SELECT id FROM orders SETTINGS seek_to='98', on_error='dlq', checkpoint_interval=0.2",
     );
@@ -142,7 +148,10 @@ fn avro_of_a_registry_is_read_and_written() {
         server.query("SELECT sum(id) FROM table(v)") == "1098\n"
     });
     assert_eq!(server.query("SELECT array_sort(group_array(sn)) FROM table(v_dlq)"), "[99,100,101]\n");
-    assert_eq!(server.query("SELECT count() FROM table(v_dlq) WHERE reason LIKE '%without a registry%'"), "1\n");
+    assert_eq!(
+        server.query("SELECT count() FROM table(v_dlq) WHERE reason LIKE '%without a registry%'"),
+        "1\n"
+    );
 }
 
 #[test]
@@ -172,7 +181,8 @@ fn a_registry_that_is_away_is_waited_for() {
     server.query(&create("t", ", kafka_schema_registry_credentials='me:pass'"));
     let mut read = server.streaming.follow("SELECT id FROM t LIMIT 1 SETTINGS seek_to='earliest'").unwrap();
     wait_until("the query says what it waits for", || {
-        server.query("SELECT count() FROM system.query_warnings WHERE warning LIKE '%schema registry%'") != "0\n"
+        server.query("SELECT count() FROM system.query_warnings WHERE warning LIKE '%schema registry%'")
+            != "0\n"
     });
     let refused = server.table.query("INSERT INTO t VALUES (2)").unwrap_err();
     assert!(refused.text.contains("NETWORK_ERROR"), "{refused}");
@@ -192,7 +202,8 @@ fn protobuf_of_a_registry_and_of_our_own() {
     for topic in ["orders", "plain", "many"] {
         broker.create(topic, 1);
     }
-    let rows: Vec<String> = (0..20).map(|i| format!("{{\"id\":{i},\"name\":\"n{i}\",\"tags\":[\"a\"]}}")).collect();
+    let rows: Vec<String> =
+        (0..20).map(|i| format!("{{\"id\":{i},\"name\":\"n{i}\",\"tags\":[\"a\"]}}")).collect();
     registry.produce(&broker, "orders", &["protobuf"], &rows.join("\n"));
     let stream = |topic: &str, rest: &str| {
         format!(
@@ -201,22 +212,33 @@ fn protobuf_of_a_registry_and_of_our_own() {
         )
     };
     let url = format!("kafka_schema_registry_url='{}'", registry.url());
-    server.query(&stream("orders", &format!("(id int64, name string, tags array(string)) SETTINGS data_format='Protobuf', {url}")));
+    server.query(&stream(
+        "orders",
+        &format!("(id int64, name string, tags array(string)) SETTINGS data_format='Protobuf', {url}"),
+    ));
     let read = "SELECT id, name, tags FROM orders LIMIT 20 SETTINGS seek_to='earliest'";
     let read = server.streaming.query(read).unwrap();
     assert!(read.ends_with("\n19\tn19\t['a']\n"), "{read}");
 
     // Our own schema, with one that it imports; registered for what is written.
     let order = "syntax = \"proto3\"; package shop; import \"tags.proto\"; message Other {} message Order { int64 id = 1; string name = 2; Tags tags = 3; }";
-    let refused = server.table.query(&format!("CREATE FORMAT SCHEMA orders AS '{order}' TYPE Protobuf")).unwrap_err();
+    let refused =
+        server.table.query(&format!("CREATE FORMAT SCHEMA orders AS '{order}' TYPE Protobuf")).unwrap_err();
     assert!(refused.text.contains("tags.proto"), "{refused}");
     server.query("CREATE FORMAT SCHEMA tags AS 'syntax = \"proto3\"; package shop; message Tags { repeated string all = 1; }' TYPE Protobuf");
     server.query(&format!("CREATE FORMAT SCHEMA orders AS '{order}' TYPE Protobuf"));
     for (topic, format) in [("plain", "ProtobufSingle"), ("many", "Protobuf")] {
-        server.query(&stream(topic, &format!("SETTINGS data_format='{format}', format_schema='orders:Order'")));
-        server.query(&format!("INSERT INTO {topic} (id, name, tags) VALUES (1, 'a', (['x', 'y'],)), (2, 'b', ([],))"));
+        server
+            .query(&stream(topic, &format!("SETTINGS data_format='{format}', format_schema='orders:Order'")));
+        server.query(&format!(
+            "INSERT INTO {topic} (id, name, tags) VALUES (1, 'a', (['x', 'y'],)), (2, 'b', ([],))"
+        ));
         let read = format!("SELECT id, name, tags.all FROM {topic} LIMIT 2 SETTINGS seek_to='earliest'");
-        assert_eq!(lines(&mut server.streaming.follow(&read).unwrap(), 2), ["1\ta\t['x','y']", "2\tb\t[]"], "{topic}");
+        assert_eq!(
+            lines(&mut server.streaming.follow(&read).unwrap(), 2),
+            ["1\ta\t['x','y']", "2\tb\t[]"],
+            "{topic}"
+        );
     }
     let refused = server.table.query("DROP FORMAT SCHEMA tags").unwrap_err();
     assert!(refused.text.contains("imported by orders"), "{refused}");
@@ -224,7 +246,10 @@ fn protobuf_of_a_registry_and_of_our_own() {
     assert!(refused.text.contains("default.many, default.plain"), "{refused}");
     let refused = server
         .table
-        .query(&stream("typo", "(idd int64) SETTINGS data_format='ProtobufSingle', format_schema='orders:Order'"))
+        .query(&stream(
+            "typo",
+            "(idd int64) SETTINGS data_format='ProtobufSingle', format_schema='orders:Order'",
+        ))
         .unwrap_err();
     assert!(refused.text.contains("did you mean id"), "{refused}");
 

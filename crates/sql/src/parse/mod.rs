@@ -16,8 +16,8 @@
 //! `Display` loses backslash escapes: keep the source text where text is stored.
 
 mod cursor;
-mod definitions;
 mod ddl;
+mod definitions;
 mod dialect;
 pub mod emit;
 mod jobs;

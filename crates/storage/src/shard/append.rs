@@ -152,10 +152,9 @@ impl Shard {
         }
         let Some(shard) = self.me.upgrade() else { return Err(StorageError::Closed) };
         let make = move || shard.make_room(bytes, limit_bytes);
-        tokio::task::spawn_blocking(make).await.map_err(|e| StorageError::Worker {
-            doing: "making room in the log",
-            reason: e.to_string(),
-        })?
+        tokio::task::spawn_blocking(make)
+            .await
+            .map_err(|e| StorageError::Worker { doing: "making room in the log", reason: e.to_string() })?
     }
 
     async fn wait_for_room(&self) -> Result<()> {

@@ -3,7 +3,7 @@
 
 use crate::shard::MergeMode;
 use crate::testing::*;
-use crate::{Ack, Idempotency, Sns, StorageError, StorageType, StreamOptions};
+use crate::{Ack, Idempotency, LogFull, Sns, StorageError, StorageType, StreamOptions};
 use std::time::Duration;
 use weir_base::disk::{Fault, FaultKind};
 use weir_base::{Disk, EventTime, SeqNo};
@@ -97,6 +97,66 @@ fn a_pin_keeps_the_log_and_retention_goes_on_without_it() {
         matches!(shard.pin_log(SeqNo(20)), Err(StorageError::Truncated { oldest, .. }) if oldest >= base)
     );
     assert_eq!(shard.oldest(), SeqNo(0), "parts hold the rest");
+}
+
+#[test]
+fn a_log_keeps_to_its_bytes_by_refusing_or_by_dropping_what_is_oldest() {
+    const LIMIT: u64 = 64 << 10;
+    for (log_full, storage_type) in [
+        (LogFull::Refuse, StorageType::Streaming),
+        (LogFull::DropOldest, StorageType::Streaming),
+        (LogFull::DropOldest, StorageType::Hybrid),
+    ] {
+        let w = world(18);
+        let options = StreamOptions {
+            storage_type,
+            log_bytes_max: Some(LIMIT),
+            log_full,
+            log_retention_bytes: None,
+            ..small()
+        };
+        let store = open(&w.ctx, options, arrival()).unwrap();
+        let shard = &store.shards()[0];
+        append(shard, rows(0, 10, 1)).unwrap();
+        // Without anybody who needs the rest it goes, and nobody counts it.
+        for i in 1..60 {
+            append(shard, rows(i * 10, 10, 1)).unwrap();
+            if storage_type == StorageType::Hybrid {
+                while shard.commit_once().unwrap() {}
+            }
+            assert!(shard.log_bytes() <= LIMIT, "{}", shard.log_bytes());
+        }
+        assert_eq!(shard.dropped_rows(), 0);
+        let pin = shard.pin_log(shard.segments()[0].base).unwrap();
+        let mut refused = None;
+        for i in 60..200 {
+            match append(shard, rows(i * 10, 10, 1)) {
+                Ok(_) => {}
+                Err(e) => {
+                    refused = Some(e);
+                    break;
+                }
+            }
+            if storage_type == StorageType::Hybrid {
+                while shard.commit_once().unwrap() {}
+            }
+            assert!(shard.log_bytes() <= LIMIT, "{}", shard.log_bytes());
+        }
+        match log_full {
+            LogFull::Refuse => {
+                assert!(
+                    matches!(refused, Some(StorageError::LogFull { limit_bytes, .. }) if limit_bytes < LIMIT)
+                );
+                assert_eq!(shard.segments()[0].base, pin.position());
+                drop(pin);
+                append(shard, rows(0, 10, 1)).unwrap();
+            }
+            LogFull::DropOldest => {
+                assert!(refused.is_none(), "{refused:?}");
+                assert_eq!(shard.segments()[0].base.0 - pin.position().0, shard.dropped_rows());
+            }
+        }
+    }
 }
 
 #[test]
