@@ -228,9 +228,9 @@ fn registry(s: &mut Settings<'_>) -> Result<Option<RegistrySettings>, StreamErro
         return Err(bad("kafka_schema_registry_credentials is 'user:password'; found no colon"));
     }
     let strategy = match strategy {
-        Some("RecordName") => SubjectStrategy::RecordName,
-        Some("TopicRecordName") => SubjectStrategy::TopicRecordName,
-        _ => SubjectStrategy::TopicName,
+        Some("RecordName") => SubjectStrategy::Record,
+        Some("TopicRecordName") => SubjectStrategy::TopicAndRecord,
+        _ => SubjectStrategy::Topic,
     };
     Ok(Some(RegistrySettings { url, credentials, ca_pem, skip_cert_check, strategy }))
 }

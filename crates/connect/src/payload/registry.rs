@@ -30,11 +30,11 @@ const ANSWER_BYTES_MAX: usize = 4 << 20;
 pub(crate) enum SubjectStrategy {
     /// `topic-value`.
     #[default]
-    TopicName,
+    Topic,
     /// The full name of the record.
-    RecordName,
+    Record,
     /// `topic-` and the full name of the record.
-    TopicRecordName,
+    TopicAndRecord,
 }
 
 /// How a registry is reached; for messages about it, without secrets.

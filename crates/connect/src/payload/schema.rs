@@ -219,9 +219,9 @@ impl SchemaFormat {
             })
         };
         Ok(match strategy {
-            SubjectStrategy::TopicName => format!("{}-value", self.topic),
-            SubjectStrategy::RecordName => record()?,
-            SubjectStrategy::TopicRecordName => format!("{}-{}", self.topic, record()?),
+            SubjectStrategy::Topic => format!("{}-value", self.topic),
+            SubjectStrategy::Record => record()?,
+            SubjectStrategy::TopicAndRecord => format!("{}-{}", self.topic, record()?),
         })
     }
 
