@@ -186,6 +186,11 @@ pub trait ExternalWriter: Send {
     /// and position are there together, or neither is.
     async fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError>;
 
+    /// So much waits that it should be flushed at the next position.
+    fn is_full(&self) -> bool {
+        false
+    }
+
     /// How far this writer had come, by the other side. Ends what an earlier one of its name began.
     async fn reached(&mut self) -> Result<Option<Position>, StreamError> {
         Ok(None)

@@ -3,7 +3,7 @@
 use super::remote::{Remote, ident};
 use crate::http::NoAnswer;
 use crate::settings::bad;
-use arrow_array::RecordBatch;
+use arrow_array::{Array, RecordBatch};
 use arrow_schema::SchemaRef;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,8 @@ use weir_plan::{
     ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Position, StreamError,
 };
 
-/// Rows that wait for a position, bytes.
+/// Rows that wait for a position, bytes: with so many the next position will do, and more than that are refused.
+const WAITING_BYTES_FULL: usize = 8 << 20;
 const WAITING_BYTES_MAX: usize = 128 << 20;
 /// Tries of an INSERT before who writes is told; the waits between them double.
 const TRIES: u32 = 4;
@@ -97,6 +98,11 @@ fn id_of(name: &str) -> String {
     )
 }
 
+/// Of the values themselves: a batch may be a piece of a larger one.
+fn bytes_of(array: &dyn Array) -> usize {
+    array.to_data().get_slice_memory_size().unwrap_or_else(|_| array.get_array_memory_size())
+}
+
 fn encoded(schema: &SchemaRef, rows: &[RecordBatch]) -> Result<Vec<u8>, StreamError> {
     let failed = |e: weir_format::FormatError| bad(format!("rows could not be written as ArrowStream: {e}"));
     let mut encoder =
@@ -126,7 +132,7 @@ impl ExternalWriter for WeirWriter {
         let rows = rows
             .project(&kept)
             .map_err(|e| StreamError { code: Code::LogicalError, message: e.to_string() })?;
-        self.bytes += rows.get_array_memory_size();
+        self.bytes += rows.columns().iter().map(|c| bytes_of(c.as_ref())).sum::<usize>();
         self.waiting.push(rows);
         if self.bytes <= WAITING_BYTES_MAX {
             return Ok(());
@@ -145,6 +151,10 @@ impl ExternalWriter for WeirWriter {
     async fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError> {
         let to = at.filter(|_| self.id.is_some()).map(|at| STANDARD.encode(at.encode()));
         self.send(to.as_deref()).await
+    }
+
+    fn is_full(&self) -> bool {
+        self.bytes >= WAITING_BYTES_FULL
     }
 
     async fn reached(&mut self) -> Result<Option<Position>, StreamError> {

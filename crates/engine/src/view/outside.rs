@@ -212,7 +212,8 @@ impl Writing {
                 }
                 Said::Complete(at) => {
                     self.at = Some(at);
-                    if self.transactional && self.committed.elapsed() >= COMMIT_EVERY {
+                    let due = self.committed.elapsed() >= COMMIT_EVERY || self.writer.is_full();
+                    if self.transactional && due {
                         self.flush().await?;
                     }
                 }

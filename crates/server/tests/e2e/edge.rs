@@ -64,6 +64,16 @@ fn a_stream_of_another_weir_is_read_and_written() {
     let from = "SELECT id FROM t LIMIT 1 SETTINGS seek_to='2020-01-01'";
     assert_eq!(lines(&mut edge.streaming.follow(from).unwrap(), 1).len(), 1);
 
+    // A backlog of one large record: more waits than one INSERT should have, in pieces of it.
+    centre.query("CREATE STREAM big (id int64)");
+    edge.query("CREATE STREAM kept (id int64)");
+    edge.query("INSERT INTO kept SELECT number FROM numbers(1500000)");
+    edge.query(&format!("CREATE EXTERNAL STREAM big SETTINGS type='weir', hosts='{}'", proxy.address()));
+    edge.query("CREATE MATERIALIZED VIEW v INTO big AS SELECT id FROM kept SETTINGS seek_to='earliest'");
+    wait_until("the backlog is there", || number(&centre, "SELECT count() FROM table(big)") >= 1_500_000);
+    assert_eq!(centre.query("SELECT count(), uniq_exact(id) FROM table(big)"), "1500000\t1500000\n");
+    assert_eq!(edge.query("SELECT count() FROM system.view_log WHERE event = 'Failed'"), "0\n");
+
     for (settings, part) in [
         ("type='weir'", "needs hosts"),
         ("type='weir', hosts='a:1,b:1'", "one server"),
