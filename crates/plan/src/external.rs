@@ -16,6 +16,7 @@ use arrow_schema::SchemaRef;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 use weir_base::SeqNo;
 
 /// The key of a message.
@@ -185,6 +186,12 @@ pub trait ExternalWriter: Send {
     /// Returns once all rows are durable on the other side. With a position (a transactional writer): rows
     /// and position are there together, or neither is.
     async fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError>;
+
+    /// How long rows with a position wait for more, where nothing more is at hand.
+    fn linger(&self) -> Duration {
+        // A transaction is a message of its own in every partition.
+        Duration::from_millis(100)
+    }
 
     /// So much waits that it should be flushed at the next position.
     fn is_full(&self) -> bool {

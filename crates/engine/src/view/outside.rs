@@ -28,7 +28,7 @@ use weir_plan::{Durable, Element, Epoch, ExternalWriter, LateRows, Position, Sin
 const WAITING: usize = 4;
 /// Rows go on their way by themselves; for so long nobody waits for the other side's word, as long as more come.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
-/// Between two transactions: each is a message of its own in every partition.
+/// Between two transactions, where more and more rows come.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
 
 enum Said {
@@ -230,7 +230,7 @@ impl Writing {
     fn due(&self) -> Option<Duration> {
         match (self.unflushed, self.transactional, &self.at) {
             (0, _, _) | (_, true, None) => None,
-            (_, true, Some(_)) => Some(COMMIT_EVERY.saturating_sub(self.committed.elapsed())),
+            (_, true, Some(_)) => Some(self.writer.linger().saturating_sub(self.committed.elapsed())),
             (_, false, _) => Some(FLUSH_EVERY.saturating_sub(self.committed.elapsed())),
         }
     }
