@@ -83,6 +83,8 @@ pub struct Shard {
     doubtful: Mutex<Vec<String>>,
     merging: Mutex<()>,
     making_room: Mutex<()>,
+    /// Bytes that are being appended, where the log has a bound.
+    appending: AtomicU64,
     dropped_rows: AtomicU64,
     commit_error: Mutex<Option<String>>,
     /// Set once, ends the background.

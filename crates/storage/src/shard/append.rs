@@ -8,9 +8,21 @@ use crate::payload;
 use crate::ring::Attached;
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use bytes::Bytes;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use weir_base::{EventTime, SeqNo};
 use weir_log::{Ack, Append, AppendError, Appended, Idempotency, Progress, RecordKind};
+
+/// Bytes on their way into a log with a bound.
+struct Appending<'a> {
+    of: &'a AtomicU64,
+    bytes: u64,
+}
+
+impl Drop for Appending<'_> {
+    fn drop(&mut self) {
+        self.of.fetch_sub(self.bytes, Ordering::SeqCst);
+    }
+}
 
 impl Shard {
     /// Appends one record, whole or not at all, and returns as `ack` asks. The batch has the
@@ -75,7 +87,7 @@ impl Shard {
         let batch = self.conform(batch)?;
         self.wait_for_room().await?;
         let payload = payload::encode(&batch, self.book.current(), self.options().log_codec)?;
-        self.hold_to_bytes(payload.len() as u64).await?;
+        let _appending = self.hold_to_bytes(payload.len() as u64).await?;
         // Until the record is durable, or refused; see `ring`.
         let held = self.ctx.memory.reserve((batch.get_array_memory_size() + payload.len()) as u64)?;
         let (event_min, event_max) = event_range(&batch);
@@ -144,17 +156,20 @@ impl Shard {
             .map_err(|e| misfit(e.to_string()))
     }
 
-    /// Where the log may have so many bytes and no more.
-    async fn hold_to_bytes(&self, bytes: u64) -> Result<()> {
-        let Some(limit_bytes) = self.options().log_bytes_max else { return Ok(()) };
-        if self.log_bytes().saturating_add(bytes) <= limit_bytes - limit_bytes / SEGMENTS_OF_A_BOUND {
-            return Ok(());
+    /// Where the log may have so many bytes and no more: those of the append count until it has ended.
+    async fn hold_to_bytes(&self, bytes: u64) -> Result<Option<Appending<'_>>> {
+        let Some(limit_bytes) = self.options().log_bytes_max else { return Ok(None) };
+        let all = self.appending.fetch_add(bytes, Ordering::SeqCst) + bytes;
+        let appending = Appending { of: &self.appending, bytes };
+        if self.log_bytes().saturating_add(all) <= limit_bytes - limit_bytes / SEGMENTS_OF_A_BOUND {
+            return Ok(Some(appending));
         }
         let Some(shard) = self.me.upgrade() else { return Err(StorageError::Closed) };
-        let make = move || shard.make_room(bytes, limit_bytes);
+        let make = move || shard.make_room(all, limit_bytes);
         tokio::task::spawn_blocking(make)
             .await
-            .map_err(|e| StorageError::Worker { doing: "making room in the log", reason: e.to_string() })?
+            .map_err(|e| StorageError::Worker { doing: "making room in the log", reason: e.to_string() })??;
+        Ok(Some(appending))
     }
 
     async fn wait_for_room(&self) -> Result<()> {

@@ -109,6 +109,7 @@ impl Shard {
             doubtful: Mutex::default(),
             merging: Mutex::default(),
             making_room: Mutex::default(),
+            appending: AtomicU64::new(0),
             dropped_rows: AtomicU64::new(0),
             commit_error: Mutex::default(),
             closing: watch::Sender::new(false),

@@ -72,7 +72,7 @@ impl Shard {
         self.retain(self.retention_target(), true)
     }
 
-    /// Makes room for an append of so many bytes, where the log may have so many and no more. Blocks on the disk.
+    /// Makes room for appends of so many bytes, where the log may have so many and no more. Blocks on the disk.
     ///
     /// # Errors
     /// [`StorageError::LogFull`] if what is there is needed, and the oldest rows may not go.
@@ -116,28 +116,26 @@ impl Shard {
 
     /// Drops sealed segments before `target`; those that somebody has pinned only if not `pinned`.
     fn retain(&self, target: SeqNo, pinned: bool) -> Result<()> {
-        let floor = self.version().floor;
-        let target = target.max(floor);
-        let respected = pinned;
-        let before = {
+        let target = target.max(self.version().floor);
+        let (before, needed) = {
             let mut pins = self.pins.lock();
             let version = self.version();
             let committed = if self.has_parts() { version.committed_end } else { self.log.durable_end() };
-            let pinned = pins.held.keys().next().copied().unwrap_or(SeqNo::MAX);
-            let mut before = target.min(committed);
-            if respected {
-                before = before.min(pinned);
-            } else if before > pinned {
-                let lost = before.0 - pinned.max(self.log.start()).0;
-                self.dropped_rows.fetch_add(lost, Ordering::Relaxed);
-                self.metrics.dropped_rows.add(lost as i64);
-            }
+            let needed = pins.held.keys().next().copied().unwrap_or(SeqNo::MAX);
+            let before = if pinned { target.min(committed).min(needed) } else { target.min(committed) };
             // A later snapshot pins at or above the committed end read here, so above this.
             pins.allowed = pins.allowed.max(before.min(self.log.durable_end()));
-            before
+            (before, needed)
         };
-        if before > self.log.start() {
+        let start = self.log.start();
+        if before > start {
             self.log.truncate(before)?;
+        }
+        // Whole segments went.
+        let lost = self.log.start().0.saturating_sub(needed.max(start).0);
+        if !pinned && lost > 0 {
+            self.dropped_rows.fetch_add(lost, Ordering::Relaxed);
+            self.metrics.dropped_rows.add(lost as i64);
         }
         Ok(())
     }
