@@ -163,8 +163,6 @@ impl Registry {
         }
         let text = answer["schema"].as_str().ok_or_else(|| self.nonsense(what))?;
         let mut texts = BTreeMap::new();
-        // In the order in which they are to be read: what is named by others first.
-        let mut order = Vec::new();
         let mut left = references(answer);
         while let Some((name, subject, version)) = left.pop() {
             if texts.contains_key(&name) {
@@ -177,11 +175,9 @@ impl Registry {
             let answer = self.ask(&path, None).await?;
             let text = answer["schema"].as_str().ok_or_else(|| self.nonsense(&path))?;
             texts.insert(name.clone(), text.to_owned());
-            order.push(text.to_owned());
             left.extend(references(&answer));
         }
-        order.reverse();
-        let schema = MessageSchema::of_registry(self.language, text, texts, &order);
+        let schema = MessageSchema::of_registry(self.language, text, texts);
         schema.map_err(|e| NoAnswer::Bad(StreamError { message: format!("{what}: {}", e.message), ..e }))
     }
 }

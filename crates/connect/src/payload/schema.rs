@@ -84,15 +84,16 @@ impl MessageSchema {
         }
     }
 
-    /// As a registry tells it: `texts` are those it names, `order` the same from the innermost out.
+    /// As a registry tells it; `texts` are those it names, by name.
     pub fn of_registry(
         language: Language,
         text: &str,
         mut texts: BTreeMap<String, String>,
-        order: &[String],
     ) -> Result<Self, StreamError> {
         match language {
-            Language::Avro => AvroSchema::parse_with(order, text).map(MessageSchema::Avro).map_err(refused),
+            Language::Avro => AvroSchema::parse_with(&texts.into_values().collect::<Vec<_>>(), text)
+                .map(MessageSchema::Avro)
+                .map_err(refused),
             Language::Protobuf => {
                 texts.insert(MAIN.to_owned(), text.to_owned());
                 ProtobufSchema::first(&texts, MAIN).map(MessageSchema::Protobuf).map_err(refused)

@@ -58,15 +58,29 @@ impl AvroSchema {
         Self::parse_with(&[], text)
     }
 
-    /// Of a text that names types of others, which come in such an order that each names only those before.
+    /// Of a text that names types of others, which may name each other's, in any order.
     ///
     /// # Errors
     /// As [`Self::parse`].
     pub fn parse_with(others: &[String], text: &str) -> Result<AvroSchema, FormatError> {
         let json: Value = serde_json::from_str(text).map_err(refused)?;
         let mut build = Build::default();
-        for other in others {
-            build.node(&serde_json::from_str(other).map_err(refused)?, "")?;
+        let mut left: Vec<Value> =
+            others.iter().map(|o| serde_json::from_str(o)).collect::<Result<_, _>>().map_err(refused)?;
+        // Each pass takes those whose names are known by then.
+        while !left.is_empty() {
+            let (before, mut failed) = (left.len(), None);
+            left.retain(|other| {
+                let known = build.named.clone();
+                build.node(other, "").map(drop).is_err_and(|e| {
+                    build.named = known;
+                    failed.get_or_insert(e);
+                    true
+                })
+            });
+            if let Some(e) = failed.filter(|_| left.len() == before) {
+                return Err(e);
+            }
         }
         let root = build.node(&json, "")?;
         let Node::Record(fields) = &*root else {

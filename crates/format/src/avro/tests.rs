@@ -147,6 +147,20 @@ fn what_does_not_fit_says_so_and_leaves_the_rows_before() {
 }
 
 #[test]
+fn schemas_that_name_each_other_come_in_any_order() {
+    let record = |name: &str, ty: &str| {
+        format!(r#"{{"type":"record","name":"{name}","fields":[{{"name":"x","type":"{ty}"}}]}}"#)
+    };
+    let others = [record("B", "C"), record("A", "B"), record("C", "int")];
+    let main = r#"{"type":"record","name":"M","fields":[{"name":"a","type":"A"},{"name":"c","type":"C"}]}"#;
+    let schema = AvroSchema::parse_with(&others, main).unwrap();
+    let told: Vec<String> = schema.columns().unwrap().iter().map(|(n, t)| format!("{n} {t}")).collect();
+    assert_eq!(told, ["a tuple(x tuple(x tuple(x int32)))", "c tuple(x int32)"]);
+    let missing = AvroSchema::parse_with(&others[..2], main).unwrap_err().to_string();
+    assert!(missing.contains("there is no type C"), "{missing}");
+}
+
+#[test]
 fn schemas_that_can_not_be_used_say_why() {
     let deep = (0..200).fold("\"int\"".to_owned(), |t, _| format!(r#"{{"type":"array","items":{t}}}"#));
     let wide = (0..40).fold(r#"{"type":"record","name":"r0","fields":[]}"#.to_owned(), |inner, i| {
