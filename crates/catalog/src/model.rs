@@ -270,10 +270,12 @@ impl Snapshot {
         })
     }
 
-    /// External streams one of whose settings, as it was given, is as asked.
+    /// External streams, and streams with a log elsewhere, one of whose settings, as it was given, is as asked.
     pub fn externals_with(&self, is: impl Fn(&str, &str) -> bool) -> Vec<RelationName> {
         let given = |r: &&Arc<Relation>| match &r.kind {
-            RelationKind::External { settings, .. } => settings.iter().any(|(k, v)| is(k, v)),
+            RelationKind::External { settings, .. } | RelationKind::Stream { settings, .. } => {
+                settings.iter().any(|(k, v)| is(k, v))
+            }
             _ => false,
         };
         self.relations().filter(given).map(|r| r.full_name()).collect()

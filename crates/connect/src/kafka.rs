@@ -11,6 +11,7 @@
 //! - a row leaves as it arrives: nothing waits for a batch to fill;
 //! - what is read ahead is bounded by librdkafka's queue and the channel.
 
+mod admin;
 mod batch;
 mod client;
 mod message;

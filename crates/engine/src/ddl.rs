@@ -10,7 +10,7 @@ mod jobs;
 pub(crate) mod show;
 pub(crate) mod views;
 
-pub(crate) use alter::{drop_database, drop_relation, rename, truncate};
+pub(crate) use alter::{alter_stream, drop_database, drop_relation, rename, truncate};
 pub(crate) use create::{create_database, create_stream, create_view, new_id};
 pub(crate) use definitions::change_definition;
 pub(crate) use jobs::{create_job, drop_job, steer_job};

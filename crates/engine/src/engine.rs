@@ -58,7 +58,7 @@ pub(crate) struct Shared {
     pub world: World,
     pub catalog: Arc<Catalog>,
     pub streams: Streams,
-    pub externals: Externals,
+    pub externals: Arc<Externals>,
     pub states: States,
     pub runtime: Arc<dyn Runtime>,
     pub queries: Arc<QueryRegistry>,
@@ -124,9 +124,9 @@ impl Engine {
             }
         });
         let history = QueryHistory::new(history_bounds(&config.settings), world.clock.clone());
-        let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX));
+        let externals = Arc::new(Externals::new(config.connectors.clone(), catalog.clone()));
+        let streams = Streams::new(ctx, FooterCache::new(FOOTER_CACHE_BYTES_MAX), externals.clone());
         let checkpoints = Checkpoints::new(world.disk.clone(), &config.checkpoints);
-        let externals = Externals::new(config.connectors.clone(), catalog.clone());
         let shared = Arc::new(Shared {
             config,
             world,

@@ -165,6 +165,7 @@ pub(crate) async fn statement(
         Ast::Definition(change) => ddl::change_definition(&cx, change).await,
         Ast::CreateJob(create) => ddl::create_job(&cx, *create).await,
         Ast::DropJob { object, name, if_exists } => ddl::drop_job(&cx, object, &name, if_exists).await,
+        Ast::AlterStream { name, settings } => ddl::alter_stream(&cx, &name, settings).await,
         Ast::AlterView { name, change } => ddl::alter_view(&cx, &name, change).await,
         Ast::CreateView { name, if_not_exists, or_replace, select, comment } => {
             ddl::create_view(&cx, &name, if_not_exists, or_replace, select, comment).await
@@ -208,7 +209,9 @@ fn kind_of(statement: &Ast) -> &'static str {
         | Ast::Definition(Definition::CreateCollection { .. } | Definition::CreateFormatSchema { .. }) => {
             "Create"
         }
-        Ast::AlterView { .. } | Ast::Definition(Definition::AlterCollection { .. }) => "Alter",
+        Ast::AlterStream { .. }
+        | Ast::AlterView { .. }
+        | Ast::Definition(Definition::AlterCollection { .. }) => "Alter",
         Ast::DropDatabase { .. }
         | Ast::Drop { .. }
         | Ast::DropJob { .. }
@@ -244,6 +247,7 @@ fn changes_something(statement: &Ast) -> bool {
         | Ast::CreateJob(_)
         | Ast::DropJob { .. }
         | Ast::Definition(_)
+        | Ast::AlterStream { .. }
         | Ast::AlterView { .. }
         | Ast::Drop { .. }
         | Ast::Truncate { .. }
@@ -454,7 +458,13 @@ pub(crate) fn target(cx: &Statement, name: &RelationName, columns: Option<&[Stri
         RelationKind::External { .. } => {
             Opened::External(cx.shared.externals.get(relation, &cx.shared.compiler())?)
         }
-        _ => Opened::Stored(cx.shared.streams.get(relation)?),
+        _ => {
+            let open = cx.shared.streams.get(relation)?;
+            match &open.external {
+                Some(external) => Opened::External(external.clone()),
+                None => Opened::Stored(open),
+            }
+        }
     };
     let plan = open.ingest();
     let named: Vec<(String, Type)> = match columns {

@@ -145,6 +145,14 @@ impl Externals {
         settings.iter().map(show).collect()
     }
 
+    /// The same of a stream whose log a topic may keep.
+    pub fn shown_of_stream(&self, settings: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+        let show = |(name, value): (&String, &String)| {
+            (name.clone(), if is_secret(name) { HIDDEN.to_owned() } else { value.clone() })
+        };
+        settings.iter().map(show).collect()
+    }
+
     /// Checks a definition and makes a stream of it.
     ///
     /// # Errors
@@ -188,6 +196,20 @@ impl Externals {
             computes,
             stream,
         })
+    }
+
+    /// The topic that is a stream's log, whose messages hold all columns.
+    ///
+    /// # Errors
+    /// Whatever of its settings can not work.
+    pub fn log_stream(
+        &self,
+        name: &RelationName,
+        settings: &BTreeMap<String, String>,
+        schema: &SchemaRef,
+    ) -> Result<Arc<dyn ExternalStream>> {
+        let spec = self.spec(name.to_string(), settings, schema.clone(), Arc::new(Schema::empty()))?;
+        Ok(self.connector(settings)?.open(spec)?)
     }
 
     pub fn get(&self, relation: &Relation, compiler: &Compiler) -> Result<Arc<OpenExternal>> {

@@ -15,6 +15,7 @@ mod engine;
 mod execute;
 mod explain;
 mod expr;
+mod external_log;
 mod externals;
 mod ingest;
 mod insert_select;

@@ -8,10 +8,12 @@
 //! Not here: what exists (the catalog), reading, parsing of settings.
 
 use crate::expr::Compiler;
+use crate::external_log::{ExternalLog, LogOf, LogStream};
+use crate::externals::{Externals, OpenExternal};
 use crate::ingest::fill::{Fill, IngestPlan, ingest_column};
 use crate::layout::ExprLayout;
 use crate::scan::{FooterCache, StoredAccess, full_schema};
-use crate::settings::stream::StreamSettings;
+use crate::settings::stream::{LogSettings, StreamSettings};
 use arrow::datatypes::{Field, Schema, SchemaRef};
 use parking_lot::RwLock;
 use std::collections::{HashMap, HashSet};
@@ -26,6 +28,9 @@ use weir_sql::bind::{AliasColumn, names_read};
 use weir_storage::{
     PartLayout, StorageError, StoreContext, StreamOptions, StreamStore, TIME_COLUMN, remove_stream,
 };
+
+/// What `_tp_time` holds where CREATE says nothing else.
+pub(crate) const NOW: &str = "now64(3, 'UTC')";
 
 /// Below the data directory; one directory a stream, named by its id.
 pub(crate) const STREAMS_DIR: &str = "streams";
@@ -46,6 +51,10 @@ pub struct OpenStream {
     pub ingest: Arc<IngestPlan>,
     pub turn: Arc<AtomicU64>,
     layout: Arc<ExprLayout>,
+    /// Of a stream whose log a topic keeps.
+    pub log: Option<Arc<ExternalLog>>,
+    /// The same as who reads it live or writes to it sees it.
+    pub external: Option<Arc<OpenExternal>>,
 }
 
 impl OpenStream {
@@ -60,6 +69,7 @@ impl OpenStream {
             sort_columns: self.layout.sort_columns(),
             partition_column: self.layout.partition_column(),
             column_defaults: Arc::default(),
+            live: self.external.clone(),
         }
     }
 }
@@ -72,6 +82,16 @@ pub(crate) struct Prepared {
     options: StreamOptions,
     ingest: Arc<IngestPlan>,
     layout: Arc<ExprLayout>,
+    log: Option<PreparedLog>,
+}
+
+/// Of a stream whose log a topic keeps.
+struct PreparedLog {
+    name: RelationName,
+    of: LogSettings,
+    /// How rows are completed that bring a partition with them.
+    ingest: Arc<IngestPlan>,
+    time_of_message: bool,
 }
 
 /// Stored columns of a relation, what `*` shows first, with the number of those.
@@ -149,7 +169,7 @@ impl Prepared {
             return Err(err!(LogicalError, "{} keeps no rows", relation.full_name()));
         };
         let (schema, visible, order) = stored_schema(relation)?;
-        let StreamSettings { mut options, sharding_expr, event_time_column, changelog } =
+        let StreamSettings { mut options, sharding_expr, event_time_column, changelog, log } =
             StreamSettings::parse(settings)?;
         if changelog && ttl.is_some() {
             return Err(err!(
@@ -178,6 +198,7 @@ impl Prepared {
                 ingest_column(compiler, &schema, column, column_type(&column.type_name)?)
             })
             .collect::<Result<Vec<_>>>()?;
+        let time_is_told = event_time_column.is_some();
         if let Some(text) = event_time_column
             && let Some(time) = columns.iter_mut().find(|c| c.name == TIME_COLUMN)
         {
@@ -198,6 +219,18 @@ impl Prepared {
                  one that takes it back lie in one shard; for example sharding_expr='weak_hash32(key)'"
             ));
         }
+        let by_default =
+            relation.columns.iter().find(|c| c.name == TIME_COLUMN).and_then(|c| c.default.as_ref());
+        let time_of_message = !time_is_told && by_default.is_some_and(|d| d.expression == NOW);
+        let log = match log {
+            None => None,
+            Some(of) => Some(PreparedLog {
+                name: relation.full_name(),
+                of,
+                ingest: Arc::new(IngestPlan::new(schema.clone(), columns.clone(), None, 1)?),
+                time_of_message,
+            }),
+        };
         let layout =
             ExprLayout::new(compiler, &schema, order_by.as_deref(), partition_by.as_deref(), ttl.as_deref())?;
         Ok(Prepared {
@@ -207,11 +240,17 @@ impl Prepared {
             visible,
             options,
             layout: Arc::new(layout),
+            log,
         })
     }
 }
 
 impl Prepared {
+    /// What of its log concerns others; `None` = we keep it.
+    pub fn log(&self) -> Option<&LogSettings> {
+        self.log.as_ref().map(|log| &log.of)
+    }
+
     /// What its files are opened with.
     pub fn into_store(self) -> (SchemaRef, StreamOptions, Arc<ExprLayout>) {
         (self.schema, self.options, self.layout)
@@ -228,12 +267,14 @@ enum Slot {
 pub(crate) struct Streams {
     ctx: StoreContext,
     pub footers: Arc<FooterCache>,
+    /// Opens the topics that are logs.
+    externals: Arc<Externals>,
     slots: RwLock<HashMap<Uuid, Slot>>,
 }
 
 impl Streams {
-    pub fn new(ctx: StoreContext, footers: Arc<FooterCache>) -> Self {
-        Streams { ctx, footers, slots: RwLock::default() }
+    pub fn new(ctx: StoreContext, footers: Arc<FooterCache>, externals: Arc<Externals>) -> Self {
+        Streams { ctx, footers, externals, slots: RwLock::default() }
     }
 
     /// Opens every stream of the catalog and removes directories that belong to none. Blocks.
@@ -271,11 +312,38 @@ impl Streams {
     }
 
     fn open(&self, id: Uuid, prepared: Prepared, create: bool) -> Result<Arc<OpenStream>> {
-        let Prepared { schema, visible, aliases, options, ingest, layout } = prepared;
+        let Prepared { schema, visible, aliases, options, ingest, layout, log } = prepared;
+        let topic = match &log {
+            None => None,
+            Some(log) => Some(self.externals.log_stream(&log.name, &log.of.settings, &schema)?),
+        };
         let dir = stream_dir(&id.to_string());
         let make = if create { StreamStore::create } else { StreamStore::open };
         let store = make(&self.ctx, &dir, schema.clone(), options, layout.clone()).map_err(Error::from)?;
-        Ok(Arc::new(OpenStream { schema, visible, aliases, store, ingest, turn: Arc::default(), layout }))
+        let turn: Arc<AtomicU64> = Arc::default();
+        let (mut kept, mut external) = (None, None);
+        if let (Some(of), Some(stream)) = (log, topic) {
+            let with = LogOf {
+                name: of.name.to_string(),
+                stream,
+                ingest: of.ingest.clone(),
+                time_of_message: of.time_of_message,
+                skip: of.of.skip,
+            };
+            let log = ExternalLog::start(with, &store, self.ctx.runtime.as_ref());
+            let stream = LogStream::new(log.clone(), store.clone(), ingest.clone(), turn.clone());
+            external = Some(Arc::new(OpenExternal {
+                schema: schema.clone(),
+                visible,
+                aliases: Vec::new(),
+                ingest: of.ingest,
+                computes: false,
+                stream: Arc::new(stream),
+            }));
+            kept = Some(log);
+        }
+        let open = OpenStream { schema, visible, aliases, store, ingest, turn, layout, log: kept, external };
+        Ok(Arc::new(open))
     }
 
     /// Makes a new stream's files and keeps it, not yet visible to anyone. Blocks.
@@ -312,6 +380,7 @@ impl Streams {
         let slot = self.slots.write().remove(&id);
         let remove: Box<dyn FnOnce() -> Result<(), StorageError> + Send> = match slot {
             Some(Slot::Open(open)) => {
+                open.log.iter().for_each(|log| log.stop());
                 let mut removal = open.store.retire().await;
                 drop(open);
                 tokio::select! {
@@ -340,6 +409,7 @@ impl Streams {
                 Slot::Broken(_) => None,
             })
             .collect();
+        open.iter().filter_map(|o| o.log.as_ref()).for_each(|log| log.stop());
         futures::future::join_all(open.iter().map(|o| o.store.close())).await;
     }
 }

@@ -17,10 +17,12 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
-use weir_base::SeqNo;
+use weir_base::{Code, SeqNo};
 
 /// The key of a message.
 pub const MESSAGE_KEY_COLUMN: &str = "_tp_message_key";
+/// The partition that a row is written to (`int32`); no column of the payload.
+pub const MESSAGE_PARTITION_COLUMN: &str = "_tp_shard";
 /// The headers of a message: `map(string, string)`.
 pub const MESSAGE_HEADERS_COLUMN: &str = "_tp_message_headers";
 
@@ -79,6 +81,17 @@ pub struct Partition {
     pub end: SeqNo,
 }
 
+/// How a log that others keep is to be made, where it is not there yet.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LogTopic {
+    /// `None` = as many as there are, or one.
+    pub partitions: Option<u32>,
+    pub replication_factor: u32,
+    /// How long and how much of a partition the other side keeps; `None` = as it does by itself.
+    pub retention_ms: Option<u64>,
+    pub retention_bytes: Option<u64>,
+}
+
 /// What of an external stream is to be read.
 #[derive(Debug, Clone, Default)]
 pub struct ExternalScan {
@@ -111,6 +124,31 @@ pub trait ExternalStream: Send + Sync + fmt::Debug {
     async fn raw(&self, partition: i32, at: SeqNo) -> Result<Option<Vec<u8>>, StreamError>;
 
     async fn write(&self, how: ExternalWrite) -> Result<Box<dyn ExternalWriter>, StreamError>;
+
+    /// One past the newest offset of a partition that may be read now.
+    ///
+    /// # Errors
+    /// As [`Self::partitions`].
+    async fn end(&self, partition: i32) -> Result<SeqNo, StreamError> {
+        let all = self.partitions().await?;
+        let end = all.iter().find(|p| p.id == partition).map(|p| p.end);
+        end.ok_or_else(|| StreamError {
+            code: Code::BadArguments,
+            message: format!("{self:?} has no partition {partition} any more"),
+        })
+    }
+
+    /// Makes it on the other side where it is not there, to be the log of a stream; says how many partitions it
+    /// has.
+    ///
+    /// # Errors
+    /// 48 where it can be no log, else why it can not be made.
+    async fn make_log(&self, _how: LogTopic) -> Result<u32, StreamError> {
+        Err(StreamError {
+            code: Code::NotImplemented,
+            message: format!("{self:?} can not keep a stream's log"),
+        })
+    }
 
     /// Whether a view may write to it exactly once, by transactions.
     fn is_transactional(&self) -> bool {
@@ -196,6 +234,11 @@ pub trait ExternalWriter: Send {
     /// So much waits that it should be flushed at the next position.
     fn is_full(&self) -> bool {
         false
+    }
+
+    /// One past the greatest offset that the other side has acknowledged, of each partition written to.
+    fn acknowledged(&self) -> Vec<(i32, SeqNo)> {
+        Vec::new()
     }
 
     /// How far this writer had come, by the other side. Ends what an earlier one of its name began.

@@ -27,7 +27,8 @@ pub use checkpoint::{
 pub use element::{Element, Epoch, LateRows, Rows, WatermarkTime};
 pub use external::{
     Connector, ExternalRead, ExternalReader, ExternalRows, ExternalScan, ExternalSpec, ExternalStream,
-    ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Partition, SchemaText,
+    ExternalWrite, ExternalWriter, LogTopic, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN,
+    MESSAGE_PARTITION_COLUMN, Partition, SchemaText,
 };
 pub use history::{HistorySpec, ReplaySpec, SourceOrder};
 pub use runtime::{

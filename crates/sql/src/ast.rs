@@ -88,6 +88,11 @@ pub enum Statement {
         name: Name,
         change: ViewChange,
     },
+    /// `ALTER STREAM s MODIFY SETTING k = v, …`
+    AlterStream {
+        name: Name,
+        settings: BTreeMap<String, String>,
+    },
     /// `DROP STREAM | TABLE | VIEW`.
     Drop {
         object: ObjectKind,

@@ -50,6 +50,11 @@ pub enum StorageError {
     /// Only of work that was asked for: the background waits.
     #[error("no memory for {doing}: {over}; end queries that hold memory, retry, or raise --memory-limit")]
     NoRoom { doing: &'static str, over: OverBudget },
+    #[error("rows of this stream go into the topic that is its log, not into a shard")]
+    KeptElsewhere,
+    /// Of an external log: it can not be said which rows there are.
+    #[error("{what}")]
+    LogAway { what: String },
     #[error("the shard is closed")]
     Closed,
     #[error("the stream was dropped")]
@@ -86,6 +91,8 @@ impl StorageError {
             Self::CommitStalled { .. } | Self::LogFull { .. } => Code::NotEnoughSpace,
             Self::NoParts { .. } => Code::BadArguments,
             Self::Memory(_) | Self::NoRoom { .. } => Code::MemoryLimitExceeded,
+            Self::KeptElsewhere => Code::NotImplemented,
+            Self::LogAway { .. } => Code::NetworkError,
             Self::Closed => Code::QueryWasCancelled,
             Self::Dropped => Code::UnknownStream,
         }

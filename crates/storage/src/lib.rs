@@ -9,6 +9,7 @@
 mod batch;
 mod context;
 mod error;
+mod external;
 pub mod layout;
 mod logs;
 mod manifest;
@@ -30,8 +31,9 @@ pub use batch::{
 };
 pub use context::{PartsLocation, StoreContext};
 pub use error::StorageError;
+pub use external::LogKeeper;
 pub use layout::{ArrivalByDay, LayoutError, PartLayout};
-pub use options::{Codec, LogFull, StorageType, StreamOptions};
+pub use options::{Codec, LogFull, LogStore, StorageType, StreamOptions};
 pub use parts::{BLOCK_BYTES, PartFile, PartInfo, PartMeta};
 pub use payload::content_hash;
 pub use s3::S3Config;

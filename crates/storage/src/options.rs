@@ -12,6 +12,16 @@ pub enum StorageType {
     Memory,
 }
 
+/// `logstore`: who keeps the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogStore {
+    /// We do, on our disk.
+    #[default]
+    Native,
+    /// Others do; its rows are fed to the shards ([`crate::Shard::feed`]).
+    External,
+}
+
 /// `logstore_full`: what becomes of an append where the log has all the bytes that it may have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFull {
@@ -35,6 +45,8 @@ pub enum Codec {
 pub struct StreamOptions {
     pub shards: u32,
     pub storage_type: StorageType,
+    /// External only of hybrid streams.
+    pub log_store: LogStore,
     /// `logstore_codec`: compression of the rows in the log.
     pub log_codec: Codec,
     /// `logstore_retention_bytes`; `None` keeps what is not yet committed or pinned and, of
@@ -70,6 +82,7 @@ impl Default for StreamOptions {
         StreamOptions {
             shards: 1,
             storage_type: StorageType::Hybrid,
+            log_store: LogStore::Native,
             log_codec: Codec::None,
             log_retention_bytes: None,
             log_retention_ms: Some(86_400_000),

@@ -128,6 +128,8 @@ struct Waiting {
     /// until it has said so.
     due_end: SeqNo,
     due_bytes: u64,
+    /// Somebody waits for room: what there is is due.
+    hurry: bool,
 }
 
 /// Records are counted together up to this size: the queue is bounded by the log it describes.
@@ -154,6 +156,7 @@ impl Backlog {
     /// Rows below `end` are in parts.
     pub fn committed(&self, end: SeqNo) {
         let mut waiting = self.waiting.lock();
+        waiting.hurry = false;
         while waiting.records.front().is_some_and(|r| r.0 <= end) {
             let (_, bytes, _) = waiting.records.pop_front().expect("there is a front");
             waiting.bytes -= bytes;
@@ -164,6 +167,16 @@ impl Backlog {
 
     pub fn bytes(&self) -> u64 {
         self.waiting.lock().bytes
+    }
+
+    /// Makes a commit due now.
+    pub fn hurry(&self) {
+        self.waiting.lock().hurry = true;
+        self.grown.notify_one();
+    }
+
+    pub fn is_hurried(&self) -> bool {
+        self.waiting.lock().hurry
     }
 
     /// A commit is due at `end`, or with so many bytes.

@@ -15,6 +15,7 @@ mod append;
 mod background;
 mod commit;
 mod cursor;
+mod feed;
 mod merge;
 mod open;
 mod plan;
@@ -41,6 +42,7 @@ pub(crate) use open::ShardSpec;
 use crate::context::StoreContext;
 use crate::error::{Result, StorageError};
 use crate::layout::PartLayout;
+use crate::logs::Log;
 use crate::manifest::{Manifest, Version};
 use crate::options::{StorageType, StreamOptions};
 use crate::parts::{Garbage, PartInfo};
@@ -56,7 +58,7 @@ use std::sync::{Arc, Weak};
 use tokio::sync::watch;
 use weir_base::metrics::Metric;
 use weir_base::{AppendTime, EventTime, SeqNo, ShardId};
-use weir_log::{SegmentInfo, ShardLog};
+use weir_log::SegmentInfo;
 
 /// One shard of a stream. Shared; all calls take `&self`.
 #[derive(Debug)]
@@ -71,7 +73,7 @@ pub struct Shard {
     layout: Arc<dyn PartLayout>,
     options: ArcSwap<StreamOptions>,
     storage_type: StorageType,
-    log: Arc<dyn ShardLog>,
+    log: Log,
     ring: Arc<Ring>,
     backlog: Arc<Backlog>,
     /// `None` for streams in memory.
@@ -218,11 +220,10 @@ impl Shard {
             oldest: self.oldest(),
             committed_end,
             durable_end,
-            rows: parts.clone().map(|p| p.meta.rows).sum::<u64>()
-                + durable_end.0.saturating_sub(committed_end.0),
+            rows: parts.clone().map(|p| p.meta.rows).sum::<u64>() + self.log.rows_from(committed_end),
             parts: parts.len() as u64,
             part_bytes: parts.map(|p| p.meta.size_bytes).sum(),
-            log_bytes: self.log.segments().iter().map(|s| s.size_bytes).sum(),
+            log_bytes: self.log.bytes(),
             uncommitted_bytes: if self.has_parts() { self.backlog.bytes() } else { 0 },
             commit_error: self.commit_error.lock().clone(),
         }

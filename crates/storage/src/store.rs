@@ -174,7 +174,12 @@ impl StreamStore {
     /// shards, the storage type and the segment size stay as the stream was opened.
     pub fn set_options(&self, options: StreamOptions) {
         let mut current = self.options.lock();
-        *current = StreamOptions { shards: current.shards, storage_type: current.storage_type, ..options };
+        *current = StreamOptions {
+            shards: current.shards,
+            storage_type: current.storage_type,
+            log_store: current.log_store,
+            ..options
+        };
         self.shards.iter().for_each(|s| s.set_options(&current));
     }
 

@@ -1,5 +1,6 @@
 //! What librdkafka says beside messages: which brokers do not answer, and why.
 
+use super::stream::sn;
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::ConsumerContext;
@@ -7,9 +8,10 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
 use rdkafka::{ClientContext, Message};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use weir_base::Code;
+use weir_base::{Code, SeqNo};
 use weir_plan::StreamError;
 
 /// What a client of librdkafka has come to, seen from other threads.
@@ -22,6 +24,8 @@ struct Inner {
     /// Messages that brokers have taken, or that nobody will.
     settled: AtomicU64,
     refused: Mutex<Option<(RDKafkaErrorCode, i32)>>,
+    /// One past the greatest offset that was taken, by partition.
+    taken: Mutex<BTreeMap<i32, i64>>,
 }
 
 impl Told {
@@ -53,6 +57,11 @@ impl Told {
     /// Messages brokers have taken or refused.
     pub fn settled(&self) -> u64 {
         self.0.settled.load(Ordering::Acquire)
+    }
+
+    /// One past the greatest offset that brokers have taken, of each partition.
+    pub fn taken(&self) -> Vec<(i32, SeqNo)> {
+        self.0.taken.lock().iter().map(|(id, next)| (*id, sn(*next))).collect()
     }
 
     /// The first message that was not taken: why, and its partition.
@@ -108,7 +117,12 @@ impl ProducerContext<NoCustomPartitioner> for Told {
 
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         match result {
-            Ok(_) => self.goes_on(),
+            Ok(message) => {
+                self.goes_on();
+                let mut taken = self.0.taken.lock();
+                let next = taken.entry(message.partition()).or_default();
+                *next = (*next).max(message.offset().saturating_add(1));
+            }
             Err((e, message)) => {
                 let code = e.rdkafka_error_code().unwrap_or(RDKafkaErrorCode::Fail);
                 self.0.refused.lock().get_or_insert((code, message.partition()));

@@ -175,6 +175,11 @@ impl KafkaSettings {
         config
     }
 
+    /// Of who makes topics.
+    pub fn admin(&self) -> ClientConfig {
+        self.common()
+    }
+
     /// Of who reads, and of who asks.
     pub fn consumer(&self) -> ClientConfig {
         let mut config = self.common();

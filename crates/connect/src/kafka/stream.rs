@@ -1,5 +1,6 @@
 //! A topic: its partitions, where a time lies in them, and who reads and writes it.
 
+use super::admin;
 use super::client::{Told, code_of};
 use super::reader::{self, KafkaReader};
 use super::settings::KafkaSettings;
@@ -8,6 +9,7 @@ use crate::payload::{PayloadFormat, PayloadSettings};
 use crate::remote::RemoteHosts;
 use crate::settings::bad;
 use arrow_schema::{DataType, SchemaRef};
+use parking_lot::Mutex;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
@@ -17,12 +19,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use weir_base::{Clock, Code, SeqNo};
 use weir_plan::{
-    ExternalReader, ExternalScan, ExternalSpec, ExternalStream, ExternalWrite, ExternalWriter,
+    ExternalReader, ExternalScan, ExternalSpec, ExternalStream, ExternalWrite, ExternalWriter, LogTopic,
     MESSAGE_KEY_COLUMN, Partition, StreamError,
 };
 
 /// How long a broker may take to answer a question.
 pub(super) const ANSWER_WAIT: Duration = Duration::from_secs(10);
+
+/// How often brokers are asked whether they know a topic that was made.
+const KNOWN_LOOK: Duration = Duration::from_millis(50);
 
 /// A topic as all who read and write it see it.
 pub(super) struct Topic {
@@ -32,8 +37,13 @@ pub(super) struct Topic {
     pub format: PayloadFormat,
     pub payload: SchemaRef,
     pub around: SchemaRef,
+    /// Of who asks where partitions end, again and again.
+    asking: Mutex<Option<Asking>>,
     pub clock: Arc<dyn Clock>,
 }
+
+/// A client that was asked before.
+type Asking = (BaseConsumer<Told>, Told);
 
 pub(super) struct KafkaStream(Arc<Topic>);
 
@@ -67,6 +77,7 @@ impl KafkaStream {
             format,
             payload: spec.payload,
             around: spec.around,
+            asking: Mutex::default(),
             clock,
         })))
     }
@@ -137,6 +148,17 @@ impl Topic {
             .collect()
     }
 
+    fn end(&self, partition: i32) -> Result<SeqNo, StreamError> {
+        // Those who ask at once have a client each; one of them is kept.
+        let kept = self.asking.lock().take();
+        let (consumer, told) = kept.map_or_else(|| self.consumer(), Ok)?;
+        let (_, end) = consumer
+            .fetch_watermarks(&self.settings.topic, partition, ANSWER_WAIT)
+            .map_err(|e| told.failed(&self.doing("could not ask for the end of"), &e))?;
+        *self.asking.lock() = Some((consumer, told));
+        Ok(sn(end))
+    }
+
     fn seek_time(&self, at_ms: i64, of: &[Partition]) -> Result<Vec<SeqNo>, StreamError> {
         let (consumer, told) = self.consumer()?;
         let failed = |e: &KafkaError| told.failed(&self.doing("could not seek in"), e);
@@ -197,6 +219,14 @@ impl Topic {
 }
 
 impl KafkaStream {
+    async fn partition_count(&self) -> Result<u32, StreamError> {
+        ask(&self.0, |topic| {
+            let (consumer, told) = topic.consumer()?;
+            Ok(topic.partition_ids(&consumer, &told)?.len() as u32)
+        })
+        .await
+    }
+
     /// Payloads of the first messages of all partitions, so many at most.
     pub async fn samples(&self, n: usize) -> Result<Vec<Vec<u8>>, StreamError> {
         ask(&self.0, move |topic| topic.samples(n)).await
@@ -234,6 +264,30 @@ impl ExternalStream for KafkaStream {
         let topic = self.0.clone();
         let reader: KafkaReader = ask(&self.0, move |_| reader::start(topic, scan)).await?;
         Ok(Box::new(reader))
+    }
+
+    async fn end(&self, partition: i32) -> Result<SeqNo, StreamError> {
+        ask(&self.0, move |topic| topic.end(partition)).await
+    }
+
+    async fn make_log(&self, how: LogTopic) -> Result<u32, StreamError> {
+        match self.partition_count().await {
+            Err(e) if e.code == Code::UnknownStream => {}
+            known => return known,
+        }
+        admin::create(&self.0, how).await?;
+        let known = async {
+            loop {
+                match self.partition_count().await {
+                    Err(e) if e.code == Code::UnknownStream => tokio::time::sleep(KNOWN_LOOK).await,
+                    known => return known,
+                }
+            }
+        };
+        tokio::time::timeout(ANSWER_WAIT, known).await.unwrap_or_else(|_| {
+            let message = format!("{}: brokers do not show it", self.0.doing("could not make"));
+            Err(StreamError { code: Code::NetworkError, message })
+        })
     }
 
     async fn raw(&self, partition: i32, at: SeqNo) -> Result<Option<Vec<u8>>, StreamError> {

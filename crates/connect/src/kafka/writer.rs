@@ -8,7 +8,7 @@ use super::client::{Told, code_of};
 use super::stream::{ANSWER_WAIT, Topic, payload_settings};
 use crate::payload::PayloadEncoder;
 use arrow_array::cast::AsArray;
-use arrow_array::types::TimestampMillisecondType;
+use arrow_array::types::{Int32Type, TimestampMillisecondType};
 use arrow_array::{Array, ArrayRef, MapArray, RecordBatch};
 use arrow_schema::DataType;
 use base64::Engine;
@@ -22,9 +22,10 @@ use rdkafka::{Offset, TopicPartitionList};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
-use weir_base::Code;
+use weir_base::{Code, SeqNo};
 use weir_plan::{
-    ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, Position, StreamError,
+    ExternalWrite, ExternalWriter, MESSAGE_HEADERS_COLUMN, MESSAGE_KEY_COLUMN, MESSAGE_PARTITION_COLUMN,
+    Position, StreamError,
 };
 
 /// How long one wait for brokers lasts. Not librdkafka's own: what is asked of it in Rust for a millisecond burns
@@ -119,6 +120,10 @@ impl ExternalWriter for KafkaWriter {
         self.wait(move |inner| inner.flush(at.as_ref())).await
     }
 
+    fn acknowledged(&self) -> Vec<(i32, SeqNo)> {
+        self.inner.as_ref().map_or_else(Vec::new, |inner| inner.told.taken())
+    }
+
     async fn reached(&mut self) -> Result<Option<Position>, StreamError> {
         self.wait(Inner::reached).await
     }
@@ -155,16 +160,22 @@ impl Inner {
         let payload = rows
             .project(&payload)
             .map_err(|e| StreamError { code: Code::LogicalError, message: e.to_string() })?;
+        let partitions = rows.column_by_name(MESSAGE_PARTITION_COLUMN).cloned();
+        let partitions = partitions.as_ref().and_then(|p| p.as_primitive_opt::<Int32Type>());
         let keys = rows.column_by_name(MESSAGE_KEY_COLUMN).filter(|k| k.null_count() < k.len()).cloned();
         let headers = rows.column_by_name(MESSAGE_HEADERS_COLUMN).filter(|h| has_entries(h)).cloned();
-        // Keys and headers are of a row.
-        let encoded = self.encoder.encode(&payload, keys.is_some() || headers.is_some())?;
+        // Partitions, keys and headers are of a row.
+        let by_row = partitions.is_some() || keys.is_some() || headers.is_some();
+        let encoded = self.encoder.encode(&payload, by_row)?;
         let times = rows.column_by_name("_tp_time").cloned();
         let topic = self.topic.clone();
         for (payload, row) in encoded.messages() {
             let mut record: BaseRecord<'_, [u8], [u8]> = BaseRecord::to(&topic.settings.topic);
             if let Some(payload) = payload {
                 record = record.payload(payload);
+            }
+            if let Some(partitions) = partitions {
+                record = record.partition(partitions.value(row));
             }
             if let Some(key) = keys.as_ref().and_then(|k| bytes_of(k.as_ref(), row)) {
                 record = record.key(key);

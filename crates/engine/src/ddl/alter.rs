@@ -1,13 +1,16 @@
-//! DROP, TRUNCATE and RENAME.
+//! ALTER STREAM, DROP, TRUNCATE and RENAME.
 
 use super::create::check_name;
 use super::show::is_view;
 use super::{jobs, views};
 use crate::engine::Statement;
 use crate::outcome::Done;
+use crate::settings::stream::{STREAM_SETTINGS, StreamSettings};
+use weir_base::error::did_you_mean;
 use weir_base::{Error, Result, err};
-use weir_catalog::{CatalogError, Dependents, Event, RelationKind};
-use weir_sql::ast::{Name, ObjectKind};
+use weir_catalog::{CatalogError, Dependents, Event, Relation, RelationKind, Snapshot};
+use weir_sql::ast::{Name, ObjectKind, Settings};
+use weir_storage::StreamOptions;
 
 pub(super) fn dependents(cx: &Statement) -> Dependents {
     if cx.settings.check_dependents { Dependents::Refuse } else { Dependents::Ignore }
@@ -117,6 +120,60 @@ pub(crate) async fn truncate(cx: &Statement, name: &Name, if_exists: bool) -> Re
     let open = cx.shared.streams.get(relation)?;
     open.store.truncate().await.map_err(Error::from)?;
     cx.shared.apply(Event::Truncated { name }, Dependents::Ignore).await?;
+    Ok(cx.done())
+}
+
+/// Settings of a stream that take effect while it is there.
+const CHANGEABLE: &[&str] = &[
+    "flush_threshold_bytes",
+    "flush_threshold_count",
+    "flush_threshold_ms",
+    "logstore_codec",
+    "logstore_on_error",
+    "logstore_retention_bytes",
+    "logstore_retention_ms",
+    "part_codec",
+    "tail_ring_bytes_max",
+    "uncommitted_bytes_max",
+];
+
+pub(crate) async fn alter_stream(cx: &Statement, name: &Name, new: Settings) -> Result<Done> {
+    let name = cx.full_name(name);
+    let snapshot = cx.shared.catalog.snapshot();
+    let mut changed = Relation::clone(snapshot.expect_relation(&name.database, &name.name)?);
+    let RelationKind::Stream { settings, .. } = &mut changed.kind else {
+        return Err(err!(
+            BadArguments,
+            "{name} is no stream that keeps rows here; of a view it is ALTER VIEW {name} MODIFY QUERY SETTING"
+        ));
+    };
+    for key in new.keys() {
+        if !CHANGEABLE.contains(&key.as_str()) {
+            let known = STREAM_SETTINGS.iter().any(|s| s.name == key);
+            let hint = if known { String::new() } else { did_you_mean(key, CHANGEABLE.iter().copied()) };
+            return Err(err!(
+                NotImplemented,
+                "setting {key} of stream {name} can not be changed{hint}; these can: {}",
+                CHANGEABLE.join(", ")
+            ));
+        }
+    }
+    settings.extend(new);
+    let parsed = StreamSettings::parse(settings)?;
+    let open = cx.shared.streams.get(&changed)?;
+    let (id, of) = (changed.id, name.clone());
+    let still_there = move |now: &Snapshot| match now.relation(&of.database, &of.name) {
+        Some(r) if r.id == id => Ok(()),
+        _ => Err(CatalogError::UnknownRelation { name: of, hint: String::new() }),
+    };
+    let event = Event::CreateRelation { relation: changed, replace: true };
+    cx.shared.apply_checked(event, Dependents::Ignore, still_there).await?;
+    // What an index asked for stays.
+    let bloom_filter_columns = open.store.options().bloom_filter_columns;
+    open.store.set_options(StreamOptions { bloom_filter_columns, ..parsed.options });
+    if let (Some(log), Some(said)) = (&open.log, &parsed.log) {
+        log.set_skip(said.skip);
+    }
     Ok(cx.done())
 }
 

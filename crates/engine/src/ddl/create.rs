@@ -6,7 +6,7 @@ use crate::engine::{Shared, Statement};
 use crate::externals::is_surrounding;
 use crate::outcome::Done;
 use crate::random;
-use crate::streams::{Prepared, alias_columns, column_type, stored_schema};
+use crate::streams::{NOW, Prepared, alias_columns, column_type, stored_schema};
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use std::sync::Arc;
 use uuid::Uuid;
@@ -224,7 +224,7 @@ async fn define(
         }
         _ => RelationKind::Stream { order_by, partition_by, primary_key, ttl, indexes, settings },
     };
-    let relation = Relation {
+    let mut relation = Relation {
         id: cx.shared.new_id(),
         database: name.database.clone(),
         name: name.name.clone(),
@@ -233,8 +233,40 @@ async fn define(
         comment,
         created_ms: cx.shared.world.clock.now_ms(),
     };
+    // A name that stays, whatever becomes of the stream's.
+    if let RelationKind::Stream { settings, .. } = &mut relation.kind
+        && settings.get("logstore").is_some_and(|kept| kept.eq_ignore_ascii_case("kafka"))
+        && !cx.shared.externals.effective(settings)?.contains_key("topic")
+    {
+        settings.insert("topic".into(), format!("{}.{}", name.database, name.name));
+    }
     check(cx, &relation)?;
+    make_log(cx, &mut relation).await?;
     Ok(relation)
+}
+
+/// Makes the topic that is to be a stream's log, if it is not there, and gives the stream as many shards as it has
+/// partitions.
+async fn make_log(cx: &Statement, relation: &mut Relation) -> Result<()> {
+    let prepared = match &relation.kind {
+        RelationKind::Stream { .. } => Prepared::new(relation, &cx.shared.compiler())?,
+        _ => return Ok(()),
+    };
+    let Some(log) = prepared.log() else { return Ok(()) };
+    let (name, asked) = (relation.full_name(), log.topic.partitions);
+    let stream = cx.shared.externals.log_stream(&name, &log.settings, &prepared.schema)?;
+    let there = stream.make_log(log.topic).await.map_err(Error::from)?;
+    if asked.is_some_and(|asked| asked != there) {
+        return Err(err!(
+            BadArguments,
+            "shards is {} and {stream:?} has {there} partitions: leave shards out, or name another topic",
+            asked.unwrap_or(0)
+        ));
+    }
+    if let RelationKind::Stream { settings, .. } = &mut relation.kind {
+        settings.insert("shards".into(), there.to_string());
+    }
+    check(cx, relation)
 }
 
 /// Everything a stream's definition can be refused for, before anything is made.
@@ -249,7 +281,11 @@ pub(super) fn check(cx: &Statement, relation: &Relation) -> Result<()> {
                     return Err(err!(BadArguments, "PRIMARY KEY has to be the first columns of ORDER BY"));
                 }
             }
-            Prepared::new(relation, &compiler).map(drop)
+            let prepared = Prepared::new(relation, &compiler)?;
+            if let Some(log) = prepared.log() {
+                cx.shared.externals.log_stream(&relation.full_name(), &log.settings, &prepared.schema)?;
+            }
+            Ok(())
         }
         RelationKind::Random { settings } => {
             random::Pace::parse(settings)?;
@@ -365,7 +401,7 @@ pub(super) fn complete_columns(
             }
         }
     }
-    let now = || ColumnDefault { kind: DefaultKind::Default, expression: "now64(3, 'UTC')".into() };
+    let now = || ColumnDefault { kind: DefaultKind::Default, expression: NOW.into() };
     match columns.iter_mut().find(|c| c.name == TIME_COLUMN) {
         Some(time) => {
             if time.default.as_ref().is_some_and(|d| d.kind == DefaultKind::Alias) {

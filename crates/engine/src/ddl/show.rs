@@ -313,7 +313,8 @@ pub(crate) fn create_text(relation: &Relation, externals: &Externals, spelling: 
                     out += &format!("\n{clause} {}", parenthesised(text));
                 }
             }
-            settings
+            shown = externals.shown_of_stream(settings);
+            &shown
         }
         RelationKind::Random { settings } => settings,
         RelationKind::External { settings, .. } => {

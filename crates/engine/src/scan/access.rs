@@ -57,6 +57,8 @@ pub struct StoredAccess {
     pub partition_column: Option<String>,
     /// What a part written before the column was added reads as; without one it reads as NULL.
     pub column_defaults: Arc<HashMap<String, ScalarValue>>,
+    /// Who keeps its log is not us: it is read live as an external stream.
+    pub(crate) live: Option<Arc<OpenExternal>>,
 }
 
 /// A stream whose rows are made up while queried.

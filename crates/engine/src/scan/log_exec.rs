@@ -42,7 +42,7 @@ impl LogExec {
     }
 
     fn rows(snapshot: &ShardSnapshot) -> usize {
-        (snapshot.durable_end.0 - snapshot.committed_end.0) as usize
+        snapshot.rows_in_log() as usize
     }
 }
 

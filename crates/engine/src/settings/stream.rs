@@ -4,7 +4,8 @@ use super::Kind;
 use std::collections::BTreeMap;
 use weir_base::error::did_you_mean;
 use weir_base::{Result, err};
-use weir_storage::{LogFull, StorageType, StreamOptions, options::Codec};
+use weir_plan::LogTopic;
+use weir_storage::{LogFull, LogStore, StorageType, StreamOptions, options::Codec};
 
 #[derive(Debug, Clone, Copy)]
 pub struct StreamSetting {
@@ -51,7 +52,13 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
     s("ingest_batch_timeout_ms", UInt, "500", Nothing, ""),
     s("ingest_mode", Text, "", Nothing, "an INSERT's ack decides"),
     s("keep_versions", UInt, "1", DefaultOnly, "versions a key keeps in keyed streams"),
-    s("logstore", OneOf(&["nativelog", "kafka"]), "nativelog", DefaultOnly, "where the log lies"),
+    s(
+        "logstore",
+        OneOf(&["nativelog", "kafka"]),
+        "nativelog",
+        Works,
+        "who keeps the log: we do, or a topic (settings of a topic then say which)",
+    ),
     s("logstore_auto_offset_reset", Text, "earliest", Nothing, ""),
     s(
         "logstore_bytes_max",
@@ -70,6 +77,13 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
         Works,
         "at logstore_bytes_max: inserts are refused, or the oldest rows go although somebody needs them",
     ),
+    s(
+        "logstore_on_error",
+        OneOf(&["stop", "skip"]),
+        "stop",
+        Works,
+        "of a topic that is the log: a message that is no row stops reading, or is passed over and counted",
+    ),
     s("logstore_request_required_acks", Int, "1", Nothing, ""),
     s("logstore_request_timeout_ms", UInt, "30000", Nothing, ""),
     s("logstore_retention_bytes", Int, "-1", Works, "bytes of log kept a shard; -1 = no limit by size"),
@@ -87,7 +101,13 @@ pub const STREAM_SETTINGS: &[StreamSetting] = &[
     s("part_codec", OneOf(&["none", "lz4", "zstd"]), "zstd", Works, "compression of parts"),
     s("placement_policies", Text, "", DefaultOnly, ""),
     s("replicas", UInt, "1", DefaultOnly, "copies of the log"),
-    s("replication_factor", UInt, "1", DefaultOnly, "copies of the log"),
+    s(
+        "replication_factor",
+        UInt,
+        "1",
+        Works,
+        "copies of the log; more than one only of a topic that is made",
+    ),
     s("segment_size_bytes_max", UInt, "268435456", Works, "size at which a log segment is sealed"),
     s("sharding_expr", Text, "", Works, "integer expression that chooses a row's shard, modulo shards"),
     s("shards", UInt, "1", Works, "logs the stream is spread over"),
@@ -131,6 +151,18 @@ pub struct StreamSettings {
     pub event_time_column: Option<String>,
     /// Rows carry a weight, `_tp_delta`.
     pub changelog: bool,
+    pub log: Option<LogSettings>,
+}
+
+/// Of a log that a topic keeps.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// What the connector is told, its `type` among it.
+    pub settings: BTreeMap<String, String>,
+    /// Messages that are no rows are passed over.
+    pub skip: bool,
+    /// How the topic is made where it is not there.
+    pub topic: LogTopic,
 }
 
 impl StreamSettings {
@@ -142,9 +174,21 @@ impl StreamSettings {
             sharding_expr: None,
             event_time_column: None,
             changelog: false,
+            log: log_settings(settings)?,
         };
         for (name, value) in settings {
-            parsed.set(name, value)?;
+            let ours = parsed.log.is_none() || STREAM_SETTINGS.iter().any(|s| s.name == name);
+            if ours {
+                parsed.set(name, value)?;
+            }
+        }
+        if parsed.log.is_some() {
+            parsed.check_log(settings)?;
+        } else if settings.get("replication_factor").is_some_and(|n| n != "1") {
+            return Err(err!(
+                NotImplemented,
+                "replication_factor is of logs that a topic keeps (logstore='kafka')"
+            ));
         }
         let o = &parsed.options;
         if o.log_bytes_max.is_some() && o.storage_type == StorageType::Memory {
@@ -154,6 +198,27 @@ impl StreamSettings {
             ));
         }
         Ok(parsed)
+    }
+
+    /// What a log that a topic keeps does not go with.
+    fn check_log(&mut self, settings: &BTreeMap<String, String>) -> Result<()> {
+        self.options.log_store = LogStore::External;
+        if self.options.storage_type != StorageType::Hybrid {
+            return Err(err!(
+                BadArguments,
+                "logstore='kafka' keeps what is not in parts in the topic, and needs storage_type='hybrid'; to read a \
+                 topic without keeping its rows, CREATE EXTERNAL STREAM"
+            ));
+        }
+        if self.changelog {
+            return Err(err!(NotImplemented, "mode='changelog' with logstore='kafka' is not supported yet"));
+        }
+        for name in ["logstore_bytes_max", "logstore_full", "logstore_codec", "max_idempotent_ids"] {
+            if settings.contains_key(name) {
+                return Err(err!(BadArguments, "{name} is of logs that we keep, and logstore is 'kafka'"));
+            }
+        }
+        Ok(())
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -226,6 +291,8 @@ impl StreamSettings {
             "max_idempotent_ids" => o.idempotent_ids_max = number().min(1 << 20) as u32,
             "tail_ring_bytes_max" => o.tail_ring_bytes_max = number(),
             "sharding_expr" => self.sharding_expr = Some(value.to_owned()).filter(|v| !v.trim().is_empty()),
+            // Read where they are needed.
+            "logstore" | "logstore_on_error" | "replication_factor" => {}
             "event_time_column" => {
                 self.event_time_column = Some(value.to_owned()).filter(|v| !v.trim().is_empty());
             }
@@ -233,6 +300,36 @@ impl StreamSettings {
         }
         Ok(())
     }
+}
+
+/// Of a stream whose log a topic keeps, what is said of the topic.
+fn log_settings(settings: &BTreeMap<String, String>) -> Result<Option<LogSettings>> {
+    let word = |name: &str| settings.get(name).map(|v| v.to_ascii_lowercase());
+    if word("logstore").as_deref() != Some("kafka") {
+        return Ok(None);
+    }
+    let ours = |name: &str| STREAM_SETTINGS.iter().any(|s| s.name == name);
+    let mut told: BTreeMap<String, String> =
+        settings.iter().filter(|(name, _)| !ours(name)).map(|(k, v)| (k.clone(), v.clone())).collect();
+    if told.contains_key("type") {
+        return Err(err!(UnknownSetting, "a stream has no setting type; logstore says where its log lies"));
+    }
+    told.insert("type".into(), "kafka".into());
+    told.insert("one_message_per_row".into(), "true".into());
+    for (name, value) in [("data_format", "JSONEachRow"), ("delivery", "exactly_once")] {
+        told.entry(name.into()).or_insert_with(|| value.into());
+    }
+    let number = |name: &str| settings.get(name).and_then(|v| v.parse::<i64>().ok());
+    Ok(Some(LogSettings {
+        settings: told,
+        skip: word("logstore_on_error").as_deref() == Some("skip"),
+        topic: LogTopic {
+            partitions: number("shards").and_then(limit).map(|n| n as u32),
+            replication_factor: number("replication_factor").and_then(limit).unwrap_or(1) as u32,
+            retention_ms: number("logstore_retention_ms").and_then(limit),
+            retention_bytes: number("logstore_retention_bytes").and_then(limit),
+        },
+    }))
 }
 
 /// Negative means without limit.
@@ -267,7 +364,7 @@ mod tests {
     #[test]
     fn what_this_version_lacks_is_refused_by_name() {
         for (name, value, code) in [
-            ("logstore", "kafka", 48),
+            ("replication_factor", "3", 48),
             ("mode", "versioned_kv", 48),
             ("replicas", "3", 48),
             ("mode", "upsert", 36),

@@ -14,7 +14,7 @@ use super::start::resolve;
 use super::tail::{Cuts, LogOrder, Phase, ShardState, StreamSource};
 use crate::Progress;
 use crate::query::QueryRecord;
-use crate::scan::{Picker, StoredAccess, StreamAccess, StreamLookup, full_schema};
+use crate::scan::{ExternalAccess, Picker, StoredAccess, StreamAccess, StreamLookup, full_schema};
 use arrow::datatypes::Schema;
 use datafusion::execution::TaskContext;
 use datafusion::physical_expr::utils::reassign_expr_columns;
@@ -288,8 +288,15 @@ fn pruner(access: &StoredAccess, spec: &SourceSpec) -> Option<Arc<dyn Pruner>> {
 impl SourceFactory for StreamSources {
     async fn open(&self, id: NodeId, spec: &SourceSpec) -> Result<Box<dyn Source>, StreamError> {
         match self.lookup.store(&spec.database, &spec.relation)? {
-            StreamAccess::Stored(access) => self.open_stored(id, access, spec).await,
-            StreamAccess::External(access) => {
+            StreamAccess::Stored(access) if access.live.is_none() => self.open_stored(id, access, spec).await,
+            access @ (StreamAccess::Stored(_) | StreamAccess::External(_)) => {
+                let access = match access {
+                    StreamAccess::External(access) => access,
+                    StreamAccess::Stored(StoredAccess { name, live: Some(open), .. }) => {
+                        ExternalAccess { name, open, clock: self.clock.clone(), picked: None }
+                    }
+                    _ => unreachable!("the others were matched"),
+                };
                 let with = Opening {
                     id,
                     source: self.gate.seat(false).index(),

@@ -1,6 +1,7 @@
 //! Parts and log segments of every shard.
 
 use super::{Columns, Context};
+use crate::external_log::ExternalLog;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use std::sync::Arc;
@@ -9,12 +10,19 @@ use weir_catalog::Relation;
 use weir_storage::Shard;
 
 fn shards(cx: &Context) -> Vec<(Arc<Relation>, Arc<Shard>)> {
+    with_logs(cx).into_iter().map(|(relation, shard, _)| (relation, shard)).collect()
+}
+
+type OfShard = (Arc<Relation>, Arc<Shard>, Option<Arc<ExternalLog>>);
+
+/// The same with the logs that others keep.
+fn with_logs(cx: &Context) -> Vec<OfShard> {
     let snapshot = cx.shared.catalog.snapshot();
     let mut out = Vec::new();
     for relation in snapshot.relations().filter(|r| r.is_stored()) {
         // One that does not open shows its error in system.tables.
         let Ok(open) = cx.shared.streams.get(relation) else { continue };
-        out.extend(open.store.shards().iter().map(|s| (relation.clone(), s.clone())));
+        out.extend(open.store.shards().iter().map(|s| (relation.clone(), s.clone(), open.log.clone())));
     }
     out
 }
@@ -71,8 +79,14 @@ pub(super) fn log_segments(cx: &Context) -> Result<Columns> {
 
 /// What each shard holds: rows from `sn_min` on, up to one before `sn_end`.
 pub(super) fn shards_held(cx: &Context) -> Result<Columns> {
-    let all: Vec<_> =
-        shards(cx).into_iter().map(|(r, s)| (r, s.stats(), s.dropped_rows(), s.pinned())).collect();
+    let all: Vec<_> = with_logs(cx)
+        .into_iter()
+        .map(|(r, s, log)| {
+            let (skipped, lost) = log.as_ref().map_or((0, 0), |log| log.missed(s.id()));
+            let away = log.as_ref().and_then(|log| log.trouble());
+            (r, s.stats(), s.dropped_rows() + lost, s.pinned(), skipped, away)
+        })
+        .collect();
     Ok(Columns::default()
         .text("database", all.iter().map(|a| &a.0.database))
         .text("table", all.iter().map(|a| &a.0.name))
@@ -87,6 +101,8 @@ pub(super) fn shards_held(cx: &Context) -> Result<Columns> {
         .uint("log_bytes", all.iter().map(|a| a.1.log_bytes))
         .uint("uncommitted_bytes", all.iter().map(|a| a.1.uncommitted_bytes))
         .uint("dropped_rows", all.iter().map(|a| a.2))
+        .uint("skipped_messages", all.iter().map(|a| a.4))
+        .text_or_null("log_error", all.iter().map(|a| a.5.clone()))
         .text_or_null("commit_error", all.iter().map(|a| a.1.commit_error.clone())))
 }
 

@@ -196,6 +196,15 @@ fn a_backup_is_restored_and_goes_on_without_a_gap() {
     assert!(code == 1 && told.contains("does not check"), "{told}");
 }
 
+/// Stops others when it goes.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Relaxed);
+    }
+}
+
 #[test]
 fn a_backup_is_taken_of_an_instant_while_rows_come_and_parts_are_merged() {
     const WRITERS: usize = 3;
@@ -207,6 +216,8 @@ fn a_backup_is_taken_of_an_instant_while_rows_come_and_parts_are_merged() {
     let stop = AtomicBool::new(false);
     let mut taken = Vec::new();
     std::thread::scope(|scope| {
+        // A scope waits for its threads, also where this one has failed.
+        let stopping = Stop(&stop);
         for _ in 0..WRITERS {
             scope.spawn(|| {
                 while !stop.load(Relaxed) {
@@ -234,7 +245,7 @@ fn a_backup_is_taken_of_an_instant_while_rows_come_and_parts_are_merged() {
             assert!(fields.len() == 4 && fields[0] == text(&to) && fields[1] == "4", "{told}");
             taken.push((to, least, acknowledged.load(Relaxed) + WRITERS as u64 * ROWS));
         }
-        stop.store(true, Relaxed);
+        drop(stopping);
     });
     for (n, (backup, least, most)) in taken.into_iter().enumerate() {
         let restored = dir.path().join(format!("restored-{n}"));

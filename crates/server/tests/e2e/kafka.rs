@@ -80,6 +80,10 @@ impl Broker {
         &self.address
     }
 
+    pub fn proxy(&self) -> &Proxy {
+        &self.proxy
+    }
+
     fn client(&self, args: &[&str], input: &str) -> String {
         let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/e2e/kafka_client.py");
         let mut child = Command::new(&self.python)
@@ -467,7 +471,8 @@ fn a_broker_that_goes_away_is_waited_for() {
     broker.create("t", 1);
     broker.create("copy", 1);
     server.query(&broker.stream("t", "id int64, s string", ""));
-    server.query(&broker.stream("copy", "id int64", ""));
+    // Rows that had to wait may leave together.
+    server.query(&broker.stream("copy", "id int64", ", one_message_per_row='true'"));
     server.query("CREATE MATERIALIZED VIEW v INTO copy AS SELECT id FROM t SETTINGS seek_to='earliest', checkpoint_interval=0.2");
     let mut follow = server.streaming.follow("SELECT id FROM t SETTINGS seek_to='earliest'").unwrap();
     broker.produce("t", [(0, "k", json(1))]);

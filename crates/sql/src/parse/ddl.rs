@@ -234,6 +234,23 @@ pub fn alter(c: &mut Cursor) -> Result<Statement, Error> {
     Ok(Statement::AlterView { name, change })
 }
 
+/// `ALTER STREAM …`, behind ALTER.
+pub fn alter_stream(c: &mut Cursor) -> Result<Statement, Error> {
+    let begin = c.at - 1;
+    let _ = c.eat_any(&["STREAM", "TABLE"]);
+    let name = c.name("the name of a stream")?;
+    refuse_on_cluster(c)?;
+    if !c.eat(&["MODIFY", "SETTING"]) {
+        c.at = begin;
+        return Err(
+            c.not_implemented("ALTER STREAM is not implemented but for MODIFY SETTING; anything else")
+        );
+    }
+    let mut settings = Settings::new();
+    c.settings(&mut settings)?;
+    Ok(Statement::AlterStream { name, settings })
+}
+
 fn create_view(c: &mut Cursor, or_replace: bool) -> Result<Statement, Error> {
     let if_not_exists = c.if_not_exists();
     let name = c.name("the name of a view")?;

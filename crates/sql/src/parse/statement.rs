@@ -81,6 +81,7 @@ fn one(c: &mut Cursor, settings: &mut Settings, data: Option<InsertSource>) -> R
         "INSERT" => insert(c, settings, data),
         "CREATE" => ddl::create(c, settings),
         "ALTER" if c.looks(&["VIEW"]) || c.looks(&["MATERIALIZED"]) => ddl::alter(c),
+        "ALTER" if c.looks(&["STREAM"]) || c.looks(&["TABLE"]) => ddl::alter_stream(c),
         "ALTER" if c.looks(&["NAMED"]) || c.looks(&["FORMAT"]) => definitions::alter(c),
         "DROP" => drop(c),
         "TRUNCATE" => {

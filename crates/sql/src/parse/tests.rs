@@ -97,7 +97,7 @@ fn errors_name_place_and_text() {
         ("SELECT 1; SELECT 2 +", 1, 21, "found the end of the statement"),
         ("DROP STREAM a b", 1, 15, "expected end of statement, found b"),
         ("CREATE STREAM s (a int DEFAULT 1 + )", 1, 36, "expected an expression"),
-        ("ALTER STREAM s ADD COLUMN c int", 1, 1, "ALTER STREAM is not implemented"),
+        ("ALTER STREAM s ADD COLUMN c int", 1, 1, "but for MODIFY SETTING"),
         ("SELECT a FROM t SETTINGS __emit = 'x'", 1, 26, "setting __emit is reserved"),
         ("DROP STREAM s SETTINGS __emit = 'x'", 1, 1, "setting __emit is reserved"),
         ("SELECT a FROM s LIMIT 1 BY k LIMIT 2 BY k", 1, 30, "LIMIT BY is given twice"),

@@ -3,7 +3,7 @@
 use super::Shard;
 use crate::batch::event_range;
 use crate::error::{Result, StorageError};
-use crate::logs::SEGMENTS_OF_A_BOUND;
+use crate::logs::{Log, SEGMENTS_OF_A_BOUND};
 use crate::payload;
 use crate::ring::Attached;
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -73,7 +73,7 @@ impl Shard {
             payload: Bytes::new(),
             attachment: None,
         };
-        let appended = self.log.append(append, Ack::Durable).await;
+        let appended = self.log.own()?.append(append, Ack::Durable).await;
         appended.map(|_| ()).map_err(|e| self.append_error(e))
     }
 
@@ -84,6 +84,7 @@ impl Shard {
         progress: Option<Progress>,
         ack: Ack,
     ) -> Result<Appended> {
+        let log = self.log.own()?;
         let batch = self.conform(batch)?;
         self.wait_for_room().await?;
         let payload = payload::encode(&batch, self.book.current(), self.options().log_codec)?;
@@ -101,7 +102,7 @@ impl Shard {
             payload,
             attachment: Some(Attached::new(batch, held)),
         };
-        self.log.append(append, ack).await.map_err(|e| self.append_error(e))
+        log.append(append, ack).await.map_err(|e| self.append_error(e))
     }
 
     fn append_error(&self, e: AppendError) -> StorageError {
@@ -114,7 +115,12 @@ impl Shard {
     /// A group commit of all that was accepted before; returns the durable end that covers it.
     /// Of a dropped stream that is its end: whoever found it while it was there reads it whole.
     pub async fn sync(&self) -> Result<SeqNo> {
-        match self.log.sync().await {
+        let log = match &self.log {
+            Log::Own(log) => log,
+            Log::External(_) if self.is_dropped() => return Ok(self.durable_end()),
+            Log::External(log) => return log.sync(self.id).await,
+        };
+        match log.sync().await {
             Err(AppendError::Closed) if self.is_dropped() => {
                 self.close().await;
                 Ok(self.durable_end())
@@ -124,7 +130,7 @@ impl Shard {
     }
 
     /// The batch with exactly the stream's schema, or what does not fit.
-    fn conform(&self, batch: RecordBatch) -> Result<RecordBatch> {
+    pub(super) fn conform(&self, batch: RecordBatch) -> Result<RecordBatch> {
         let schema = &self.schema;
         let misfit = |what: String| StorageError::Schema { what };
         if batch.num_rows() == 0 || batch.num_rows() > u32::MAX as usize {

@@ -80,7 +80,10 @@ impl Shard {
         // First said, then looked: what is added in between is seen or wakes.
         self.backlog.due_at(due, options.flush_threshold_bytes);
         let oldest = self.backlog.oldest()?;
-        if self.durable_end() >= due || self.backlog.bytes() >= options.flush_threshold_bytes {
+        if self.backlog.is_hurried()
+            || self.durable_end() >= due
+            || self.backlog.bytes() >= options.flush_threshold_bytes
+        {
             return Some(Duration::ZERO);
         }
         let age = self.ctx.clock.monotonic().saturating_sub(oldest);

@@ -12,7 +12,6 @@ use crate::error::Result;
 use crate::manifest::{Change, Manifest};
 use crate::order::{Keys, failed, partitions, sort};
 use crate::parts::{Effort, PartMeta, PartWriter};
-use crate::ring::decode_record;
 use arrow_array::RecordBatch;
 use arrow_select::interleave::interleave_record_batch;
 use weir_base::{Reservation, SeqNo};
@@ -61,6 +60,10 @@ impl Shard {
             return Err(e);
         }
         self.publish(manifest);
+        if let Some(log) = self.log.external() {
+            // Before the backlog, at whose word rows are fed again.
+            log.truncate(to);
+        }
         self.backlog.committed(to);
         self.metrics.committed_rows.add(rows as i64);
         Ok(true)
@@ -74,15 +77,10 @@ impl Shard {
         let (mut at, mut bytes, mut tails) = (from, 0, Vec::new());
         let mut room = self.ctx.memory.reserve(0)?;
         while at < target && bytes < limit {
-            let records = self.log.read(at, READ_BYTES)?;
-            let (mut next, mut cost, mut read) = (at, 0, Vec::new());
-            for record in &records {
-                next = next.max(record.base.plus(u64::from(record.rows)));
-                if record.kind != weir_log::RecordKind::ROWS || record.rows == 0 {
-                    continue;
-                }
-                bytes += record.payload.len() as u64;
-                let tail = decode_record(record, &self.book)?.starting_at(from);
+            let (rows, next) = self.log.read(at, READ_BYTES, &self.book)?;
+            let (mut cost, mut read) = (0, Vec::new());
+            for (tail, size) in rows {
+                bytes += size;
                 cost += self.commit_cost(&tail);
                 read.push(tail);
             }

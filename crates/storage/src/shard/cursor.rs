@@ -8,12 +8,11 @@ use super::replay::Replay;
 use super::wanted::{Reading, Wanted};
 use crate::batch::TailBatch;
 use crate::error::{Result, StorageError};
-use crate::ring::decode_record;
+use crate::external::before;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use tokio::sync::watch;
 use weir_base::SeqNo;
-use weir_log::RecordKind;
 
 /// Log bytes decoded ahead for one cursor.
 const READ_BYTES: usize = 1 << 20;
@@ -124,7 +123,7 @@ impl TailCursor {
             None => {
                 // After TRUNCATE the ring may hold rows that are gone.
                 self.position = self.position.max(self.shard.version().floor);
-                match self.shard.ring.get(self.position) {
+                match self.shard.recent(self.position) {
                     Some(batch) => self.reading.pick(batch)?,
                     None => return Ok(None),
                 }
@@ -238,23 +237,17 @@ fn fetch(
 pub(super) fn read_log(shard: &Shard, from: SeqNo, end: SeqNo) -> Result<(VecDeque<TailBatch>, SeqNo)> {
     let mut batches = VecDeque::new();
     let mut next = from;
-    if let Some(batch) = shard.ring.get(from) {
+    if let Some(batch) = shard.recent(from) {
         batches.push_back(batch);
     } else {
-        for record in shard.log.read(from, READ_BYTES)? {
-            next = next.max(record.base.plus(u64::from(record.rows)));
-            if record.kind == RecordKind::ROWS && record.rows > 0 {
-                batches.push_back(decode_record(&record, &shard.book)?.starting_at(from));
-            }
-        }
+        let (read, read_to) = shard.log.read(from, READ_BYTES, &shard.book)?;
+        batches.extend(read.into_iter().map(|(rows, _)| rows));
+        next = read_to;
     }
     // Records are whole, but the end may have moved on since the caller looked.
     batches.retain(|b: &TailBatch| b.rows() > 0 && b.sn(0) < end);
     if let Some(last) = batches.back_mut() {
-        let over = last.end().expect("not empty").0.saturating_sub(end.0) as usize;
-        if over > 0 {
-            *last = last.slice(0, last.rows() - over);
-        }
+        *last = before(last, end);
         next = last.end().expect("not empty");
     } else if next == from {
         // Nothing but marks without rows up to the end.

@@ -5,7 +5,7 @@ use crate::batch::part_schema;
 use crate::context::StoreContext;
 use crate::error::{Result, StorageError};
 use crate::layout::PartLayout;
-use crate::logs::open_log;
+use crate::logs::{Log, open_log};
 use crate::manifest::{Manifest, Version};
 use crate::options::{StorageType, StreamOptions};
 use crate::parts::Garbage;
@@ -54,9 +54,9 @@ impl Shard {
         };
         let observer =
             Arc::new(Observer { ring: ring.clone(), backlog: backlog.clone(), clock: ctx.clock.clone() });
-        let log = open_log(ctx, &dir, options, observer)?;
-        if let Some(manifest) = &manifest {
-            check_stitch(&*log, manifest, storage_type, &dir)?;
+        let log = open_log(ctx, &dir, options, manifest.as_ref(), observer)?;
+        if let (Some(manifest), Log::Own(log)) = (&manifest, &log) {
+            check_stitch(&**log, manifest, storage_type, &dir)?;
         }
         if storage_type == StorageType::Hybrid {
             ctx.parts().create_dir(&part_dir)?;
@@ -64,7 +64,10 @@ impl Shard {
             ctx.disk
                 .remove_dir_all(&format!("{dir}/spill"))
                 .map_err(|e| StorageError::io("clean", &dir, e))?;
-            seed_backlog(&*log, manifest.as_ref().expect("hybrid has one").state().committed_end, &backlog);
+            if let Log::Own(log) = &log {
+                let committed_end = manifest.as_ref().expect("hybrid has one").state().committed_end;
+                seed_backlog(&**log, committed_end, &backlog);
+            }
         }
         // The names of what was just made: parts of a lost directory would be lost rows.
         ctx.disk.sync_dir(&dir).map_err(|e| StorageError::io("sync directory", &dir, e))?;

@@ -49,7 +49,8 @@ impl Shard {
     pub fn pin_log(self: &Arc<Self>, position: SeqNo) -> Result<LogPin> {
         let mut pins = self.pins.lock();
         let oldest = self.log.start().max(pins.allowed);
-        if position < oldest {
+        // Of an external log nothing is dropped that is not in parts.
+        if position < oldest && self.log.external().is_none() {
             return Err(StorageError::Truncated { asked: position, oldest });
         }
         *pins.held.entry(position).or_default() += 1;
@@ -69,6 +70,11 @@ impl Shard {
     /// Drops sealed segments that retention no longer keeps. Never above the committed end
     /// (but for streams without parts) nor at or above a pin. Blocks.
     pub fn retain_once(&self) -> Result<()> {
+        if let Some(log) = self.log.external() {
+            let version = self.version();
+            log.truncate(version.committed_end.max(version.floor));
+            return Ok(());
+        }
         self.retain(self.retention_target(), true)
     }
 
@@ -106,7 +112,7 @@ impl Shard {
     }
 
     pub fn log_bytes(&self) -> u64 {
-        self.log.segments().iter().map(|s| s.size_bytes).sum()
+        self.log.bytes()
     }
 
     /// Rows that went although somebody needed them, since the shard was opened.

@@ -6,6 +6,7 @@ use super::cursor::read_log;
 use super::retention::LogPin;
 use crate::batch::TailBatch;
 use crate::error::Result;
+use crate::external::before;
 use crate::manifest::Version;
 use crate::parts::PartFile;
 use std::collections::VecDeque;
@@ -21,12 +22,16 @@ pub struct ShardSnapshot {
     /// Rows from here to `durable_end` are read from the log.
     pub committed_end: SeqNo,
     pub durable_end: SeqNo,
+    /// Rows of an external log, of which nothing is read again.
+    held: Option<Arc<Vec<TailBatch>>>,
     _pin: Arc<(Arc<Version>, LogPin)>,
 }
 
 impl Shard {
     /// The shard as of now. Take [`Shard::sync`] first to see every acknowledged row.
     pub fn snapshot(self: &Arc<Self>) -> ShardSnapshot {
+        // What is held goes when it is in parts, so it comes first.
+        let held = self.log.external().map(|log| log.all());
         let mut taken = None;
         let pin = self.pin_at(|| {
             let version = self.version();
@@ -40,9 +45,12 @@ impl Shard {
         let mut parts: Vec<_> = version.parts.values().cloned().collect();
         parts.sort_by_key(|p| (p.meta.sn_min, p.meta.id));
         // Read last: whatever was committed by the version is durable.
-        let durable_end = self.log.durable_end().max(committed_end);
-        let shard = self.clone();
-        ShardSnapshot { shard, parts, committed_end, durable_end, _pin: Arc::new((version, pin)) }
+        let durable_end = match &held {
+            Some((_, end)) => (*end).max(committed_end),
+            None => self.log.durable_end().max(committed_end),
+        };
+        let (shard, held) = (self.clone(), held.map(|(rows, _)| rows));
+        ShardSnapshot { shard, parts, committed_end, durable_end, held, _pin: Arc::new((version, pin)) }
     }
 }
 
@@ -65,13 +73,28 @@ impl ShardSnapshot {
             parts: Vec::new(),
             committed_end: from.max(self.committed_end),
             durable_end: end.min(self.durable_end),
+            held: self.held.clone(),
             _pin: self._pin.clone(),
         }
     }
 
     /// Rows in parts and log together.
     pub fn rows(&self) -> u64 {
-        self.parts.iter().map(|p| p.meta.rows).sum::<u64>() + (self.durable_end.0 - self.committed_end.0)
+        self.parts.iter().map(|p| p.meta.rows).sum::<u64>() + self.rows_in_log()
+    }
+
+    /// Rows in the log.
+    pub fn rows_in_log(&self) -> u64 {
+        match &self.held {
+            Some(held) => held.iter().map(|b| self.within(b).map_or(0, |b| b.rows() as u64)).sum(),
+            None => self.durable_end.0 - self.committed_end.0,
+        }
+    }
+
+    /// Rows of the log among these.
+    fn within(&self, rows: &TailBatch) -> Option<TailBatch> {
+        let rows = before(&rows.starting_at(self.committed_end), self.durable_end);
+        (rows.rows() > 0).then_some(rows)
     }
 }
 
@@ -95,6 +118,14 @@ impl Iterator for LogRows {
             let end = self.snapshot.durable_end;
             if self.at >= end {
                 return None;
+            }
+            if let Some(held) = &self.snapshot.held {
+                let rows = held.iter().filter_map(|b| self.snapshot.within(b));
+                self.ready = rows.map(|b| b.starting_at(self.at)).filter(|b| b.rows() > 0).collect();
+                if self.ready.is_empty() {
+                    self.at = end;
+                }
+                continue;
             }
             match read_log(&self.snapshot.shard, self.at, end) {
                 Ok((batches, next)) => {

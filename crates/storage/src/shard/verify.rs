@@ -35,9 +35,10 @@ impl Shard {
     }
 
     fn verify_log(&self, seen: &mut Verified, found: &mut dyn FnMut(StorageError)) {
+        let Ok(log) = self.log.own() else { return };
         let mut at = seen.log_start;
         while at < seen.log_end {
-            let records = match self.log.read(at, READ_BYTES as usize) {
+            let records = match log.read(at, READ_BYTES as usize) {
                 Ok(records) => records,
                 // Behind a record that does not check nothing says where the next one begins.
                 Err(e) => return found(e.into()),

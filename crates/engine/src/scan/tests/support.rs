@@ -148,6 +148,7 @@ impl World {
             footers: self.footers.clone(),
             sort_columns: self.layout.sort_columns(),
             partition_column: None,
+            live: None,
             column_defaults: Arc::default(),
         }
     }

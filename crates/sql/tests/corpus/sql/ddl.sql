@@ -9,6 +9,7 @@ CREATE TABLE t AS db.u SETTINGS shards=3
 CREATE STREAM t ORDER BY a, b SETTINGS x=1 AS SELECT 1 AS a, 2 AS b SETTINGS y=2
 CREATE STREAM s (a int) ORDER BY () PRIMARY KEY tuple()
 CREATE STREAM s (ts datetime64(3), v float64 CODEC(DoubleDelta, LZ4), INDEX bf v TYPE bloom_filter(0.01), INDEX tok (lower(n)) TYPE tokenbf_v1(256, 2, 0) GRANULARITY 4, n string)
+ALTER STREAM s MODIFY SETTING logstore_retention_ms=1000, part_codec='lz4'
 CREATE VIEW v AS SELECT a FROM s
 CREATE VIEW IF NOT EXISTS v AS SELECT a FROM s WHERE b = 'it\'s' SETTINGS seek_to='earliest' COMMENT 'x'
 CREATE OR REPLACE VIEW v COMMENT 'k' AS WITH 1 AS x SELECT x
