@@ -16,6 +16,8 @@ use weir_storage::PartsLocation;
 
 #[path = "engine/external.rs"]
 mod external;
+#[path = "engine/external_log.rs"]
+mod external_log;
 #[path = "engine/lasting.rs"]
 mod lasting;
 #[path = "engine/memory.rs"]

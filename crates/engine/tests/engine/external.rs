@@ -5,7 +5,7 @@
 use super::{Options, Server, table_mode};
 use crate::views::wait_until;
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, TimestampMillisecondArray, new_null_array};
-use arrow::datatypes::{DataType, Int64Type, SchemaRef, TimestampMillisecondType};
+use arrow::datatypes::{DataType, Int32Type, Int64Type, SchemaRef, TimestampMillisecondType};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard};
 use tokio::sync::watch;
@@ -13,22 +13,22 @@ use weir_base::disk::SimDisk;
 use weir_base::{Code, SeqNo};
 use weir_plan::{
     Connector, ExternalRead, ExternalReader, ExternalRows, ExternalScan, ExternalSpec, ExternalStream,
-    ExternalWrite, ExternalWriter, Partition, Position, StreamError,
+    ExternalWrite, ExternalWriter, LogTopic, Partition, Position, StreamError,
 };
 
 /// Rows of a message, all with one offset: key, value, and event time in milliseconds.
 #[derive(Debug, Clone)]
-struct Message {
-    offset: u64,
-    append_ms: i64,
-    rows: Vec<(i64, i64, i64)>,
+pub(crate) struct Message {
+    pub offset: u64,
+    pub append_ms: i64,
+    pub rows: Vec<(i64, i64, i64)>,
 }
 
 #[derive(Debug, Default)]
-struct Inner {
-    partitions: Vec<Vec<Message>>,
+pub(crate) struct Inner {
+    pub partitions: Vec<Vec<Message>>,
     /// Partitions that give nothing and do not say that they are at their end.
-    stuck: BTreeSet<i32>,
+    pub stuck: BTreeSet<i32>,
     held: BTreeSet<i32>,
     /// Messages handed out at most, by partition.
     read: BTreeMap<i32, usize>,
@@ -36,7 +36,9 @@ struct Inner {
     committed: Vec<(i64, i64)>,
     reached: HashMap<String, Position>,
     /// Offsets below are gone.
-    first: u64,
+    pub first: u64,
+    /// Nobody answers.
+    pub away: bool,
     /// So many flushes more, then they fail.
     flushes_left: Option<usize>,
 }
@@ -46,25 +48,31 @@ struct Inner {
 pub(crate) struct Elsewhere {
     inner: Arc<Mutex<Inner>>,
     moved: watch::Sender<u64>,
+    kind: &'static str,
 }
 
 impl Elsewhere {
-    fn new(partitions: usize) -> Self {
-        let inner = Inner { partitions: vec![Vec::new(); partitions], ..Inner::default() };
-        Elsewhere { inner: Arc::new(Mutex::new(inner)), moved: watch::channel(0).0 }
+    /// To be the log of streams: what is written becomes messages.
+    pub fn log(partitions: usize) -> Self {
+        Elsewhere { kind: "kafka", ..Self::new(partitions) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn new(partitions: usize) -> Self {
+        let inner = Inner { partitions: vec![Vec::new(); partitions], ..Inner::default() };
+        Elsewhere { inner: Arc::new(Mutex::new(inner)), moved: watch::channel(0).0, kind: "elsewhere" }
+    }
+
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Inner)) {
+    pub fn change(&self, change: impl FnOnce(&mut Inner)) {
         change(&mut self.lock());
         self.moved.send_modify(|n| *n += 1);
     }
 
     /// Appends a message; offsets leave gaps.
-    fn append(&self, partition: usize, append_ms: i64, rows: &[(i64, i64, i64)]) {
+    pub fn append(&self, partition: usize, append_ms: i64, rows: &[(i64, i64, i64)]) {
         self.change(|inner| {
             let log = &mut inner.partitions[partition];
             let offset = log.last().map_or(3, |m| m.offset + 2 + m.offset % 3);
@@ -76,7 +84,7 @@ impl Elsewhere {
 #[async_trait::async_trait]
 impl Connector for Elsewhere {
     fn kind(&self) -> &'static str {
-        "elsewhere"
+        self.kind
     }
     fn secrets(&self) -> &'static [&'static str] {
         &["door"]
@@ -106,6 +114,9 @@ struct Stream {
 impl ExternalStream for Stream {
     async fn partitions(&self) -> Result<Vec<Partition>, StreamError> {
         let inner = self.log.lock();
+        if inner.away {
+            return Err(StreamError { code: Code::NetworkError, message: "nobody answers".into() });
+        }
         let all = inner.partitions.iter().enumerate();
         Ok(all
             .map(|(id, log)| Partition {
@@ -134,12 +145,16 @@ impl ExternalStream for Stream {
         }))
     }
 
+    async fn make_log(&self, _: LogTopic) -> Result<u32, StreamError> {
+        Ok(self.log.lock().partitions.len() as u32)
+    }
+
     async fn raw(&self, _: i32, _: SeqNo) -> Result<Option<Vec<u8>>, StreamError> {
         Ok(None)
     }
 
     async fn write(&self, how: ExternalWrite) -> Result<Box<dyn ExternalWriter>, StreamError> {
-        Ok(Box::new(Writer { log: self.log.clone(), how, rows: Vec::new() }))
+        Ok(Box::new(Writer { log: self.log.clone(), how, rows: Vec::new(), taken: BTreeMap::new() }))
     }
 
     fn is_transactional(&self) -> bool {
@@ -162,6 +177,9 @@ struct Reader {
 impl Reader {
     /// As a broker does that is asked for offsets it does not have.
     fn check(&self) -> Result<(), StreamError> {
+        if self.log.lock().away {
+            return Err(StreamError { code: Code::NetworkError, message: "nobody answers".into() });
+        }
         let first = self.log.lock().first;
         match self.at.values().find(|at| at.0 < first) {
             None => Ok(()),
@@ -278,7 +296,8 @@ impl ExternalReader for Reader {
 struct Writer {
     log: Elsewhere,
     how: ExternalWrite,
-    rows: Vec<(i64, i64)>,
+    rows: Vec<(i32, (i64, i64, i64))>,
+    taken: BTreeMap<i32, SeqNo>,
 }
 
 #[async_trait::async_trait]
@@ -286,14 +305,26 @@ impl ExternalWriter for Writer {
     async fn write(&mut self, rows: &RecordBatch) -> Result<(), StreamError> {
         let of = |name: &str| rows.column_by_name(name).unwrap().as_primitive::<Int64Type>().clone();
         let (k, v) = (of("k"), of("v"));
-        assert!(
-            rows.column_by_name("_tp_time").unwrap().as_primitive_opt::<TimestampMillisecondType>().is_some()
-        );
-        self.rows.extend(k.values().iter().copied().zip(v.values().iter().copied()));
+        let times = rows.column_by_name("_tp_time").unwrap().as_primitive::<TimestampMillisecondType>();
+        let partitions = rows.column_by_name("_tp_shard").map(|p| p.as_primitive::<Int32Type>());
+        for i in 0..rows.num_rows() {
+            let partition = partitions.map_or(0, |p| p.value(i));
+            self.rows.push((partition, (k.value(i), v.value(i), times.value(i))));
+        }
         Ok(())
     }
 
     async fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError> {
+        if self.log.kind == "kafka" {
+            if self.log.lock().away {
+                return Err(StreamError { code: Code::NetworkError, message: "nobody answers".into() });
+            }
+            for (partition, row) in std::mem::take(&mut self.rows) {
+                self.log.append(partition as usize, row.2, &[row]);
+                let end = self.log.lock().partitions[partition as usize].last().unwrap().offset + 1;
+                self.taken.insert(partition, SeqNo(end));
+            }
+        }
         let mut inner = self.log.lock();
         if let Some(left) = &mut inner.flushes_left {
             if *left == 0 {
@@ -301,11 +332,15 @@ impl ExternalWriter for Writer {
             }
             *left -= 1;
         }
-        inner.committed.append(&mut self.rows);
+        inner.committed.extend(self.rows.drain(..).map(|(_, row)| (row.0, row.1)));
         if let (ExternalWrite::Transactional(name), Some(at)) = (&self.how, at) {
             inner.reached.insert(name.clone(), at.clone());
         }
         Ok(())
+    }
+
+    fn acknowledged(&self) -> Vec<(i32, SeqNo)> {
+        self.taken.iter().map(|(id, end)| (*id, *end)).collect()
     }
 
     async fn reached(&mut self) -> Result<Option<Position>, StreamError> {
@@ -316,12 +351,12 @@ impl ExternalWriter for Writer {
 
 const COLUMNS: &str = "(k int64, v int64) SETTINGS type='elsewhere'";
 
-fn server(from: &Elsewhere) -> Server {
+pub(crate) fn server(from: &Elsewhere) -> Server {
     let disk = Some(SimDisk::new(7));
     Server::with(Options { disk, connectors: vec![Arc::new(from.clone())], ..Options::default() })
 }
 
-const START_MS: i64 = 1_767_225_600_000;
+pub(crate) const START_MS: i64 = 1_767_225_600_000;
 
 /// The `n`th lot of messages: two to each partition, of one to three rows, 10 ms of event time a row.
 fn feed(to: &Elsewhere, n: i64) {
@@ -334,7 +369,7 @@ fn feed(to: &Elsewhere, n: i64) {
     }
 }
 
-fn total(of: &Elsewhere) -> Vec<(i64, i64)> {
+pub(crate) fn total(of: &Elsewhere) -> Vec<(i64, i64)> {
     let inner = of.lock();
     let rows = inner.partitions.iter().flatten().flat_map(|m| &m.rows);
     let mut all: Vec<(i64, i64)> = rows.map(|r| (r.0, r.1)).collect();
@@ -343,7 +378,7 @@ fn total(of: &Elsewhere) -> Vec<(i64, i64)> {
 }
 
 /// Returns once every view goes on.
-fn runs(server: &Server) {
+pub(crate) fn runs(server: &Server) {
     wait_until("the views run", || {
         server.rows("SELECT count() FROM system.materialized_views WHERE state != 'Running'") == ["0"]
     });
