@@ -99,9 +99,11 @@ impl ExternalStream for LogStream {
         let (mut tasks, mut holds) = (JoinSet::new(), Vec::new());
         for (partition, at) in scan.from {
             let (hold, held) = watch::channel(false);
+            let shard = self.shard(partition)?;
             let reading = Reading {
                 partition,
-                cursor: self.shard(partition)?.tail_of(at, wanted.clone()),
+                end: shard.watch_durable_end(),
+                cursor: shard.tail_of(at, wanted.clone()),
                 skipped: scan.skipped.get(&partition).cloned().unwrap_or_default(),
                 held,
                 to: to.clone(),
@@ -135,6 +137,8 @@ struct Reading {
     partition: i32,
     cursor: TailCursor,
     skipped: BTreeSet<SeqNo>,
+    /// One past the newest row there is.
+    end: watch::Receiver<SeqNo>,
     held: watch::Receiver<bool>,
     to: mpsc::Sender<Result<ExternalRead, StreamError>>,
 }
@@ -150,7 +154,13 @@ impl Reading {
             let read = match self.cursor.try_next().await {
                 Ok(Some(rows)) => Ok(self.rows(rows)),
                 Ok(None) if told == Some(self.cursor.position()) => {
-                    self.cursor.next().await.map(|rows| self.rows(rows))
+                    let at = self.cursor.position();
+                    let read = tokio::select! {
+                        read = self.cursor.next() => read.map(Some),
+                        // Perhaps by a gap only, which is told as well.
+                        _ = self.end.wait_for(|end| *end > at) => Ok(None),
+                    };
+                    read.map(|rows| rows.and_then(|rows| self.rows(rows)))
                 }
                 Ok(None) => {
                     let at = self.cursor.position();
