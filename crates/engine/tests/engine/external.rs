@@ -73,11 +73,17 @@ impl Elsewhere {
 
     /// Appends a message; offsets leave gaps.
     pub fn append(&self, partition: usize, append_ms: i64, rows: &[(i64, i64, i64)]) {
-        self.change(|inner| {
-            let log = &mut inner.partitions[partition];
-            let offset = log.last().map_or(3, |m| m.offset + 2 + m.offset % 3);
-            log.push(Message { offset, append_ms, rows: rows.to_vec() });
-        });
+        self.change(|inner| drop(inner.push(partition, append_ms, rows)));
+    }
+}
+
+impl Inner {
+    /// One past the offset of the message.
+    fn push(&mut self, partition: usize, append_ms: i64, rows: &[(i64, i64, i64)]) -> SeqNo {
+        let log = &mut self.partitions[partition];
+        let offset = log.last().map_or(3, |m| m.offset + 2 + m.offset % 3);
+        log.push(Message { offset, append_ms, rows: rows.to_vec() });
+        SeqNo(offset + 1)
     }
 }
 
@@ -94,7 +100,8 @@ impl Connector for Elsewhere {
             log: self.clone(),
             payload: spec.payload,
             around: spec.around,
-            transactional: spec.settings.contains_key("transactional"),
+            transactional: spec.settings.contains_key("transactional")
+                || spec.settings.get("delivery").is_some_and(|d| d == "exactly_once"),
         }))
     }
     async fn infer(&self, _: ExternalSpec) -> Result<SchemaRef, StreamError> {
@@ -315,27 +322,28 @@ impl ExternalWriter for Writer {
     }
 
     async fn flush(&mut self, at: Option<&Position>) -> Result<(), StreamError> {
-        if self.log.kind == "kafka" {
-            if self.log.lock().away {
-                return Err(StreamError { code: Code::NetworkError, message: "nobody answers".into() });
-            }
-            for (partition, row) in std::mem::take(&mut self.rows) {
-                self.log.append(partition as usize, row.2, &[row]);
-                let end = self.log.lock().partitions[partition as usize].last().unwrap().offset + 1;
-                self.taken.insert(partition, SeqNo(end));
-            }
-        }
         let mut inner = self.log.lock();
+        if inner.away {
+            return Err(StreamError { code: Code::NetworkError, message: "nobody answers".into() });
+        }
         if let Some(left) = &mut inner.flushes_left {
             if *left == 0 {
                 return Err(StreamError { code: Code::NetworkError, message: "nobody takes it".into() });
             }
             *left -= 1;
         }
-        inner.committed.extend(self.rows.drain(..).map(|(_, row)| (row.0, row.1)));
+        for (partition, row) in self.rows.drain(..) {
+            if self.log.kind == "kafka" {
+                let end = inner.push(partition as usize, row.2, &[row]);
+                self.taken.insert(partition, end);
+            }
+            inner.committed.push((row.0, row.1));
+        }
         if let (ExternalWrite::Transactional(name), Some(at)) = (&self.how, at) {
             inner.reached.insert(name.clone(), at.clone());
         }
+        drop(inner);
+        self.log.change(|_| {});
         Ok(())
     }
 

@@ -163,3 +163,37 @@ fn what_waits_for_parts_is_bounded() {
     log.append(0, START_MS, &[(-1, 0, START_MS)]);
     assert_eq!(tail.take(1), ["-1"]);
 }
+
+#[test]
+fn a_view_into_such_a_stream_writes_each_row_once_wherever_the_power_fails() {
+    for seed in 0..4 {
+        let rng = Rng::seeded(100 + seed);
+        let log = Elsewhere::log(2);
+        let mut server = server(&log);
+        server.run("CREATE STREAM source (k int64, v int64) SETTINGS shards=2");
+        server.run(&format!("CREATE STREAM t {COLUMNS}, flush_threshold_ms=50"));
+        server.run(
+            "CREATE MATERIALIZED VIEW v INTO t AS SELECT k, v FROM source SETTINGS checkpoint_interval=3600",
+        );
+        let mut n = 0;
+        for _ in 0..10 {
+            let count = 1 + rng.below(40);
+            server.run(&format!(
+                "INSERT INTO source (k, v) SELECT number % 5, number FROM numbers({n}, {count}) SETTINGS max_insert_block_size=7"
+            ));
+            n += count;
+            match rng.below(3) {
+                0 => drop(server.run("SYSTEM CHECKPOINT VIEW v")),
+                1 => wait_until("something was written", || !total(&log).is_empty()),
+                _ => {}
+            }
+            server.power_fails();
+            runs(&server);
+        }
+        server.run("SYSTEM SYNC VIEW v");
+        let expected: Vec<String> = (0..n).map(|v| format!("{} {v}", v % 5)).collect();
+        assert_eq!(server.rows("SELECT k, v FROM t ORDER BY v"), expected, "seed {seed}");
+        assert_eq!(server.rows("SELECT count() FROM t WHERE _tp_shard != k % 2"), ["0"]);
+        assert_eq!(server.rows(PLACES), held(&log));
+    }
+}
