@@ -143,6 +143,7 @@ impl Scope for EngineScope {
         let unbounded = UnboundedTable {
             database: database.to_owned(),
             relation: name.to_owned(),
+            is_table: matches!(&access, StreamAccess::External(e) if e.open.stream.is_table()),
             changelog: access.schema().column_with_name(WEIGHT_COLUMN).is_some(),
             schema: full_schema(access.schema()),
             visible,

@@ -28,6 +28,7 @@ mod view;
 #[cfg(test)]
 mod tests;
 
+pub use parquet::{ParquetRows, parquet_columns};
 pub use registry::{decoder, encoder, find, formats};
 
 use arrow_array::RecordBatch;

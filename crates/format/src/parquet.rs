@@ -4,6 +4,7 @@
 use crate::arrow_stream::{guarded, other, storage_batch, storage_schema};
 use crate::conform::Conform;
 use crate::rows::{Target, slice_ready};
+use crate::types::Type;
 use crate::view::Columns;
 use crate::{DecodedBatch, Decoder, Encoder, FormatError, FormatSettings, ResultStats};
 use arrow_array::RecordBatch;
@@ -14,6 +15,7 @@ use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::file::properties::WriterProperties;
+use parquet::file::reader::ChunkReader;
 use std::sync::Arc;
 
 /// Rows read at a time, whatever the caller asks for.
@@ -108,6 +110,54 @@ impl Decoder for ParquetDecoder {
         }
         Ok(slice_ready(&mut self.ready, rows_max))
     }
+}
+
+/// Rows of a Parquet file that is read in pieces: its directory, then the columns wanted of a row group at a time.
+pub struct ParquetRows {
+    conform: Conform,
+    reader: ParquetRecordBatchReader,
+}
+
+impl ParquetRows {
+    /// Rows of `schema`, at most `rows_max` at a time.
+    ///
+    /// # Errors
+    /// What is no Parquet, or lacks nothing but has columns nobody knows (where these are not to be passed over).
+    pub fn open<R: ChunkReader + 'static>(
+        file: R,
+        schema: SchemaRef,
+        settings: &FormatSettings,
+        rows_max: usize,
+    ) -> Result<Self, FormatError> {
+        let conform = Conform::new(schema, settings);
+        let builder = guarded(1, || ParquetRecordBatchReaderBuilder::try_new(file))?;
+        let header = conform.header(builder.schema())?;
+        let wanted =
+            header.targets.iter().enumerate().filter(|(_, t)| **t != Target::Skip).map(|(place, _)| place);
+        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
+        let rows = rows_max.clamp(1, BATCH_ROWS_MAX);
+        let reader = guarded(1, || builder.with_projection(mask).with_batch_size(rows).build())?;
+        Ok(ParquetRows { conform, reader })
+    }
+
+    /// The next rows; `None` after the last.
+    pub fn next_batch(&mut self) -> Result<Option<DecodedBatch>, FormatError> {
+        let row = self.conform.rows_before() + 1;
+        let reader = &mut self.reader;
+        match guarded(row, || reader.next().transpose())? {
+            Some(batch) => self.conform.batch(&batch).map(Some),
+            None => Ok(None),
+        }
+    }
+}
+
+/// The columns of a Parquet file, as far as Weir has types for them.
+///
+/// # Errors
+/// What is no Parquet.
+pub fn parquet_columns<R: ChunkReader + 'static>(file: R) -> Result<Vec<(String, Option<Type>)>, FormatError> {
+    let builder = guarded(1, || ParquetRecordBatchReaderBuilder::try_new(file))?;
+    Ok(builder.schema().fields().iter().map(|f| (f.name().clone(), Type::of_field(f))).collect())
 }
 
 pub(crate) struct ParquetEncoder {

@@ -150,6 +150,11 @@ pub trait ExternalStream: Send + Sync + fmt::Debug {
         })
     }
 
+    /// Whether all its rows are there at once, and none comes later: it is read to its end in every mode.
+    fn is_table(&self) -> bool {
+        false
+    }
+
     /// Whether a view may write to it exactly once, by transactions.
     fn is_transactional(&self) -> bool {
         false

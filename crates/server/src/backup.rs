@@ -28,8 +28,8 @@ const MANIFEST: &str = "weir-backup.json";
 const FORMAT_VERSION: u32 = 1;
 /// Bytes in memory at a time.
 const PIECE_BYTES: u64 = 8 << 20;
-/// Of a data directory, what is of the running process only.
-const LEFT_OUT: &[&str] = &["LOCK", "spill"];
+/// Of a data directory, what is of the running process only, and files that others put there.
+const LEFT_OUT: &[&str] = &["LOCK", "spill", "user_files"];
 
 #[derive(clap::Args, Debug)]
 pub struct BackupArgs {

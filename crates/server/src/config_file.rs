@@ -35,6 +35,7 @@ const KEYS: &[(&str, &str, Put)] = &[
     ("parts_region", "a name", |a, t| put(&mut a.parts_region, t)),
     ("parts_key_env", "a variable's name", |a, t| put(&mut a.parts_key_env, t)),
     ("allowed_remote_hosts", "hosts with commas between", |a, t| put(&mut a.allowed_remote_hosts, t)),
+    ("allowed_paths", "absolute paths with commas between", |a, t| put(&mut a.allowed_paths, t)),
     ("parts_secret_env", "a variable's name", |a, t| put(&mut a.parts_secret_env, t)),
 ];
 

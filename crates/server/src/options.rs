@@ -7,7 +7,7 @@ use clap::Args;
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use weir_connect::RemoteHosts;
+use weir_connect::{AllowedPaths, RemoteHosts};
 
 pub const HTTP_PORT_DEFAULT: u16 = 8123;
 pub const HTTP_STREAMING_PORT_DEFAULT: u16 = 3218;
@@ -71,6 +71,10 @@ pub struct ServerArgs {
     /// between [default: all but link-local and metadata addresses]
     #[arg(long, env = "WEIR_ALLOWED_REMOTE_HOSTS", value_name = "HOSTS")]
     pub allowed_remote_hosts: Option<RemoteHosts>,
+    /// Directories below which external tables of files may read and write, with commas between [default:
+    /// DATA_DIR/user_files]
+    #[arg(long, env = "WEIR_ALLOWED_PATHS", value_name = "DIRS")]
+    pub allowed_paths: Option<AllowedPaths>,
     /// A clock that stands still until SYSTEM CLOCK ADVANCE moves it, for tests [default: off]
     #[arg(long)]
     pub test_clock: bool,
@@ -104,6 +108,7 @@ pub struct ServerConfig {
     pub parts: Option<RemoteParts>,
     pub checkpoints: Option<RemoteParts>,
     pub remote_hosts: RemoteHosts,
+    pub allowed_paths: AllowedPaths,
     pub test_clock: bool,
     pub settings: BTreeMap<String, String>,
 }
@@ -135,8 +140,12 @@ impl ServerArgs {
             secret_env: secret_env.clone(),
         };
         let (parts, checkpoints) = (self.parts_url.map(remote), self.checkpoints_url.map(remote));
+        let data_dir = self.data_dir.unwrap_or_else(|| "./weir-data".into());
+        let user_files = std::path::absolute(data_dir.join("user_files"))
+            .map_err(|e| format!("{}: {e}", data_dir.display()))?;
         Ok(ServerConfig {
-            data_dir: self.data_dir.unwrap_or_else(|| "./weir-data".into()),
+            allowed_paths: self.allowed_paths.unwrap_or_else(|| AllowedPaths::only(user_files)),
+            data_dir,
             listen,
             http_port: self.http_port.unwrap_or(HTTP_PORT_DEFAULT),
             http_streaming_port: self.http_streaming_port.unwrap_or(HTTP_STREAMING_PORT_DEFAULT),

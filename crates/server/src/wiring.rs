@@ -10,6 +10,7 @@ use tokio::runtime::Handle;
 use weir_base::clock::Clock;
 use weir_base::disk::{Disk, RealDisk, SnapshotDisk};
 use weir_base::{ManualClock, Rng, SystemClock};
+use weir_connect::FilesAccess;
 use weir_dataflow::{DataflowRuntime, SpillSpace};
 use weir_engine::{Engine, EngineConfig, FunctionInfo, FunctionSet, Users, World};
 
@@ -65,7 +66,12 @@ pub fn parts_of_engine(
         queries_max: config.queries_max,
         spill_dir: Some(config.data_dir.join(SPILL_DIR)),
         web_hook: Some(Arc::new(HttpHook::new(config.remote_hosts.clone())?)),
-        connectors: weir_connect::connectors(&clock, &config.remote_hosts),
+        connectors: weir_connect::connectors(&FilesAccess {
+            paths: config.allowed_paths.clone(),
+            hosts: config.remote_hosts.clone(),
+            clock: clock.clone(),
+            rng: rng.clone(),
+        }),
         backups: None,
         version: VERSION.into(),
     };

@@ -303,6 +303,14 @@ async fn into_external(
 ) -> Result<(ExternalSink, Vec<Position>)> {
     let stream =
         target.external().ok_or_else(|| err!(LogicalError, "{} is no external stream", target.name))?;
+    if stream.is_table() {
+        return Err(err!(
+            NotImplemented,
+            "{} is a table of files: a view would write one for each of its steps; write them with INSERT INTO {} SELECT …",
+            target.name,
+            target.name
+        ));
+    }
     let transactional = stream.is_transactional();
     let how = match transactional {
         true => ExternalWrite::Transactional(format!("weir-{}", spec.id)),

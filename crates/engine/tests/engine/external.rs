@@ -73,7 +73,9 @@ impl Elsewhere {
 
     /// Appends a message; offsets leave gaps.
     pub fn append(&self, partition: usize, append_ms: i64, rows: &[(i64, i64, i64)]) {
-        self.change(|inner| drop(inner.push(partition, append_ms, rows)));
+        self.change(|inner| {
+            inner.push(partition, append_ms, rows);
+        });
     }
 }
 

@@ -174,6 +174,7 @@ impl<'a> Binder<'a> {
         let plan = match self.relation(database, name)? {
             ScopeRelation::Table(t) => shape::in_zone(scan(name, t, None)?, self)?,
             ScopeRelation::Stream { provider_bounded, unbounded } => {
+                let bounded = bounded || unbounded.is_table;
                 let provider: Arc<dyn TableProvider> =
                     if bounded { provider_bounded } else { unbounded.clone() };
                 let aliases = self.scope.alias_columns(Some(self_database), name)?;

@@ -66,6 +66,8 @@ pub struct UnboundedTable {
     pub schema: SchemaRef,
     /// How many of them `*` shows.
     pub visible: usize,
+    /// Nothing of it is live: it is bounded in every mode.
+    pub is_table: bool,
     /// Rows carry a weight (`mode='changelog'`): aggregations take back what has −1.
     pub changelog: bool,
 }

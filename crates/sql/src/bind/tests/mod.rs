@@ -95,6 +95,7 @@ impl Scope for TestScope {
                 MemTable::try_new(schema.clone(), vec![vec![batch]]).expect("schemas agree"),
             ),
             unbounded: Arc::new(UnboundedTable {
+                is_table: false,
                 database: database.unwrap_or("default").to_owned(),
                 relation: name.to_owned(),
                 changelog: schema.column_with_name(weir_plan::WEIGHT_COLUMN).is_some(),

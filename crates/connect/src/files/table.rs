@@ -1,0 +1,193 @@
+//! Files as a table: which there are, and who reads and writes them.
+
+use super::FilesAccess;
+use super::place::Place;
+use super::reader::{self, FileReader, Ranges};
+use super::settings::FileSettings;
+use super::writer::FileWriter;
+use crate::payload::infer;
+use crate::settings::bad;
+use arrow_schema::{Field, Schema, SchemaRef};
+use futures::TryStreamExt;
+use object_store::ObjectMeta;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+use tokio::sync::Semaphore;
+use weir_base::{Code, SeqNo};
+use weir_format::types::Type;
+use weir_plan::{
+    ExternalReader, ExternalScan, ExternalSpec, ExternalStream, ExternalWrite, ExternalWriter, Partition,
+    StreamError,
+};
+
+/// Files that are read at once for one table.
+const READERS_MAX: usize = 4;
+/// Bytes of a file that are looked at to find out columns.
+const SAMPLE_BYTES: usize = 1 << 20;
+
+/// A table as all who read and write it see it.
+pub(super) struct Table {
+    /// `database.name`, for messages.
+    pub name: String,
+    pub settings: FileSettings,
+    pub payload: SchemaRef,
+    pub around: SchemaRef,
+    pub access: FilesAccess,
+    pub readers: Arc<Semaphore>,
+    /// Numbers of the files that were listed, the newest state of each.
+    known: Mutex<Known>,
+}
+
+#[derive(Default)]
+struct Known {
+    ids: HashMap<String, i32>,
+    files: Vec<ObjectMeta>,
+}
+
+pub(super) struct FileTable(Arc<Table>);
+
+impl fmt::Debug for FileTable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let settings = &self.0.settings;
+        let place = settings.from.as_ref().or(settings.to.as_ref()).map_or("", |p| p.shown.as_str());
+        write!(f, "{} ({place})", self.0.name)
+    }
+}
+
+impl FileTable {
+    pub fn open(
+        spec: ExternalSpec,
+        access: &FilesAccess,
+        settings: fn(&ExternalSpec, &FilesAccess) -> Result<FileSettings, StreamError>,
+    ) -> Result<Self, StreamError> {
+        let settings = settings(&spec, access)?;
+        Ok(FileTable(Arc::new(Table {
+            name: spec.name,
+            settings,
+            payload: spec.payload,
+            around: spec.around,
+            access: access.clone(),
+            readers: Arc::new(Semaphore::new(READERS_MAX)),
+            known: Mutex::default(),
+        })))
+    }
+
+    /// Columns of the first file, and those that its path tells.
+    pub async fn infer(&self) -> Result<SchemaRef, StreamError> {
+        let table = &self.0;
+        let no = |what: &str| bad(format!("{} names no columns, and {what}; write them in CREATE EXTERNAL TABLE", table.name));
+        let from = table.from()?.clone();
+        let files = from.list().await?;
+        let first = files.first().ok_or_else(|| no("there is no file to find them out from"))?.clone();
+        let mut columns: Vec<(String, String)> = match table.settings.format.name {
+            "Parquet" => {
+                let (place, file, runtime) = (from.clone(), first.clone(), tokio::runtime::Handle::current());
+                let found = tokio::task::spawn_blocking(move || {
+                    weir_format::parquet_columns(Ranges::new(place, &file, runtime))
+                });
+                let found = found.await.map_err(|e| no(&e.to_string()))?.map_err(|e| no(&e.to_string()))?;
+                let column = |(name, of): (String, Option<Type>)| match of {
+                    Some(of) => Ok((name, of.to_string())),
+                    None => Err(no(&format!("column {name} of {} has a type that fits none of Weir", first.location))),
+                };
+                found.into_iter().map(column).collect::<Result<_, _>>()?
+            }
+            "JSONEachRow" => {
+                let mut pieces = from.pieces(&first.location).await?;
+                let mut sample = Vec::new();
+                while sample.len() < SAMPLE_BYTES
+                    && let Some(piece) = pieces.try_next().await?
+                {
+                    sample.extend_from_slice(&piece);
+                }
+                // The last line may be cut.
+                let mut lines: Vec<&[u8]> = sample.split(|b| *b == b'\n').collect();
+                if sample.len() >= SAMPLE_BYTES {
+                    lines.pop();
+                }
+                infer(lines.into_iter().filter(|l| !l.is_empty())).map_err(|e| no(&e))?
+            }
+            name => return Err(no(&format!("files of {name} do not tell theirs"))),
+        };
+        for (name, _) in reader::of_path(first.location.as_ref()) {
+            if !columns.iter().any(|(known, _)| *known == name) {
+                columns.push((name, "string".into()));
+            }
+        }
+        let field = |(name, type_name): (String, String)| {
+            Type::parse(&type_name).map(|t| t.field(&name)).map_err(|e| no(&e.to_string()))
+        };
+        Ok(Arc::new(Schema::new(columns.into_iter().map(field).collect::<Result<Vec<Field>, _>>()?)))
+    }
+}
+
+impl Table {
+    pub fn from(&self) -> Result<&Place, StreamError> {
+        self.settings.from.as_ref().ok_or_else(|| {
+            bad(format!("{} has no read_from: it is only written; create it with read_from='dir/*.parquet'", self.name))
+        })
+    }
+
+    /// The file of a number.
+    pub fn file(&self, id: i32) -> Result<ObjectMeta, StreamError> {
+        let known = self.known.lock();
+        let file = usize::try_from(id).ok().and_then(|i| known.files.get(i)).cloned();
+        file.ok_or_else(|| StreamError {
+            code: Code::LogicalError,
+            message: format!("{} has no file of number {id}", self.name),
+        })
+    }
+
+    /// Numbers of files: one that is known keeps its number.
+    fn number(&self, files: Vec<ObjectMeta>) -> Vec<i32> {
+        let mut known = self.known.lock();
+        let mut ids = Vec::with_capacity(files.len());
+        for file in files {
+            let next = known.files.len() as i32;
+            let id = *known.ids.entry(file.location.to_string()).or_insert(next);
+            if id == next {
+                known.files.push(file);
+            } else {
+                known.files[id as usize] = file;
+            }
+            ids.push(id);
+        }
+        ids
+    }
+}
+
+#[async_trait::async_trait]
+impl ExternalStream for FileTable {
+    async fn partitions(&self) -> Result<Vec<Partition>, StreamError> {
+        let files = self.0.from()?.list().await?;
+        let files = files.into_iter().filter(|f| f.size > 0).collect();
+        // How many rows there are nobody knows before they are read.
+        let partition = |id| Partition { id, first: SeqNo::ZERO, end: SeqNo::MAX };
+        Ok(self.0.number(files).into_iter().map(partition).collect())
+    }
+
+    async fn seek_time(&self, _: i64, of: &[Partition]) -> Result<Vec<SeqNo>, StreamError> {
+        Ok(of.iter().map(|p| p.first).collect())
+    }
+
+    async fn read(&self, scan: ExternalScan) -> Result<Box<dyn ExternalReader>, StreamError> {
+        Ok(Box::new(FileReader::start(&self.0, scan)?))
+    }
+
+    async fn raw(&self, _: i32, _: SeqNo) -> Result<Option<Vec<u8>>, StreamError> {
+        Ok(None)
+    }
+
+    async fn write(&self, _: ExternalWrite) -> Result<Box<dyn ExternalWriter>, StreamError> {
+        let Some(to) = self.0.settings.to.clone() else {
+            return Err(bad(format!("{} has no write_to: it is only read; create it with write_to='dir'", self.0.name)));
+        };
+        Ok(Box::new(FileWriter::new(self.0.clone(), to)))
+    }
+
+    fn is_table(&self) -> bool {
+        true
+    }
+}
