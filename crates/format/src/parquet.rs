@@ -155,7 +155,9 @@ impl ParquetRows {
 ///
 /// # Errors
 /// What is no Parquet.
-pub fn parquet_columns<R: ChunkReader + 'static>(file: R) -> Result<Vec<(String, Option<Type>)>, FormatError> {
+pub fn parquet_columns<R: ChunkReader + 'static>(
+    file: R,
+) -> Result<Vec<(String, Option<Type>)>, FormatError> {
     let builder = guarded(1, || ParquetRecordBatchReaderBuilder::try_new(file))?;
     Ok(builder.schema().fields().iter().map(|f| (f.name().clone(), Type::of_field(f))).collect())
 }

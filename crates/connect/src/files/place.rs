@@ -46,7 +46,9 @@ impl AllowedPaths {
     fn place(&self, path: &str) -> Result<(PathBuf, String), StreamError> {
         let denied = |why: String| StreamError { code: Code::AccessDenied, message: why };
         let Some(first) = self.roots.first() else {
-            return Err(denied("this server reads and writes no files: --allowed-paths names no directory".into()));
+            return Err(denied(
+                "this server reads and writes no files: --allowed-paths names no directory".into(),
+            ));
         };
         let asked = PathBuf::from(path);
         if asked.components().any(|c| matches!(c, Component::ParentDir)) {
@@ -81,17 +83,13 @@ pub(super) struct Place {
 
 impl Place {
     /// # Errors
-    /// 497 for what is not allowed; 36 for a directory that is not there.
-    pub fn local(paths: &AllowedPaths, path: &str, make: bool) -> Result<Self, StreamError> {
+    /// 497 for what is not allowed; 36 for a directory that is not there and can not be made.
+    pub fn local(paths: &AllowedPaths, path: &str) -> Result<Self, StreamError> {
         let (root, below) = paths.place(path)?;
-        if make {
-            make_dir(&root)?;
-        }
-        if !root.is_dir() {
-            return Err(bad(format!("{path}: there is no directory {}; make it and put files there", root.display())));
-        }
+        make_dir(&root)?;
         let root = root.canonicalize().map_err(|e| bad(format!("{}: {e}", root.display())))?;
-        let store = LocalFileSystem::new_with_prefix(&root).map_err(|e| bad(format!("{}: {e}", root.display())))?;
+        let store =
+            LocalFileSystem::new_with_prefix(&root).map_err(|e| bad(format!("{}: {e}", root.display())))?;
         let store = Arc::new(store.with_automatic_cleanup(false));
         Ok(Place { store: store.clone(), local: Some((store, root)), below, shown: path.to_owned() })
     }
@@ -118,7 +116,8 @@ impl Place {
     /// # Errors
     /// Whatever keeps it from finding out; 497 for a link that leads out of what is allowed.
     pub async fn list(&self) -> Result<Vec<ObjectMeta>, StreamError> {
-        let pattern = Pattern::new(&self.below).map_err(|e| bad(format!("read_from '{}': {e}", self.shown)))?;
+        let pattern =
+            Pattern::new(&self.below).map_err(|e| bad(format!("read_from '{}': {e}", self.shown)))?;
         let options = MatchOptions { require_literal_separator: true, ..MatchOptions::default() };
         // What comes before the first wildcard, by whole directories.
         let fixed = self.below.find(['*', '?', '[']).map_or(self.below.as_str(), |at| &self.below[..at]);
@@ -140,7 +139,10 @@ impl Place {
                 continue;
             }
             if found.len() == FILES_MAX {
-                return Err(bad(format!("{} means more than {FILES_MAX} files; make several tables", self.shown)));
+                return Err(bad(format!(
+                    "{} means more than {FILES_MAX} files; make several tables",
+                    self.shown
+                )));
             }
             found.push(meta);
         }
@@ -172,7 +174,8 @@ impl Place {
     pub async fn pieces(
         &self,
         file: &Path,
-    ) -> Result<impl futures::Stream<Item = Result<Bytes, StreamError>> + Send + Unpin + use<>, StreamError> {
+    ) -> Result<impl futures::Stream<Item = Result<Bytes, StreamError>> + Send + Unpin + use<>, StreamError>
+    {
         let got = self.store.get(file).await.map_err(|e| self.failed("read", &e))?;
         let this = self.clone();
         Ok(got.into_stream().map_err(move |e| this.failed("read", &e)))
@@ -194,7 +197,10 @@ impl Place {
             version: None,
         }])?;
         let synced = tokio::task::spawn_blocking(move || sync(&path)).await;
-        let failed = |e: String| StreamError { code: Code::IoError, message: format!("could not sync {}: {e}", self.shown) };
+        let failed = |e: String| StreamError {
+            code: Code::IoError,
+            message: format!("could not sync {}: {e}", self.shown),
+        };
         synced.map_err(|e| failed(e.to_string()))?.map_err(|e| failed(e.to_string()))
     }
 }
@@ -231,7 +237,9 @@ mod tests {
             ("a/../../x", None),
         ] {
             match place {
-                Some((root, below)) => assert_eq!(two.place(path).unwrap(), (PathBuf::from(root), below.into())),
+                Some((root, below)) => {
+                    assert_eq!(two.place(path).unwrap(), (PathBuf::from(root), below.into()))
+                }
                 None => assert_eq!(two.place(path).unwrap_err().code, Code::AccessDenied, "{path}"),
             }
         }

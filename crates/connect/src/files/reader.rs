@@ -2,7 +2,9 @@
 
 use super::place::Place;
 use super::table::Table;
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, UInt32Array};
+use arrow_array::{
+    ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, TimestampMillisecondArray, UInt32Array,
+};
 use arrow_schema::{Schema, SchemaRef};
 use bytes::{Buf, Bytes};
 use futures::TryStreamExt;
@@ -55,9 +57,10 @@ impl FileReader {
                 let read = tokio::task::spawn_blocking(move || {
                     let _permit = permit;
                     let last = match reading.read() {
-                        Ok(()) => {
-                            Ok(ExternalRead::CaughtUp { partition: reading.partition, at: SeqNo(reading.rows) })
-                        }
+                        Ok(()) => Ok(ExternalRead::CaughtUp {
+                            partition: reading.partition,
+                            at: SeqNo(reading.rows),
+                        }),
                         Err(Ended::Failed(e)) => Err(e),
                         Err(Ended::Gone) => return,
                     };
@@ -163,9 +166,15 @@ impl Reading {
     fn read(&mut self) -> Result<(), Ended> {
         let told = of_path(self.file.location.as_ref());
         let wants = |name: &str| self.columns.as_ref().is_none_or(|c| c.iter().any(|c| c == name));
-        let (of_path, in_file): (Vec<_>, Vec<_>) =
-            self.table.payload.fields().iter().cloned().partition(|f| told.iter().any(|(n, _)| n == f.name()));
-        let by_name = matches!(self.table.settings.format.name, "Parquet" | "JSONEachRow" | "Avro" | "ArrowStream");
+        let (of_path, in_file): (Vec<_>, Vec<_>) = self
+            .table
+            .payload
+            .fields()
+            .iter()
+            .cloned()
+            .partition(|f| told.iter().any(|(n, _)| n == f.name()));
+        let by_name =
+            matches!(self.table.settings.format.name, "Parquet" | "JSONEachRow" | "Avro" | "ArrowStream");
         let mut wanted: Vec<_> = in_file.iter().filter(|f| !by_name || wants(f.name())).cloned().collect();
         if wanted.is_empty() {
             // Somebody has to count the rows.
@@ -177,7 +186,8 @@ impl Reading {
         let settings = FormatSettings { skip_unknown_fields: true, ..FormatSettings::default() };
         if self.table.settings.format.name == "Parquet" {
             let file = Ranges::new(self.place.clone(), &self.file, self.runtime.clone());
-            let mut rows = ParquetRows::open(file, schema, &settings, BATCH_ROWS).map_err(|e| self.bad(&e))?;
+            let mut rows =
+                ParquetRows::open(file, schema, &settings, BATCH_ROWS).map_err(|e| self.bad(&e))?;
             while let Some(batch) = rows.next_batch().map_err(|e| self.bad(&e))? {
                 self.give(batch, &constant)?;
             }
@@ -204,7 +214,11 @@ impl Reading {
     }
 
     /// One row of what the path tells.
-    fn constant(&self, schema: SchemaRef, told: &[(String, String)]) -> Result<Option<RecordBatch>, StreamError> {
+    fn constant(
+        &self,
+        schema: SchemaRef,
+        told: &[(String, String)],
+    ) -> Result<Option<RecordBatch>, StreamError> {
         if schema.fields().is_empty() {
             return Ok(None);
         }
@@ -216,7 +230,9 @@ impl Reading {
             }
             match value {
                 "__HIVE_DEFAULT_PARTITION__" => line.push_str("\\N"),
-                value => line.push_str(&value.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n")),
+                value => {
+                    line.push_str(&value.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n"))
+                }
             }
         }
         line.push('\n');
@@ -272,7 +288,8 @@ impl Reading {
             absent.push(None);
         }
         let options = RecordBatchOptions::new().with_row_count(Some(n));
-        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options).map_err(bug)?;
+        let batch = RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+            .map_err(bug)?;
         let rows = ExternalRows {
             partition: self.partition,
             batch,

@@ -38,8 +38,8 @@ pub(super) struct FileSettings {
 /// 115 for an unknown setting, 36 for a bad value, 497 for a path that is not allowed.
 pub(super) fn local(spec: &ExternalSpec, with: &FilesAccess) -> Result<FileSettings, StreamError> {
     let mut s = Settings::new("file", LOCAL, &spec.settings)?;
-    let from = s.text("read_from").map(|path| Place::local(&with.paths, &path, false)).transpose()?;
-    let to = s.text("write_to").map(|path| Place::local(&with.paths, &path, true)).transpose()?;
+    let from = s.text("read_from").map(|path| Place::local(&with.paths, &path)).transpose()?;
+    let to = s.text("write_to").map(|path| Place::local(&with.paths, &path)).transpose()?;
     rest(s, spec, from, to)
 }
 
@@ -53,7 +53,8 @@ pub(super) fn s3(spec: &ExternalSpec, with: &FilesAccess) -> Result<FileSettings
     match s.text("endpoint") {
         Some(url) => {
             let rest = url.split_once("://").map(|(_, rest)| rest);
-            let rest = rest.ok_or_else(|| bad(format!("endpoint is '{url}', it must be http://host:port")))?;
+            let rest =
+                rest.ok_or_else(|| bad(format!("endpoint is '{url}', it must be http://host:port")))?;
             with.hosts.check_brokers(rest.split('/').next().unwrap_or(rest))?;
             builder = builder.with_allow_http(url.starts_with("http://")).with_endpoint(url);
         }
@@ -65,7 +66,11 @@ pub(super) fn s3(spec: &ExternalSpec, with: &FilesAccess) -> Result<FileSettings
             builder = builder.with_access_key_id(key).with_secret_access_key(secret);
         }
         (None, None) => {}
-        _ => return Err(bad("access_key_id and secret_access_key go together; without both the environment's are used")),
+        _ => {
+            return Err(bad(
+                "access_key_id and secret_access_key go together; without both the environment's are used",
+            ));
+        }
     }
     if let Some(token) = s.text("session_token") {
         builder = builder.with_token(token);
@@ -83,10 +88,7 @@ fn rest(
     to: Option<Place>,
 ) -> Result<FileSettings, StreamError> {
     if from.is_none() && to.is_none() {
-        return Err(bad(format!(
-            "{} needs read_from='dir/*.parquet', write_to='dir', or both",
-            spec.name
-        )));
+        return Err(bad(format!("{} needs read_from='dir/*.parquet', write_to='dir', or both", spec.name)));
     }
     let name = match (s.text("data_format"), &from) {
         (Some(name), _) => name,
@@ -100,7 +102,10 @@ fn rest(
     let format = weir_format::find(&name)
         .map_err(|e| StreamError { code: Code::UnknownFormat, message: format!("data_format: {e}") })?;
     if !format.input {
-        return Err(bad(format!("data_format='{}' can only be written; files have to be read, too", format.name)));
+        return Err(bad(format!(
+            "data_format='{}' can only be written; files have to be read, too",
+            format.name
+        )));
     }
     let partition_by: Vec<String> = s
         .text("partition_by")
@@ -110,7 +115,8 @@ fn rest(
         .filter(|c| !c.is_empty())
         .map(str::to_owned)
         .collect();
-    if let Some(column) = partition_by.iter().find(|c| spec.payload.index_of(c).is_err() && !spec.payload.fields().is_empty())
+    if let Some(column) =
+        partition_by.iter().find(|c| spec.payload.index_of(c).is_err() && !spec.payload.fields().is_empty())
     {
         return Err(bad(format!("partition_by names {column}, which is no column of {}", spec.name)));
     }

@@ -77,7 +77,9 @@ impl FileTable {
     /// Columns of the first file, and those that its path tells.
     pub async fn infer(&self) -> Result<SchemaRef, StreamError> {
         let table = &self.0;
-        let no = |what: &str| bad(format!("{} names no columns, and {what}; write them in CREATE EXTERNAL TABLE", table.name));
+        let no = |what: &str| {
+            bad(format!("{} names no columns, and {what}; write them in CREATE EXTERNAL TABLE", table.name))
+        };
         let from = table.from()?.clone();
         let files = from.list().await?;
         let first = files.first().ok_or_else(|| no("there is no file to find them out from"))?.clone();
@@ -90,7 +92,10 @@ impl FileTable {
                 let found = found.await.map_err(|e| no(&e.to_string()))?.map_err(|e| no(&e.to_string()))?;
                 let column = |(name, of): (String, Option<Type>)| match of {
                     Some(of) => Ok((name, of.to_string())),
-                    None => Err(no(&format!("column {name} of {} has a type that fits none of Weir", first.location))),
+                    None => Err(no(&format!(
+                        "column {name} of {} has a type that fits none of Weir",
+                        first.location
+                    ))),
                 };
                 found.into_iter().map(column).collect::<Result<_, _>>()?
             }
@@ -126,7 +131,10 @@ impl FileTable {
 impl Table {
     pub fn from(&self) -> Result<&Place, StreamError> {
         self.settings.from.as_ref().ok_or_else(|| {
-            bad(format!("{} has no read_from: it is only written; create it with read_from='dir/*.parquet'", self.name))
+            bad(format!(
+                "{} has no read_from: it is only written; create it with read_from='dir/*.parquet'",
+                self.name
+            ))
         })
     }
 
@@ -182,7 +190,10 @@ impl ExternalStream for FileTable {
 
     async fn write(&self, _: ExternalWrite) -> Result<Box<dyn ExternalWriter>, StreamError> {
         let Some(to) = self.0.settings.to.clone() else {
-            return Err(bad(format!("{} has no write_to: it is only read; create it with write_to='dir'", self.0.name)));
+            return Err(bad(format!(
+                "{} has no write_to: it is only read; create it with write_to='dir'",
+                self.0.name
+            )));
         };
         Ok(Box::new(FileWriter::new(self.0.clone(), to)))
     }

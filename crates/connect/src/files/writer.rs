@@ -94,7 +94,8 @@ impl FileWriter {
             let made = || {
                 let mut bytes = Vec::new();
                 let name = self.table.settings.format.name;
-                let mut encoder = weir_format::encoder(name, self.inside.clone(), &FormatSettings::default())?;
+                let mut encoder =
+                    weir_format::encoder(name, self.inside.clone(), &FormatSettings::default())?;
                 encoder.begin(&mut bytes)?;
                 Ok(Open { encoder, bytes })
             };
@@ -108,7 +109,8 @@ impl FileWriter {
 
     /// Ends files and puts them; those that fail are gone, and whoever writes hears of it.
     async fn put(&mut self, which: impl Fn(&Open) -> bool) -> Result<(), StreamError> {
-        let full: Vec<String> = self.open.iter().filter(|(_, o)| which(o)).map(|(dirs, _)| dirs.clone()).collect();
+        let full: Vec<String> =
+            self.open.iter().filter(|(_, o)| which(o)).map(|(dirs, _)| dirs.clone()).collect();
         for dirs in full {
             let Some(Open { mut encoder, mut bytes }) = self.open.remove(&dirs) else { continue };
             encoder.end(&ResultStats::default(), &mut bytes).map_err(|e| self.failed(&e))?;

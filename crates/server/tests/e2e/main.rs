@@ -28,6 +28,7 @@ mod slt;
 mod spill;
 mod stitch;
 mod subscriptions;
+mod tables;
 mod topic_log;
 mod united;
 mod view_answer;
