@@ -27,7 +27,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Mutex as AsyncMutex, watch};
 use tokio_util::sync::CancellationToken;
 use weir_base::{Code, Error, SeqNo, ShardId};
 use weir_plan::{ExternalRead, ExternalRows, ExternalScan, ExternalStream, Partition, StreamError};
@@ -50,6 +50,10 @@ pub(crate) struct ExternalLog {
     time_of_message: bool,
     /// One past the newest offset that was acknowledged to this process, by shard.
     acked: Vec<AtomicU64>,
+    /// Statements that asked where the log ends; and the number of the last of them at the newest question, with its
+    /// answer.
+    questions: AtomicU64,
+    ends: AsyncMutex<(u64, Vec<SeqNo>)>,
     /// Messages that do not parse are passed over.
     skip: AtomicBool,
     /// Messages passed over, and offsets that were gone before they were read, by shard, since the start.
@@ -119,6 +123,8 @@ impl ExternalLog {
             ingest: of.ingest,
             time_of_message: of.time_of_message,
             acked: shards.iter().map(|_| AtomicU64::new(0)).collect(),
+            questions: AtomicU64::new(0),
+            ends: AsyncMutex::default(),
             skip: AtomicBool::new(of.skip),
             skipped: shards.iter().map(|_| AtomicU64::new(0)).collect(),
             lost: shards.iter().map(|_| AtomicU64::new(0)).collect(),
@@ -175,7 +181,7 @@ impl ExternalLog {
     async fn read_on(self: Arc<Self>, shards: Vec<Arc<Shard>>) {
         let mut wait = RETRY_MIN;
         loop {
-            let before = self.ends();
+            let before = self.fed_ends();
             let ended = tokio::select! {
                 ended = self.read(&shards) => ended,
                 () = self.stop.cancelled() => return,
@@ -193,7 +199,7 @@ impl ExternalLog {
                     self.trouble.send_replace(Some(trouble));
                 }
             }
-            if self.ends() != before {
+            if self.fed_ends() != before {
                 wait = RETRY_MIN;
             }
             let mut trouble = self.trouble.subscribe();
@@ -207,7 +213,19 @@ impl ExternalLog {
         }
     }
 
-    fn ends(&self) -> Vec<SeqNo> {
+    /// Where partitions end, by a question that is asked after the call. Those who come while one is asked share the
+    /// next.
+    async fn ask_ends(&self) -> Result<Vec<SeqNo>, StreamError> {
+        let mine = self.questions.fetch_add(1, Ordering::SeqCst) + 1;
+        let mut known = self.ends.lock().await;
+        if known.0 < mine {
+            let newest = self.questions.load(Ordering::SeqCst);
+            *known = (newest, self.stream.ends(self.fed.len()).await?);
+        }
+        Ok(known.1.clone())
+    }
+
+    fn fed_ends(&self) -> Vec<SeqNo> {
         self.fed.iter().map(|fed| *fed.borrow()).collect()
     }
 
@@ -248,7 +266,7 @@ impl ExternalLog {
             }
             (p.id, end.max(p.first))
         };
-        Ok(partitions.iter().zip(self.ends()).zip(&self.lost).map(from).collect())
+        Ok(partitions.iter().zip(self.fed_ends()).zip(&self.lost).map(from).collect())
     }
 
     /// Reads until something keeps it from that.
@@ -407,8 +425,8 @@ impl LogKeeper for ExternalLog {
         let away = |error: &StreamError| StorageError::LogAway {
             what: format!("it can not be said which rows stream {} has: {}", self.name, error.message),
         };
-        let end = self.stream.end(shard.0 as i32).await.map_err(|e| away(&e))?;
-        let end = end.max(SeqNo(self.acked[at].load(Ordering::SeqCst)));
+        let ends = self.ask_ends().await.map_err(|e| away(&e))?;
+        let end = ends.get(at).copied().unwrap_or_default().max(SeqNo(self.acked[at].load(Ordering::SeqCst)));
         let (mut fed, mut trouble) = (self.fed[at].clone(), self.trouble.subscribe());
         let wait = async {
             tokio::select! {

@@ -125,17 +125,17 @@ pub trait ExternalStream: Send + Sync + fmt::Debug {
 
     async fn write(&self, how: ExternalWrite) -> Result<Box<dyn ExternalWriter>, StreamError>;
 
-    /// One past the newest offset of a partition that may be read now.
+    /// Of the first `n` partitions, one past the newest offset that may be read now. Asked again and again.
     ///
     /// # Errors
     /// As [`Self::partitions`].
-    async fn end(&self, partition: i32) -> Result<SeqNo, StreamError> {
+    async fn ends(&self, n: usize) -> Result<Vec<SeqNo>, StreamError> {
         let all = self.partitions().await?;
-        let end = all.iter().find(|p| p.id == partition).map(|p| p.end);
-        end.ok_or_else(|| StreamError {
-            code: Code::BadArguments,
-            message: format!("{self:?} has no partition {partition} any more"),
-        })
+        if all.len() < n {
+            let message = format!("{self:?} has {} partitions, and had {n}", all.len());
+            return Err(StreamError { code: Code::BadArguments, message });
+        }
+        Ok(all.iter().take(n).map(|p| p.end).collect())
     }
 
     /// Makes it on the other side where it is not there, to be the log of a stream; says how many partitions it

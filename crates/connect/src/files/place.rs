@@ -152,18 +152,21 @@ impl Place {
 
     /// The same, unless a link leads out of the directory.
     fn inside(&self, files: Vec<ObjectMeta>) -> Result<Vec<ObjectMeta>, StreamError> {
-        let Some((local, root)) = &self.local else { return Ok(files) };
-        for file in &files {
-            let path = local.path_to_filesystem(&file.location).map_err(|e| self.failed("look for", &e))?;
-            let real = path.canonicalize().map_err(|e| bad(format!("{}: {e}", path.display())))?;
-            if !real.starts_with(root) {
-                return Err(StreamError {
-                    code: Code::AccessDenied,
-                    message: format!("{} is a link that leads out of {}", path.display(), root.display()),
-                });
-            }
-        }
+        files.iter().try_for_each(|file| self.stays_inside(&file.location))?;
         Ok(files)
+    }
+
+    /// Of a file that is not there the directory that it would lie in.
+    fn stays_inside(&self, file: &Path) -> Result<(), StreamError> {
+        let Some((local, root)) = &self.local else { return Ok(()) };
+        let path = local.path_to_filesystem(file).map_err(|e| self.failed("look for", &e))?;
+        let there = path.ancestors().find(|at| at.symlink_metadata().is_ok()).unwrap_or(root);
+        let real = there.canonicalize().map_err(|e| bad(format!("{}: {e}", there.display())))?;
+        if real.starts_with(root) {
+            return Ok(());
+        }
+        let message = format!("{} is a link that leads out of {}", there.display(), root.display());
+        Err(StreamError { code: Code::AccessDenied, message })
     }
 
     pub async fn range(&self, file: &Path, range: std::ops::Range<u64>) -> Result<Bytes, StreamError> {
@@ -183,19 +186,13 @@ impl Place {
 
     /// Writes a file that was not there: whole and durable when it returns.
     pub async fn put(&self, file: &Path, bytes: Bytes) -> Result<(), StreamError> {
+        self.stays_inside(file)?;
         // A server that does not know conditions has other names all the same.
         let mode = if self.local.is_some() { PutMode::Create } else { PutMode::Overwrite };
         let options = PutOptions { mode, ..PutOptions::default() };
         self.store.put_opts(file, bytes.into(), options).await.map_err(|e| self.failed("write to", &e))?;
         let Some((local, _)) = &self.local else { return Ok(()) };
         let path = local.path_to_filesystem(file).map_err(|e| self.failed("write to", &e))?;
-        self.inside(vec![ObjectMeta {
-            location: file.clone(),
-            last_modified: Default::default(),
-            size: 0,
-            e_tag: None,
-            version: None,
-        }])?;
         let synced = tokio::task::spawn_blocking(move || sync(&path)).await;
         let failed = |e: String| StreamError {
             code: Code::IoError,

@@ -64,6 +64,10 @@ impl Told {
         self.0.taken.lock().iter().map(|(id, next)| (*id, sn(*next))).collect()
     }
 
+    pub fn has_refused(&self) -> bool {
+        self.0.refused.lock().is_some()
+    }
+
     /// The first message that was not taken: why, and its partition.
     pub fn take_refused(&self) -> Option<(RDKafkaErrorCode, i32)> {
         self.0.refused.lock().take()

@@ -4,7 +4,7 @@ use super::admin;
 use super::client::{Told, code_of};
 use super::reader::{self, KafkaReader};
 use super::settings::KafkaSettings;
-use super::writer::KafkaWriter;
+use super::writer::{Idle, KafkaWriter};
 use crate::payload::{PayloadFormat, PayloadSettings};
 use crate::remote::RemoteHosts;
 use crate::settings::bad;
@@ -45,7 +45,7 @@ pub(super) struct Topic {
 /// A client that was asked before.
 type Asking = (BaseConsumer<Told>, Told);
 
-pub(super) struct KafkaStream(Arc<Topic>);
+pub(super) struct KafkaStream(Arc<Topic>, Arc<Idle>);
 
 impl fmt::Debug for KafkaStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,7 +71,7 @@ impl KafkaStream {
                 "{MESSAGE_KEY_COLUMN} has to be string, bytes or nullable of these; make other types of it in a SELECT"
             )));
         }
-        Ok(KafkaStream(Arc::new(Topic {
+        let topic = Topic {
             name: spec.name,
             settings,
             format,
@@ -79,7 +79,8 @@ impl KafkaStream {
             around: spec.around,
             asking: Mutex::default(),
             clock,
-        })))
+        };
+        Ok(KafkaStream(Arc::new(topic), Arc::default()))
     }
 }
 
@@ -148,15 +149,19 @@ impl Topic {
             .collect()
     }
 
-    fn end(&self, partition: i32) -> Result<SeqNo, StreamError> {
+    fn ends(&self, n: usize) -> Result<Vec<SeqNo>, StreamError> {
         // Those who ask at once have a client each; one of them is kept.
         let kept = self.asking.lock().take();
         let (consumer, told) = kept.map_or_else(|| self.consumer(), Ok)?;
-        let (_, end) = consumer
-            .fetch_watermarks(&self.settings.topic, partition, ANSWER_WAIT)
-            .map_err(|e| told.failed(&self.doing("could not ask for the end of"), &e))?;
+        let end = |id| {
+            let (_, end) = consumer
+                .fetch_watermarks(&self.settings.topic, id, ANSWER_WAIT)
+                .map_err(|e| told.failed(&self.doing("could not ask for the ends of"), &e))?;
+            Ok(sn(end))
+        };
+        let ends = (0..n as i32).map(end).collect::<Result<_, StreamError>>()?;
         *self.asking.lock() = Some((consumer, told));
-        Ok(sn(end))
+        Ok(ends)
     }
 
     fn seek_time(&self, at_ms: i64, of: &[Partition]) -> Result<Vec<SeqNo>, StreamError> {
@@ -266,8 +271,8 @@ impl ExternalStream for KafkaStream {
         Ok(Box::new(reader))
     }
 
-    async fn end(&self, partition: i32) -> Result<SeqNo, StreamError> {
-        ask(&self.0, move |topic| topic.end(partition)).await
+    async fn ends(&self, n: usize) -> Result<Vec<SeqNo>, StreamError> {
+        ask(&self.0, move |topic| topic.ends(n)).await
     }
 
     async fn make_log(&self, how: LogTopic) -> Result<u32, StreamError> {
@@ -295,8 +300,8 @@ impl ExternalStream for KafkaStream {
     }
 
     async fn write(&self, how: ExternalWrite) -> Result<Box<dyn ExternalWriter>, StreamError> {
-        let topic = self.0.clone();
-        let writer = ask(&self.0, move |_| KafkaWriter::new(topic, how)).await?;
+        let (topic, idle) = (self.0.clone(), self.1.clone());
+        let writer = ask(&self.0, move |_| KafkaWriter::new(topic, how, &idle)).await?;
         Ok(Box::new(writer))
     }
 

@@ -6,13 +6,14 @@
 
 use super::client::{Told, code_of};
 use super::stream::{ANSWER_WAIT, Topic, payload_settings};
-use crate::payload::PayloadEncoder;
+use crate::payload::{PayloadEncoder, PayloadFormat};
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, TimestampMillisecondType};
 use arrow_array::{Array, ArrayRef, MapArray, RecordBatch};
 use arrow_schema::DataType;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use parking_lot::Mutex;
 use rdkafka::config::FromClientConfigAndContext;
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -35,7 +36,7 @@ const LOOK: Duration = Duration::from_micros(500);
 const POSITION_BYTES_MAX: usize = 4_096;
 
 /// What threads that wait for brokers share.
-struct Inner {
+pub(super) struct Inner {
     topic: Arc<Topic>,
     producer: BaseProducer<Told>,
     told: Told,
@@ -49,7 +50,16 @@ struct Inner {
     gone: Arc<AtomicBool>,
 }
 
+/// Producers of INSERTs that have ended, for the next ones: making one takes longer than a small INSERT.
+#[derive(Default)]
+pub(super) struct Idle(Mutex<Vec<Box<Inner>>>);
+
+/// Of one stream.
+const IDLE_MAX: usize = 2;
+
 pub(super) struct KafkaWriter {
+    /// Where its producer goes in the end, if nothing of it is on its way.
+    idle: Option<Arc<Idle>>,
     /// `None` while a call is under way, or after one was given up.
     inner: Option<Box<Inner>>,
     /// Nobody waits for it any more: a call that waits for brokers ends.
@@ -59,17 +69,33 @@ pub(super) struct KafkaWriter {
 impl Drop for KafkaWriter {
     fn drop(&mut self) {
         self.gone.store(true, Ordering::Relaxed);
+        let (Some(idle), Some(inner)) = (self.idle.take(), self.inner.take()) else { return };
+        let mut all = idle.0.lock();
+        if inner.is_settled() && all.len() < IDLE_MAX {
+            all.push(inner);
+        }
     }
 }
 
 impl KafkaWriter {
     /// # Errors
     /// 36 for options librdkafka does not take.
-    pub fn new(topic: Arc<Topic>, how: ExternalWrite) -> Result<Self, StreamError> {
+    pub fn new(topic: Arc<Topic>, how: ExternalWrite, idle: &Arc<Idle>) -> Result<Self, StreamError> {
+        let gone = Arc::new(AtomicBool::new(false));
         let name = match how {
             ExternalWrite::Plain => None,
             ExternalWrite::Transactional(name) => Some(name),
         };
+        if name.is_none() {
+            let kept = idle.0.lock().pop();
+            if let Some(mut inner) = kept {
+                inner.gone = gone.clone();
+                return Ok(KafkaWriter { idle: Some(idle.clone()), inner: Some(inner), gone });
+            }
+        }
+        // A schema is looked up by each writer anew.
+        let keeps = name.is_none() && !matches!(topic.format, PayloadFormat::Schema(_));
+        let idle = keeps.then(|| idle.clone());
         let told = Told::default();
         let config = topic.settings.producer(name.as_deref());
         let producer =
@@ -79,9 +105,8 @@ impl KafkaWriter {
             })?;
         let encoder =
             PayloadEncoder::new(topic.format.clone(), topic.payload.clone(), payload_settings(&topic))?;
-        let gone = Arc::new(AtomicBool::new(false));
         let inner = Inner { topic, producer, told, encoder, sent: 0, name, open: false, gone: gone.clone() };
-        Ok(KafkaWriter { inner: Some(Box::new(inner)), gone })
+        Ok(KafkaWriter { idle, inner: Some(Box::new(inner)), gone })
     }
 
     /// Does something that waits for brokers, on a thread that may.
@@ -104,6 +129,10 @@ impl KafkaWriter {
             ..gone()
         })?;
         self.inner = Some(inner);
+        if done.is_err() {
+            // What state it is in nobody knows.
+            self.idle = None;
+        }
         done
     }
 }
@@ -132,6 +161,11 @@ impl ExternalWriter for KafkaWriter {
 impl Inner {
     fn failed(&self, what: &str, e: &KafkaError) -> StreamError {
         self.told.failed(&self.topic.doing(what), e)
+    }
+
+    /// All that was sent was taken.
+    fn is_settled(&self) -> bool {
+        self.told.settled() == self.sent && !self.told.has_refused()
     }
 
     fn begin(&mut self) -> Result<(), StreamError> {

@@ -128,6 +128,10 @@ fn files_of_a_directory_are_a_table() {
         };
         assert!(refused.text.contains(says), "{from}: {refused}");
     }
+    server
+        .query("CREATE EXTERNAL TABLE outward (a int64) SETTINGS type='file', write_to='in/link/weir-test'");
+    let refused = server.table.query("INSERT INTO outward VALUES (1)").unwrap_err();
+    assert!(refused.text.contains("leads out"), "{refused}");
     for (settings, says) in [
         ("type='file'", "needs read_from"),
         ("type='file', read_from='a/*'", "data_format"),
