@@ -2,7 +2,7 @@
 """(m) A topic of a Kafka-compatible broker (tansu, `.ci/test-servers`): read as it is beside a plain loop over librdkafka,
 read as JSON, filtered into another topic, and from topic to topic one message at a time.
 
-kafka.py [read | latency]; needs `cargo build --release -p weir-server -p weir-connect --bin weir --example plain_loop`, and the
+kafka.py [read | latency | log]; needs `cargo build --release -p weir-server -p weir-connect --bin weir --example plain_loop`, and the
 test servers (`make test-servers`), whose Python runs it."""
 import json
 import os
@@ -183,14 +183,79 @@ def latency(broker):
             "Weir's 5 ms; broker (tansu, in memory), producer, consumer and Weir on the same two cores"])
 
 
+def topic_log(broker):
+    """A topic as a stream's log, beside a log of our own: taken in, asked, and what an INSERT and its result take."""
+    broker.create("events")
+    log(f"{MESSAGES} messages into a topic of {PARTITIONS} partitions")
+    broker.fill("events", MESSAGES)
+    kept = f"SETTINGS logstore='kafka', brokers='{broker.address}', topic='events'"
+    rows, taken, cpus, peaks = [], [], [], []
+    for i in range(RUNS):
+        with Weir() as server:
+            client = server.client()
+            began = time.perf_counter()
+            client.query(f"CREATE STREAM log ({COLUMNS}) {kept}")
+            # The last batch is not counted by this broker's end offsets: one row more tells that all are there.
+            client.query(f"INSERT INTO log (id) SELECT -1 FROM numbers({PARTITIONS * 2}) SETTINGS max_insert_block_size=1")
+            assert int(client.query("SELECT count() FROM table(log) WHERE id >= 0")) >= MESSAGES * (i == 0)
+            taken.append(time.perf_counter() - began)
+            cpus.append(server.usage.cpu_s())
+            peaks.append(server.usage.memory_mb()[0])
+            client.query("SYSTEM FLUSH STREAM log")
+            asked = []
+            for _ in range(20):
+                began = time.perf_counter()
+                client.query("SELECT count() FROM table(log) WHERE id < 0")
+                asked.append((time.perf_counter() - began) * 1e3)
+    rows.append(["a topic that is there, to the first answer over all of it: thousand rows/s", f"{MESSAGES / median(taken) / 1e3:,.0f}"])
+    rows.append(["CPU s of that", f"{median(cpus):.1f}"])
+    rows.append(["resident MB after it", f"{median(peaks):,.0f}"])
+    rows.append(["a small bounded query over parts, p50 ms", f"{percentile(asked, 50):.1f}"])
+    with Weir() as server:
+        client = server.client()
+        for name, settings in (("own", ""), ("topic", f"SETTINGS logstore='kafka', brokers='{broker.address}', topic='fresh'")):
+            client.query(f"CREATE STREAM {name} (sent_ns int64) {settings}")
+            sent, seen, acked = 0, [], []
+            follower = server.client(streaming=True).follow(f"SELECT sent_ns FROM {name} FORMAT TSV")
+            stop = threading.Event()
+
+            def watch():
+                for line in follower:
+                    seen.append((time.time_ns() - int(line)) / 1e6)
+                    if stop.is_set() and len(seen) == sent:
+                        return
+
+            thread = threading.Thread(target=watch, daemon=True)
+            thread.start()
+            time.sleep(0.5)
+            began = time.perf_counter()
+            while (wait := began + sent / 100 - time.perf_counter()) < 10 and sent < 1_000:
+                time.sleep(max(0, wait))
+                at = time.time_ns()
+                client.query(f"INSERT INTO {name} VALUES ({at})")
+                acked.append((time.time_ns() - at) / 1e6)
+                sent += 1
+            stop.set()
+            thread.join(5)
+            rows.append([f"an INSERT of a row into a log of {'our own' if name == 'own' else 'a topic'}, p50 / p99 ms",
+                         f"{percentile(acked, 50):.1f} / {percentile(acked, 99):.1f}"])
+            rows.append(["... to the result of a streaming query", f"{percentile(seen, 50):.1f} / {percentile(seen, 99):.1f}"])
+    report("kafka_log", "(p) A topic as a stream's log", ["", ""], rows,
+           [f"{MESSAGES / 1e6:g} M messages of 130 bytes of JSON in {PARTITIONS} partitions, median of {RUNS}; INSERTs of one row, 100 a second, "
+            "ten seconds; broker (tansu, in memory) on the same machine"])
+
+
 def main():
-    which = sys.argv[1:] or ["read", "latency"]
+    which = sys.argv[1:] or ["read", "latency", "log"]
     with Broker() as broker:
         if "read" in which:
             read(broker)
     with Broker() as broker:
         if "latency" in which:
             latency(broker)
+    with Broker() as broker:
+        if "log" in which:
+            topic_log(broker)
 
 
 main()

@@ -21,13 +21,11 @@ pub(crate) use stream::LogStream;
 use crate::ingest::IngestPlan;
 use arrow::array::{Array, BooleanArray, Int64Array, RecordBatch, TimestampMicrosecondArray};
 use arrow::compute::kernels::zip::zip;
-use parking_lot::Mutex;
-use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
-use tokio::sync::{Mutex as AsyncMutex, watch};
+use tokio::sync::{Mutex as AsyncMutex, Notify, watch};
 use tokio_util::sync::CancellationToken;
 use weir_base::{Code, Error, SeqNo, ShardId};
 use weir_plan::{ExternalRead, ExternalRows, ExternalScan, ExternalStream, Partition, StreamError};
@@ -36,10 +34,10 @@ use weir_storage::{LogKeeper, Shard, Sns, StorageError, StreamStore, TIME_COLUMN
 /// Between two attempts to read on.
 const RETRY_MIN: Duration = Duration::from_millis(100);
 const RETRY_MAX: Duration = Duration::from_secs(5);
+/// Messages passed over that the server's log tells of, by partition.
+const SKIPPED_TOLD_MAX: u64 = 100;
 /// How long a query waits for rows that are in the topic and have not come.
 const CAUGHT_UP_WAIT: Duration = Duration::from_secs(30);
-/// Numbers of messages that were passed over and are remembered, to be passed over again.
-const SKIPPED_MAX: usize = 10_000;
 
 /// The log of one stream, as all its shards share it.
 pub(crate) struct ExternalLog {
@@ -59,12 +57,16 @@ pub(crate) struct ExternalLog {
     /// Messages passed over, and offsets that were gone before they were read, by shard, since the start.
     skipped: Vec<AtomicU64>,
     lost: Vec<AtomicU64>,
-    passed_over: Mutex<BTreeMap<i32, BTreeSet<SeqNo>>>,
     /// Of each shard one past the newest row fed.
     fed: Vec<watch::Receiver<SeqNo>>,
     trouble: watch::Sender<Option<Trouble>>,
+    /// It is said anew what is done about messages that are no rows.
+    told: Notify,
     stop: CancellationToken,
 }
+
+/// Rows up to a message that is none; where one goes on behind it, and why.
+type Completed = (Option<TailBatch>, Option<(usize, StreamError)>);
 
 /// Why reading does not go on.
 #[derive(Debug, Clone)]
@@ -128,9 +130,9 @@ impl ExternalLog {
             skip: AtomicBool::new(of.skip),
             skipped: shards.iter().map(|_| AtomicU64::new(0)).collect(),
             lost: shards.iter().map(|_| AtomicU64::new(0)).collect(),
-            passed_over: Mutex::default(),
             fed: shards.iter().map(|s| s.watch_durable_end()).collect(),
             trouble: watch::Sender::new(None),
+            told: Notify::new(),
             stop: CancellationToken::new(),
         });
         shards.iter().for_each(|shard| shard.keep_by(log.clone()));
@@ -147,13 +149,8 @@ impl ExternalLog {
 
     /// What is done about messages that do not parse from now on.
     pub fn set_skip(&self, skip: bool) {
-        self.skip.store(skip, Ordering::Relaxed);
-        if skip {
-            self.trouble.send_if_modified(|t| {
-                let stood = t.as_ref().is_some_and(|t| t.stands);
-                t.iter_mut().for_each(|t| t.stands = false);
-                stood
-            });
+        if self.skip.swap(skip, Ordering::Relaxed) != skip {
+            self.told.notify_one();
         }
     }
 
@@ -202,15 +199,18 @@ impl ExternalLog {
             if self.fed_ends() != before {
                 wait = RETRY_MIN;
             }
-            let mut trouble = self.trouble.subscribe();
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 // Something was done about it.
-                _ = trouble.changed() => {}
+                () = self.told.notified() => self.clear_trouble(),
                 () = self.stop.cancelled() => return,
             }
             wait = (wait * 2).min(RETRY_MAX);
         }
+    }
+
+    fn clear_trouble(&self) {
+        self.trouble.send_if_modified(|trouble| trouble.take().is_some());
     }
 
     /// Where partitions end, by a question that is asked after the call. Those who come while one is asked share the
@@ -282,33 +282,33 @@ impl ExternalLog {
         for ((_, at), shard) in from.iter().zip(shards) {
             shard.fed_to(*at);
         }
-        let skipped = self.passed_over.lock().clone();
-        let scan = ExternalScan { from, columns: None, skipped, follow: false };
+        let pass_over = self.skip.load(Ordering::Relaxed);
+        let scan = ExternalScan { from, pass_over, ..ExternalScan::default() };
         let mut reader = self.stream.read(scan).await?;
         loop {
-            let read = reader.next().await?;
-            if self.trouble.borrow().is_some() && !matches!(read, ExternalRead::Notice(_)) {
-                self.trouble.send_replace(None);
+            let read = tokio::select! {
+                read = reader.next() => read?,
+                () = self.told.notified() => return Err(Ended::Again),
+            };
+            if !matches!(read, ExternalRead::Notice(_) | ExternalRead::BadMessage { .. }) {
+                self.clear_trouble();
             }
             match read {
                 ExternalRead::Rows(rows) => {
                     let shard = shards.get(rows.partition as usize);
                     let Some(shard) = shard else { continue };
                     let (partition, next) = (rows.partition, rows.next);
-                    match self.complete(rows) {
-                        Ok(rows) => {
-                            if rows.rows() > 0 {
-                                shard.feed(rows).await?;
-                            }
-                            shard.fed_to(next);
+                    let mut from = 0;
+                    while from < rows.sns.len() {
+                        let (good, bad) = self.complete(&rows, from)?;
+                        if let Some(good) = good {
+                            shard.feed(good).await?;
                         }
-                        Err((good, at, error)) => {
-                            if let Some(good) = good {
-                                shard.feed(good).await?;
-                            }
-                            return Err(self.bad(partition, at, error));
-                        }
+                        let Some((to, error)) = bad else { break };
+                        self.bad(partition, error)?;
+                        from = to;
                     }
+                    shard.fed_to(next);
                 }
                 ExternalRead::CaughtUp { partition, at } => {
                     if let Some(shard) = shards.get(partition as usize) {
@@ -319,74 +319,65 @@ impl ExternalLog {
                 ExternalRead::Notice(what) => {
                     tracing::warn!(stream = self.name, "{what}");
                 }
-                ExternalRead::BadMessage { partition, at, error } => {
-                    return Err(self.bad(partition, at, error));
-                }
+                ExternalRead::PassedOver { partition, error, .. }
+                | ExternalRead::BadMessage { partition, error, .. } => self.bad(partition, error)?,
             }
         }
     }
 
-    /// What becomes of a message that is no row.
-    fn bad(&self, partition: i32, at: SeqNo, error: StreamError) -> Ended {
-        let mut passed_over = self.passed_over.lock();
+    /// What becomes of a message that is no row: passed over, or the end of reading.
+    fn bad(&self, partition: i32, error: StreamError) -> Result<(), Ended> {
         if self.skip.load(Ordering::Relaxed) {
-            let of = passed_over.entry(partition).or_default();
-            if of.len() == SKIPPED_MAX {
-                // Far behind what is read by now.
-                of.pop_first();
+            let before =
+                self.skipped.get(partition as usize).map_or(0, |n| n.fetch_add(1, Ordering::Relaxed));
+            // The first tell what is wrong; how many there are `system.shards` says.
+            if before < SKIPPED_TOLD_MAX {
+                tracing::warn!(stream = self.name, error = error.message, "a message was passed over");
             }
-            of.insert(at);
-            if let Some(skipped) = self.skipped.get(partition as usize) {
-                skipped.fetch_add(1, Ordering::Relaxed);
-            }
-            tracing::warn!(stream = self.name, error = error.message, "a message was passed over");
-            return Ended::Again;
+            return Ok(());
         }
         let message = format!(
-            "{}; the log of {} is not read beyond it: ALTER STREAM {} MODIFY SETTING logstore_on_error='skip' passes it \
-             over",
+            "{}; the log of {} is not read beyond it: ALTER STREAM {} MODIFY SETTING logstore_on_error='skip' \
+             passes it over",
             error.message, self.name, self.name
         );
-        Ended::Trouble(Trouble { error: StreamError { message, ..error }, stands: true })
+        Err(Ended::Trouble(Trouble { error: StreamError { message, ..error }, stands: true }))
     }
 
-    /// Rows with all columns, or those before the message that is none, and why.
-    #[allow(clippy::result_large_err)]
-    fn complete(&self, rows: ExternalRows) -> Result<TailBatch, (Option<TailBatch>, SeqNo, StreamError)> {
+    /// Rows from the one at `from` on, with all columns, up to the first message that is none: behind it one goes on,
+    /// and why.
+    fn complete(&self, rows: &ExternalRows, from: usize) -> Result<Completed, Ended> {
         let sn = |i: usize| SeqNo(rows.sns[i] as u64);
-        let several = (1..rows.sns.len()).find(|i| rows.sns[*i] == rows.sns[i - 1]);
-        let good = several.map_or(rows.sns.len(), |i| i - 1);
-        let complete = |from: usize, to: usize| self.complete_range(&rows, from, to);
-        match complete(0, good) {
-            Ok(all) => match several {
-                None => Ok(all),
-                Some(i) => {
-                    let message = format!(
-                        "message at offset {} of partition {} holds several rows; in the log of a stream it is one",
-                        sn(i),
-                        rows.partition
-                    );
-                    let error = StreamError { code: Code::BadArguments, message };
-                    Err(((good > 0).then_some(all), sn(i), error))
-                }
-            },
-            Err(_) => {
-                // Row by row, to know which one it is.
-                for i in 0..good {
-                    if let Err(e) = complete(i, i + 1) {
-                        let before = complete(0, i).ok().filter(|b| b.rows() > 0);
-                        let message = format!(
-                            "message at offset {} of partition {} is no row: {}",
-                            sn(i),
-                            rows.partition,
-                            e.message
-                        );
-                        return Err((before, sn(i), StreamError { code: e.code, message }));
-                    }
-                }
-                unreachable!("a batch that is not complete has a row that is not")
-            }
+        let all = rows.sns.len();
+        let several = (from + 1..all).find(|i| rows.sns[*i] == rows.sns[i - 1]);
+        let good = several.map_or(all, |i| i - 1);
+        let some = |rows: TailBatch| (rows.rows() > 0).then_some(rows);
+        if let Ok(complete) = self.complete_range(rows, from, good) {
+            let bad = several.map(|i| {
+                let message = format!(
+                    "message at offset {} of partition {} holds several rows; in the log of a stream it is one",
+                    sn(i),
+                    rows.partition
+                );
+                let to = (i..all).find(|k| rows.sns[*k] != rows.sns[i]).unwrap_or(all);
+                (to, StreamError { code: Code::BadArguments, message })
+            });
+            return Ok((some(complete), bad));
         }
+        // Row by row, to know which one it is.
+        for i in from..good {
+            let Err(e) = self.complete_range(rows, i, i + 1) else { continue };
+            let message = format!(
+                "message at offset {} of partition {} is no row: {}",
+                sn(i),
+                rows.partition,
+                e.message
+            );
+            let before = self.complete_range(rows, from, i).map_err(StreamError::from)?;
+            return Ok((some(before), Some((i + 1, StreamError { code: e.code, message }))));
+        }
+        let message = format!("rows of {} fail together and not alone", self.name);
+        Err(StreamError { code: Code::LogicalError, message }.into())
     }
 
     fn complete_range(&self, rows: &ExternalRows, from: usize, to: usize) -> Result<TailBatch, Error> {

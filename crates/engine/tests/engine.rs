@@ -299,7 +299,7 @@ fn what_this_version_lacks_is_refused_and_leaves_nothing() {
     for (text, code) in [
         ("CREATE STREAM x (k int128)", 50),
         ("CREATE STREAM x (k int32) SETTINGS mode = 'versioned_kv'", 48),
-        ("CREATE STREAM x (k int32) SETTINGS logstore = 'kafka'", 48),
+        ("CREATE STREAM x (k int32) SETTINGS logstore = 'kafka'", 36),
         ("CREATE STREAM x (k int32) SETTINGS sharts = 2", 115),
         ("CREATE STREAM x (_tp_sn int32)", 36),
         ("CREATE STREAM x (k int32, k int64)", 62),

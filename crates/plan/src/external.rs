@@ -103,6 +103,8 @@ pub struct ExternalScan {
     pub skipped: BTreeMap<i32, BTreeSet<SeqNo>>,
     /// Partitions that appear later are read from their beginning.
     pub follow: bool,
+    /// A message that does not parse is said ([`ExternalRead::PassedOver`]) and passed over, and reading goes on.
+    pub pass_over: bool,
 }
 
 /// An external stream. It holds no connection while nobody reads or writes.
@@ -197,6 +199,12 @@ pub enum ExternalRead {
     Appeared(i32),
     /// What its owner should know, and no error: it goes on.
     Notice(String),
+    /// A message that does not parse, where such are passed over. What lies before it was given.
+    PassedOver {
+        partition: i32,
+        at: SeqNo,
+        error: StreamError,
+    },
     /// A message that does not parse. What lies before it was given; reading does not go on.
     BadMessage {
         partition: i32,

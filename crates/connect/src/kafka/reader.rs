@@ -355,44 +355,57 @@ impl Polling {
         }
     }
 
-    fn bad(&mut self, partition: i32, at: SeqNo, error: StreamError) -> Result<(), Done> {
+    /// Says that a message is none; whether it ends with that.
+    fn bad(&self, partition: i32, at: SeqNo, error: StreamError) -> Result<(), Done> {
         let topic = &self.topic.settings.topic;
         let message = format!(
             "message at offset {at} of topic {topic} partition {partition} does not parse: {}",
             error.message
         );
         let error = StreamError { message, ..error };
+        if self.scan.pass_over {
+            return self.send(Ok(ExternalRead::PassedOver { partition, at, error }));
+        }
         self.send(Ok(ExternalRead::BadMessage { partition, at, error }))
     }
 
     /// Decodes and hands over what has come of a partition.
     fn flush(&mut self, id: i32) -> Result<(), Done> {
         let Some(p) = self.partitions.get_mut(&id).filter(|p| !p.messages.is_empty()) else { return Ok(()) };
-        let messages = std::mem::take(&mut p.messages);
+        let mut messages = std::mem::take(&mut p.messages);
         let offsets = std::mem::take(&mut p.offsets);
         let times_ms = p.around.times_ms().to_vec();
         let around = p.around.finish();
         let next = p.next;
         self.told.goes_on();
-        let (n, bad) = match self.decoded(&messages, messages.len())? {
-            Ok(decoded) => {
-                let rows = self.rows(id, decoded, &around, &offsets, &times_ms, next);
-                return self.send(rows.map(ExternalRead::Rows));
-            }
-            Err(bad) => bad,
-        };
-        let at = sn(offsets[n]);
-        if n > 0 {
-            let rows = match self.decoded(&messages, n)? {
+        // Of which the first ones were given.
+        let mut given = 0;
+        loop {
+            let of = |n: usize| around.iter().map(|a| a.slice(given, n)).collect::<Vec<_>>();
+            let (n, bad) = match self.decoded(&messages, messages.len())? {
                 Ok(decoded) => {
-                    let around: Vec<_> = around.iter().map(|a| a.slice(0, n)).collect();
-                    self.rows(id, decoded, &around, &offsets[..n], &times_ms[..n], at)
+                    let around = of(messages.len());
+                    let rows = self.rows(id, decoded, &around, &offsets[given..], &times_ms[given..], next);
+                    return self.send(rows.map(ExternalRead::Rows));
                 }
-                Err((_, error)) => Err(error),
+                Err(bad) => bad,
             };
-            self.send(rows.map(ExternalRead::Rows))?;
+            let at = sn(offsets[given + n]);
+            if n > 0 {
+                let (offsets, times_ms) = (&offsets[given..given + n], &times_ms[given..given + n]);
+                let rows = match self.decoded(&messages, n)? {
+                    Ok(decoded) => self.rows(id, decoded, &of(n), offsets, times_ms, at),
+                    Err((_, error)) => Err(error),
+                };
+                self.send(rows.map(ExternalRead::Rows))?;
+            }
+            self.bad(id, at, bad)?;
+            given += n + 1;
+            messages = messages.rest(n + 1);
+            if messages.is_empty() {
+                return Ok(());
+            }
         }
-        self.bad(id, at, bad)
     }
 
     /// Rows of the first `n` messages, or which of them does not parse. Waits for who knows their schemas.

@@ -161,7 +161,9 @@ async fn ids(
                 ids.extend(column.values());
             }
             ExternalRead::Notice(what) => notices.push(what),
-            ExternalRead::BadMessage { error, .. } => return Err(error),
+            ExternalRead::PassedOver { error, .. } | ExternalRead::BadMessage { error, .. } => {
+                return Err(error);
+            }
             ExternalRead::CaughtUp { .. } | ExternalRead::Appeared(_) => {}
         }
     }

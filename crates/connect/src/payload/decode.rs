@@ -42,6 +42,13 @@ impl Messages {
         there.then(|| &self.bytes[begin..end])
     }
 
+    /// Those from `from` on.
+    pub fn rest(&self, from: usize) -> Messages {
+        let mut rest = Messages::default();
+        (from..self.len()).for_each(|i| rest.push(self.get(i)));
+        rest
+    }
+
     pub fn iter(&self) -> impl Iterator<Item = Option<&[u8]>> {
         (0..self.len()).map(|i| self.get(i))
     }

@@ -156,7 +156,9 @@ impl ExecutionPlan for ExternalExec {
                     // Numbers at the end that no message has.
                     ExternalRead::CaughtUp { .. } => break,
                     ExternalRead::BadMessage { at: bad, .. } if bad >= at.end => break,
-                    ExternalRead::BadMessage { error, .. } => return Err(failed(error)),
+                    ExternalRead::PassedOver { error, .. } | ExternalRead::BadMessage { error, .. } => {
+                        return Err(failed(error));
+                    }
                     ExternalRead::Appeared(_) | ExternalRead::Notice(_) => continue,
                 };
                 next = rows.next;

@@ -255,7 +255,7 @@ impl ExternalSource {
             .filter(|(_, skipped)| !skipped.is_empty())
             .collect();
         let from: Vec<_> = parts.iter().zip(&starts).map(|(p, s)| (p.id, *s)).collect();
-        let scan = ExternalScan { from, columns, skipped, follow: access.picked.is_none() };
+        let scan = ExternalScan { from, columns, skipped, follow: access.picked.is_none(), pass_over: false };
         let reader = open.stream.read(scan).await?;
         let progress = SourceProgress::external(
             open.stream.clone(),
@@ -339,7 +339,8 @@ impl ExternalSource {
                 self.warnings.add(format!("{}: {what}", self.name));
                 Ok(())
             }
-            ExternalRead::BadMessage { partition, at, error } => {
+            ExternalRead::PassedOver { partition, at, error }
+            | ExternalRead::BadMessage { partition, at, error } => {
                 self.failed = self.parts.iter().position(|p| p.id == partition).map(|i| (i, at, at.plus(1)));
                 Err(error)
             }

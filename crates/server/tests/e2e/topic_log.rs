@@ -177,6 +177,18 @@ fn a_message_that_is_no_row_stops_the_log_or_is_passed_over() {
     });
     assert_eq!(server.query("SELECT skipped_messages FROM system.shards WHERE table = 'log'"), "2\n");
     assert!(server.query("SHOW CREATE STREAM log").contains("logstore_on_error"));
+    // It is so after a restart as well, and many of them are passed over at once.
+    server.kill();
+    let bad = |n: u64| if n % 3 == 0 { format!("{{\"id\":{n}}}") } else { "bad".to_owned() };
+    broker.produce("t", (100..400).map(|n| (0, "k", bad(n))));
+    let server = Server::start(dir.path());
+    wait_until("the rest has come", || {
+        server.table.query("SELECT count(), max(id) FROM table(log)").is_ok_and(|rows| rows == "102\t399\n")
+    });
+    assert_eq!(
+        server.query("SELECT skipped_messages > 190 FROM system.shards WHERE table = 'log'"),
+        "true\n"
+    );
 }
 
 #[test]
