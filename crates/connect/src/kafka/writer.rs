@@ -52,7 +52,7 @@ pub(super) struct Inner {
 
 /// Producers of INSERTs that have ended, for the next ones: making one takes longer than a small INSERT.
 #[derive(Default)]
-pub(super) struct Idle(Mutex<Vec<Box<Inner>>>);
+pub(super) struct Idle(Mutex<Vec<Inner>>);
 
 /// Of one stream.
 const IDLE_MAX: usize = 2;
@@ -72,7 +72,7 @@ impl Drop for KafkaWriter {
         let (Some(idle), Some(inner)) = (self.idle.take(), self.inner.take()) else { return };
         let mut all = idle.0.lock();
         if inner.is_settled() && all.len() < IDLE_MAX {
-            all.push(inner);
+            all.push(*inner);
         }
     }
 }
@@ -90,7 +90,7 @@ impl KafkaWriter {
             let kept = idle.0.lock().pop();
             if let Some(mut inner) = kept {
                 inner.gone = gone.clone();
-                return Ok(KafkaWriter { idle: Some(idle.clone()), inner: Some(inner), gone });
+                return Ok(KafkaWriter { idle: Some(idle.clone()), inner: Some(Box::new(inner)), gone });
             }
         }
         // A schema is looked up by each writer anew.

@@ -179,7 +179,7 @@ fn a_message_that_is_no_row_stops_the_log_or_is_passed_over() {
     assert!(server.query("SHOW CREATE STREAM log").contains("logstore_on_error"));
     // It is so after a restart as well, and many of them are passed over at once.
     server.kill();
-    let bad = |n: u64| if n % 3 == 0 { format!("{{\"id\":{n}}}") } else { "bad".to_owned() };
+    let bad = |n: u64| if n.is_multiple_of(3) { format!("{{\"id\":{n}}}") } else { "bad".to_owned() };
     broker.produce("t", (100..400).map(|n| (0, "k", bad(n))));
     let server = Server::start(dir.path());
     wait_until("the rest has come", || {
