@@ -2,7 +2,7 @@
 //! live.
 //!
 //! ```text
-//! read_from (a pattern) -> files there are now, each a partition -> a thread each, some at a time -> rows
+//! read_from (a pattern) -> files there are now, in a few groups, each a partition -> a thread each -> rows
 //! INSERT -> rows by partition_by -> encoded -> files of new names below write_to, each there whole or not
 //! ```
 //!

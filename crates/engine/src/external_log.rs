@@ -319,8 +319,12 @@ impl ExternalLog {
                 ExternalRead::Notice(what) => {
                     tracing::warn!(stream = self.name, "{what}");
                 }
-                ExternalRead::PassedOver { partition, error, .. }
-                | ExternalRead::BadMessage { partition, error, .. } => self.bad(partition, error)?,
+                ExternalRead::PassedOver { partition, error, .. } => self.bad(partition, error)?,
+                // It was said since that such are passed over: the next reader does.
+                ExternalRead::BadMessage { .. } if self.skip.load(Ordering::Relaxed) => {
+                    return Err(Ended::Again);
+                }
+                ExternalRead::BadMessage { partition, error, .. } => self.bad(partition, error)?,
             }
         }
     }
@@ -417,6 +421,12 @@ impl LogKeeper for ExternalLog {
             what: format!("it can not be said which rows stream {} has: {}", self.name, error.message),
         };
         let ends = self.ask_ends().await.map_err(|e| away(&e))?;
+        // Rows that were fed are not there any more: what there is now is another log.
+        if let Some(trouble) = &*self.trouble.borrow()
+            && trouble.error.code == Code::SequenceOutOfRange
+        {
+            return Err(away(&trouble.error));
+        }
         let end = ends.get(at).copied().unwrap_or_default().max(SeqNo(self.acked[at].load(Ordering::SeqCst)));
         let (mut fed, mut trouble) = (self.fed[at].clone(), self.trouble.subscribe());
         let wait = async {

@@ -1,4 +1,4 @@
-//! Reads files, a thread for each, some at a time.
+//! Reads files, a thread for each group of them.
 
 use super::place::Place;
 use super::table::Table;
@@ -27,6 +27,9 @@ const BATCH_ROWS: usize = 8_192;
 /// Bytes of a file that are fetched at once where a reader goes on and on.
 const FETCH_BYTES: u64 = 1 << 20;
 
+/// What a path says where there is no value; by Hive's convention.
+pub(super) const NULL: &str = "__HIVE_DEFAULT_PARTITION__";
+
 type Said = Result<ExternalRead, StreamError>;
 
 pub(super) struct FileReader {
@@ -39,37 +42,33 @@ impl FileReader {
     pub fn start(table: &Arc<Table>, scan: ExternalScan) -> Result<Self, StreamError> {
         let place = table.from()?.clone();
         let (to, from) = mpsc::channel(AHEAD);
-        for (partition, at) in scan.from {
-            let mut reading = Reading {
-                file: table.file(partition)?,
-                partition,
-                from: at,
-                rows: 0,
-                place: place.clone(),
-                table: table.clone(),
-                columns: scan.columns.clone(),
-                runtime: Handle::current(),
-                to: to.clone(),
-            };
-            let readers = table.readers.clone();
-            tokio::spawn(async move {
-                let permit = readers.acquire_owned().await;
-                let read = tokio::task::spawn_blocking(move || {
-                    let _permit = permit;
-                    let last = match reading.read() {
-                        Ok(()) => Ok(ExternalRead::CaughtUp {
-                            partition: reading.partition,
-                            at: SeqNo(reading.rows),
-                        }),
-                        Err(Ended::Failed(e)) => Err(e),
+        for (partition, _) in scan.from {
+            let files = table.group(partition)?;
+            let (place, table, columns) = (place.clone(), table.clone(), scan.columns.clone());
+            let (to, runtime) = (to.clone(), Handle::current());
+            let work = move || {
+                for file in files {
+                    let (place, table, columns) = (place.clone(), table.clone(), columns.clone());
+                    let (to, runtime) = (to.clone(), runtime.clone());
+                    let mut reading =
+                        Reading { file, partition, rows: 0, place, table, columns, runtime, to };
+                    match reading.read() {
+                        Ok(()) => {}
+                        Err(Ended::Failed(e)) => {
+                            // Who asked may have left.
+                            let _ = reading.to.blocking_send(Err(e));
+                            return;
+                        }
                         Err(Ended::Gone) => return,
-                    };
-                    // Who asked may have left.
-                    let _ = reading.to.blocking_send(last);
-                });
-                // A panic closes the channel, which is said.
-                let _ = read.await;
-            });
+                    }
+                }
+                let _ = to.blocking_send(Ok(ExternalRead::CaughtUp { partition, at: SeqNo::MAX }));
+            };
+            // A thread of its own: it waits for a query that may be slow.
+            std::thread::Builder::new().name("weir-files".into()).spawn(work).map_err(|e| StreamError {
+                code: Code::IoError,
+                message: format!("no thread to read files with: {e}"),
+            })?;
         }
         Ok(FileReader { from })
     }
@@ -115,7 +114,6 @@ impl From<StreamError> for Ended {
 struct Reading {
     file: ObjectMeta,
     partition: i32,
-    from: SeqNo,
     /// Rows read so far.
     rows: u64,
     place: Place,
@@ -223,16 +221,20 @@ impl Reading {
             return Ok(None);
         }
         let mut line = String::new();
-        for field in schema.fields() {
+        for (i, field) in schema.fields().iter().enumerate() {
             let value = told.iter().find(|(n, _)| n == field.name()).map_or("", |(_, v)| v.as_str());
-            if !line.is_empty() {
+            if i > 0 {
                 line.push('\t');
             }
             match value {
-                "__HIVE_DEFAULT_PARTITION__" => line.push_str("\\N"),
-                value => {
-                    line.push_str(&value.replace('\\', "\\\\").replace('\t', "\\t").replace('\n', "\\n"))
-                }
+                NULL => line.push_str("\\N"),
+                value => value.chars().for_each(|c| match c {
+                    '\\' => line.push_str("\\\\"),
+                    '\t' => line.push_str("\\t"),
+                    '\n' => line.push_str("\\n"),
+                    '\r' => line.push_str("\\r"),
+                    c => line.push(c),
+                }),
             }
         }
         line.push('\n');
@@ -253,7 +255,7 @@ impl Reading {
         let n = decoded.batch.num_rows();
         let base = self.rows;
         self.rows += n as u64;
-        if n == 0 || self.rows <= self.from.0 {
+        if n == 0 {
             return Ok(());
         }
         let bug = |e: arrow_schema::ArrowError| StreamError {

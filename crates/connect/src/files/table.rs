@@ -11,10 +11,9 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use futures::TryStreamExt;
 use object_store::ObjectMeta;
 use parking_lot::Mutex;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 use weir_base::{Code, SeqNo};
 use weir_format::types::Type;
 use weir_plan::{
@@ -22,8 +21,10 @@ use weir_plan::{
     StreamError,
 };
 
-/// Files that are read at once for one table.
-const READERS_MAX: usize = 4;
+/// Files that are read at once for one query: each is in one of so many groups, which are read one after the other.
+const GROUPS_MAX: usize = 4;
+/// Groups that were told and not read yet, of queries that are planned just now.
+const TOLD_MAX: usize = 4_096;
 /// Bytes of a file that are looked at to find out columns.
 const SAMPLE_BYTES: usize = 1 << 20;
 
@@ -35,15 +36,14 @@ pub(super) struct Table {
     pub payload: SchemaRef,
     pub around: SchemaRef,
     pub access: FilesAccess,
-    pub readers: Arc<Semaphore>,
-    /// Numbers of the files that were listed, the newest state of each.
-    known: Mutex<Known>,
+    told: Mutex<Told>,
 }
 
+/// Groups of files, by their numbers.
 #[derive(Default)]
-struct Known {
-    ids: HashMap<String, i32>,
-    files: Vec<ObjectMeta>,
+struct Told {
+    next: i32,
+    groups: BTreeMap<i32, Vec<ObjectMeta>>,
 }
 
 pub(super) struct FileTable(Arc<Table>);
@@ -69,8 +69,7 @@ impl FileTable {
             payload: spec.payload,
             around: spec.around,
             access: access.clone(),
-            readers: Arc::new(Semaphore::new(READERS_MAX)),
-            known: Mutex::default(),
+            told: Mutex::default(),
         })))
     }
 
@@ -138,28 +137,33 @@ impl Table {
         })
     }
 
-    /// The file of a number.
-    pub fn file(&self, id: i32) -> Result<ObjectMeta, StreamError> {
-        let known = self.known.lock();
-        let file = usize::try_from(id).ok().and_then(|i| known.files.get(i)).cloned();
-        file.ok_or_else(|| StreamError {
-            code: Code::LogicalError,
-            message: format!("{} has no file of number {id}", self.name),
+    /// The files of a group.
+    pub fn group(&self, id: i32) -> Result<Vec<ObjectMeta>, StreamError> {
+        self.told.lock().groups.remove(&id).ok_or_else(|| StreamError {
+            code: Code::TooManyQueries,
+            message: format!("too many queries of {} begin at once; try again", self.name),
         })
     }
 
-    /// Numbers of files: one that is known keeps its number.
-    fn number(&self, files: Vec<ObjectMeta>) -> Vec<i32> {
-        let mut known = self.known.lock();
-        let mut ids = Vec::with_capacity(files.len());
+    /// Files in groups of about the same size, each of a new number.
+    fn tell(&self, files: Vec<ObjectMeta>) -> Vec<i32> {
+        let mut groups: Vec<(u64, Vec<ObjectMeta>)> = vec![(0, Vec::new()); GROUPS_MAX.min(files.len())];
         for file in files {
-            let next = known.files.len() as i32;
-            let id = *known.ids.entry(file.location.to_string()).or_insert(next);
-            if id == next {
-                known.files.push(file);
-            } else {
-                known.files[id as usize] = file;
+            if let Some((bytes, group)) = groups.iter_mut().min_by_key(|(bytes, _)| *bytes) {
+                *bytes += file.size;
+                group.push(file);
             }
+        }
+        let mut told = self.told.lock();
+        let mut ids = Vec::with_capacity(groups.len());
+        for (_, group) in groups {
+            if told.groups.len() == TOLD_MAX {
+                // Of a query that was only explained.
+                told.groups.pop_first();
+            }
+            let id = told.next;
+            told.next = id.checked_add(1).unwrap_or(0);
+            told.groups.insert(id, group);
             ids.push(id);
         }
         ids
@@ -173,7 +177,7 @@ impl ExternalStream for FileTable {
         let files = files.into_iter().filter(|f| f.size > 0).collect();
         // How many rows there are nobody knows before they are read.
         let partition = |id| Partition { id, first: SeqNo::ZERO, end: SeqNo::MAX };
-        Ok(self.0.number(files).into_iter().map(partition).collect())
+        Ok(self.0.tell(files).into_iter().map(partition).collect())
     }
 
     async fn seek_time(&self, _: i64, of: &[Partition]) -> Result<Vec<SeqNo>, StreamError> {

@@ -1,12 +1,14 @@
 //! Writes files: rows are encoded in memory, a file for each partition, and put whole.
 
 use super::place::Place;
+use super::reader::NULL;
 use super::settings::extension;
 use super::table::Table;
 use arrow_array::{RecordBatch, UInt32Array};
 use arrow_schema::{ArrowError, Schema, SchemaRef};
 use bytes::Bytes;
 use object_store::path::Path;
+use serde_json::Value;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use weir_base::Code;
@@ -57,25 +59,29 @@ impl FileWriter {
         let rows = columns_of(rows, &self.told).map_err(|e| bug(&e))?;
         let encode = || {
             let mut text = Vec::new();
-            let mut encoder =
-                weir_format::encoder("TabSeparated", self.told.clone(), &FormatSettings::default())?;
+            let settings = FormatSettings::default();
+            let mut encoder = weir_format::encoder("JSONCompactEachRow", self.told.clone(), &settings)?;
             encoder.begin(&mut text)?;
             encoder.batch(&rows, &mut text)?;
             Ok(text)
         };
         let text = encode().map_err(|e: FormatError| self.failed(&e))?;
         let path = |line: &[u8]| {
-            let values = line.split(|b| *b == b'\t');
+            let values: Vec<Value> = serde_json::from_slice(line).map_err(|e| StreamError {
+                code: Code::LogicalError,
+                message: format!("values of partition_by are no JSON: {e}"),
+            })?;
             let dirs = self.told.fields().iter().zip(values).map(|(field, value)| {
                 let value = match value {
-                    b"\\N" | b"" => "__HIVE_DEFAULT_PARTITION__".to_owned(),
-                    value => escaped(value),
+                    Value::Null => NULL.to_owned(),
+                    Value::String(text) => escaped(&text),
+                    other => escaped(&other.to_string()),
                 };
                 format!("{}={value}/", field.name())
             });
-            dirs.collect::<String>()
+            Ok(dirs.collect::<String>())
         };
-        Ok(text.split(|b| *b == b'\n').take(rows.num_rows()).map(path).collect())
+        text.split(|b| *b == b'\n').take(rows.num_rows()).map(path).collect()
     }
 
     fn add(&mut self, dirs: &str, rows: &RecordBatch) -> Result<(), StreamError> {
@@ -143,9 +149,9 @@ fn columns_of(rows: &RecordBatch, schema: &Schema) -> Result<RecordBatch, ArrowE
 }
 
 /// What may stand in a path, whatever stands in a value.
-fn escaped(value: &[u8]) -> String {
+fn escaped(value: &str) -> String {
     let mut out = String::with_capacity(value.len());
-    for byte in value {
+    for byte in value.as_bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => out.push(char::from(*byte)),
             byte => out += &format!("%{byte:02X}"),

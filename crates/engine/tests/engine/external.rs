@@ -189,7 +189,17 @@ impl Reader {
         if self.log.lock().away {
             return Err(StreamError { code: Code::NetworkError, message: "nobody answers".into() });
         }
-        let first = self.log.lock().first;
+        let inner = self.log.lock();
+        for (id, at) in &self.at {
+            let end = inner.partitions[*id as usize].last().map_or(0, |m| m.offset + 2);
+            if at.0 > end {
+                return Err(StreamError {
+                    code: Code::SequenceOutOfRange,
+                    message: format!("offset {at} is not there, the end is {end}"),
+                });
+            }
+        }
+        let first = inner.first;
         match self.at.values().find(|at| at.0 < first) {
             None => Ok(()),
             Some(at) => Err(StreamError {

@@ -197,3 +197,22 @@ fn a_view_into_such_a_stream_writes_each_row_once_wherever_the_power_fails() {
         assert_eq!(server.rows(PLACES), held(&log));
     }
 }
+
+#[test]
+fn a_log_that_is_another_one_now_is_no_answer() {
+    let log = Elsewhere::log(1);
+    let server = server(&log);
+    server.run(&format!("CREATE STREAM t {COLUMNS}"));
+    server.run("INSERT INTO t (k, v) VALUES (1, 1), (2, 2), (3, 3)");
+    server.run("SYSTEM FLUSH STREAM t");
+    // Somebody has removed the topic and made it anew.
+    log.change(|inner| inner.partitions[0].clear());
+    log.append(0, START_MS, &[(4, 4, START_MS)]);
+    wait_until("queries say so", || {
+        server
+            .try_rows("SELECT k FROM t")
+            .is_err_and(|e| e.code.number() == 210 && e.message.contains("is not there"))
+    });
+    let said = server.rows("SELECT log_error LIKE '%is not there%' FROM system.shards WHERE table = 't'");
+    assert_eq!(said, ["true"]);
+}

@@ -61,18 +61,18 @@ fn written_and_read(server: &Server, kind: &str) {
     server.query(&format!(
         "CREATE EXTERNAL TABLE parted (id int64, city nullable(string), d date) SETTINGS {kind}, read_from='parted/**/*.parquet', write_to='parted', partition_by='d, city'"
     ));
-    server.query("INSERT INTO parted VALUES (1, 'São Paulo/x', '2026-01-01'), (2, NULL, '2026-01-01'), (3, 'b', '2026-01-02')");
+    server.query("INSERT INTO parted VALUES (1, 'São Paulo/x', '2026-01-01'), (2, NULL, '2026-01-01'), (3, 'b', '2026-01-02'), (4, 'a\\\\b\\tc=d%', '2026-01-02'), (5, '', '2026-01-02')");
     assert_eq!(
         server.query("SELECT id, city, d FROM parted ORDER BY id"),
-        "1\tSão Paulo/x\t2026-01-01\n2\t\\N\t2026-01-01\n3\tb\t2026-01-02\n"
+        "1\tSão Paulo/x\t2026-01-01\n2\t\\N\t2026-01-01\n3\tb\t2026-01-02\n4\ta\\\\b\\tc=d%\t2026-01-02\n5\t\t2026-01-02\n"
     );
     assert_eq!(
         server.query("SELECT d, count() FROM parted GROUP BY d ORDER BY d"),
-        "2026-01-01\t2\n2026-01-02\t1\n"
+        "2026-01-01\t2\n2026-01-02\t3\n"
     );
     // Columns that the files tell.
     server.query(&format!("CREATE EXTERNAL TABLE told SETTINGS {kind}, read_from='parted/**/*.parquet'"));
-    assert_eq!(server.query("SELECT sum(id), uniq_exact(city) FROM told"), "6\t3\n");
+    assert_eq!(server.query("SELECT sum(id), uniq_exact(city) FROM told"), "15\t4\n");
     let refused = server.table.query("INSERT INTO told (id) VALUES (1)").unwrap_err();
     assert!(refused.text.contains("write_to"), "{refused}");
     let refused = server
@@ -89,7 +89,7 @@ fn files_of_a_directory_are_a_table() {
     let root = dir.path().join("user_files");
     written_and_read(&server, "type='file'");
     let parted: Vec<String> = files(&root).into_iter().filter(|f| f.starts_with("parted/")).collect();
-    assert_eq!(parted.len(), 3, "{parted:?}");
+    assert_eq!(parted.len(), 5, "{parted:?}");
     assert!(parted.iter().any(|f| f.starts_with("parted/d=2026-01-01/city=")), "{parted:?}");
     assert!(files(&root).iter().all(|f| !f.contains('#')), "nothing half written stays");
 
@@ -113,6 +113,27 @@ fn files_of_a_directory_are_a_table() {
         .query("CREATE EXTERNAL TABLE bad SETTINGS type='file', read_from='in/bad.parquet'")
         .unwrap_err();
     assert!(refused.text.contains("names no columns"), "{refused}");
+
+    // More files than are read at once, on both sides of a join.
+    std::fs::create_dir_all(root.join("many")).unwrap();
+    for i in 0..40 {
+        let rows: String = (0..2_000).map(|k| format!("{},{i}\n", i * 2_000 + k)).collect();
+        std::fs::write(root.join(format!("many/{i}.csv")), format!("k,file\n{rows}")).unwrap();
+    }
+    server.query(
+        "CREATE EXTERNAL TABLE many (k int64, file int64) SETTINGS type='file', read_from='many/*.csv'",
+    );
+    assert_eq!(
+        server.query("SELECT count(), uniq_exact(k), uniq_exact(_tp_message_key) FROM many"),
+        "80000\t80000\t40\n"
+    );
+    assert_eq!(
+        server.query(
+            "SELECT count(), sum(a.file) FROM many AS a JOIN many AS b ON a.k = b.k WHERE b.k % 2 = 0"
+        ),
+        "40000\t780000\n"
+    );
+    assert_eq!(server.query("SELECT k FROM many ORDER BY k DESC LIMIT 2"), "79999\n79998\n");
 
     // Nothing outside.
     std::os::unix::fs::symlink("/etc", root.join("in/link")).unwrap();
