@@ -107,7 +107,7 @@ pub struct ExternalScan {
     pub pass_over: bool,
 }
 
-/// An external stream. It holds no connection while nobody reads or writes.
+/// An external stream. It holds no connection before somebody reads or writes.
 #[async_trait::async_trait]
 pub trait ExternalStream: Send + Sync + fmt::Debug {
     /// Its partitions now, ascending; those that its settings pick.
