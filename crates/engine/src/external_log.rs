@@ -177,6 +177,8 @@ impl ExternalLog {
 
     async fn read_on(self: Arc<Self>, shards: Vec<Arc<Shard>>) {
         let mut wait = RETRY_MIN;
+        // What the server's log has of a trouble that lasts.
+        let mut said: Option<String> = None;
         loop {
             let before = self.fed_ends();
             let ended = tokio::select! {
@@ -188,16 +190,19 @@ impl ExternalLog {
                 Ended::Again => continue,
                 Ended::Trouble(trouble) => {
                     let text = &trouble.error.message;
-                    tracing::warn!(
-                        stream = self.name,
-                        error = text,
-                        "the log of a stream is not read on; it is tried again"
-                    );
+                    if said.as_deref() != Some(text) {
+                        tracing::warn!(
+                            stream = self.name,
+                            error = text,
+                            "the log of a stream is not read on; it is tried again"
+                        );
+                        said = Some(text.clone());
+                    }
                     self.trouble.send_replace(Some(trouble));
                 }
             }
             if self.fed_ends() != before {
-                wait = RETRY_MIN;
+                (wait, said) = (RETRY_MIN, None);
             }
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}

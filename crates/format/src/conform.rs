@@ -4,6 +4,7 @@
 //! type than the stream. Overflow, bad text and nulls where none can be are errors. Times lose
 //! digits beyond the column's precision, as they do in text.
 
+use crate::arrow_stream::guarded;
 use crate::column::Column;
 use crate::fault::Fault;
 use crate::kind::{Kind, Shape};
@@ -112,7 +113,11 @@ impl Conform {
 
     /// Refuses rows that no bytes stand for: a few bytes would be read as gigabytes of defaults.
     fn backed(&self, batch: &RecordBatch) -> Result<(), FormatError> {
-        let (rows, bytes) = (batch.num_rows(), batch.get_array_memory_size());
+        let (mut rows, bytes) = (batch.num_rows(), batch.get_array_memory_size());
+        if batch.num_columns() == 0 {
+            // Of a file whose columns nobody wants, by however many batches they come.
+            rows = rows.saturating_add(self.rows_before as usize);
+        }
         if rows <= ROWS_UNBACKED_MAX.max(bytes.saturating_mul(8)) {
             return Ok(());
         }
@@ -183,7 +188,8 @@ impl Conform {
             return Ok((array, absent));
         }
         // By way of text: every type reads every other's or says why not.
-        let stored = crate::view::stored(&source, array).map_err(|w| self.bad(i, w))?;
+        let stored = guarded(self.rows_before + 1, || crate::view::stored(&source, array))
+            .map_err(|e| self.bad(i, e.to_string()))?;
         let view = View::new(&source, &stored);
         let mut column = Column::new(kind);
         let mut absent = vec![false; array.len()];

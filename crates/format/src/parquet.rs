@@ -22,11 +22,11 @@ use std::sync::Arc;
 const BATCH_ROWS_MAX: usize = 65_536;
 
 pub(crate) struct ParquetDecoder {
-    conform: Conform,
+    schema: SchemaRef,
+    settings: FormatSettings,
     body: Vec<u8>,
-    body_bytes_max: usize,
     finished: bool,
-    reader: Option<ParquetRecordBatchReader>,
+    rows: Option<ParquetRows>,
     ready: Option<(DecodedBatch, usize)>,
     failed: Option<FormatError>,
 }
@@ -34,44 +34,32 @@ pub(crate) struct ParquetDecoder {
 impl ParquetDecoder {
     pub fn new(schema: SchemaRef, s: &FormatSettings) -> ParquetDecoder {
         ParquetDecoder {
-            conform: Conform::new(schema, s),
+            schema,
+            settings: s.clone(),
             body: Vec::new(),
-            body_bytes_max: s.body_bytes_max,
             finished: false,
-            reader: None,
+            rows: None,
             ready: None,
             failed: None,
         }
-    }
-
-    fn open(&mut self, rows_max: usize) -> Result<(), FormatError> {
-        let body = Bytes::from(std::mem::take(&mut self.body));
-        let builder = guarded(1, || ParquetRecordBatchReaderBuilder::try_new(body))?;
-        let header = self.conform.header(builder.schema())?;
-        let wanted =
-            header.targets.iter().enumerate().filter(|(_, t)| **t != Target::Skip).map(|(place, _)| place);
-        let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
-        let rows = rows_max.clamp(1, BATCH_ROWS_MAX);
-        self.reader = Some(guarded(1, || builder.with_projection(mask).with_batch_size(rows).build())?);
-        Ok(())
     }
 
     fn advance(&mut self, rows_max: usize) -> Result<(), FormatError> {
         if !self.finished {
             return Ok(());
         }
-        if self.reader.is_none() {
-            if self.body.is_empty() {
-                return Ok(());
+        let rows = match &mut self.rows {
+            Some(rows) => rows,
+            None if self.body.is_empty() => return Ok(()),
+            none => {
+                let body = Bytes::from(std::mem::take(&mut self.body));
+                none.insert(ParquetRows::open(body, self.schema.clone(), &self.settings, rows_max)?)
             }
-            self.open(rows_max)?;
-        }
+        };
         while self.ready.is_none() {
-            let row = self.conform.rows_before() + 1;
-            let reader = self.reader.as_mut().expect("opened above");
-            let Some(batch) = guarded(row, || reader.next().transpose())? else { return Ok(()) };
-            if batch.num_rows() > 0 {
-                self.ready = Some((self.conform.batch(&batch)?, 0));
+            let Some(batch) = rows.next_batch()? else { return Ok(()) };
+            if batch.batch.num_rows() > 0 {
+                self.ready = Some((batch, 0));
             }
         }
         Ok(())
@@ -83,8 +71,9 @@ impl Decoder for ParquetDecoder {
         if let Some(e) = &self.failed {
             return Err(e.clone());
         }
-        if self.body.len() + bytes.len() > self.body_bytes_max {
-            let what = format!("a Parquet file larger than {} bytes (body_bytes_max)", self.body_bytes_max);
+        if self.body.len() + bytes.len() > self.settings.body_bytes_max {
+            let what =
+                format!("a Parquet file larger than {} bytes (body_bytes_max)", self.settings.body_bytes_max);
             let e = FormatError::Parse { row: 1, column: None, what, text: String::new() };
             self.failed = Some(e.clone());
             self.body = Vec::new();
@@ -105,7 +94,7 @@ impl Decoder for ParquetDecoder {
         }
         if let Err(e) = self.advance(rows_max) {
             self.failed = Some(e.clone());
-            self.reader = None;
+            self.rows = None;
             return Err(e);
         }
         Ok(slice_ready(&mut self.ready, rows_max))
@@ -132,8 +121,21 @@ impl ParquetRows {
         let conform = Conform::new(schema, settings);
         let builder = guarded(1, || ParquetRecordBatchReaderBuilder::try_new(file))?;
         let header = conform.header(builder.schema())?;
-        let wanted =
-            header.targets.iter().enumerate().filter(|(_, t)| **t != Target::Skip).map(|(place, _)| place);
+        let mut wanted: Vec<usize> = header
+            .targets
+            .iter()
+            .enumerate()
+            .filter(|(_, t)| **t != Target::Skip)
+            .map(|(place, _)| place)
+            .collect();
+        if wanted.is_empty() {
+            // How many rows there are a column tells, not what the directory says of them.
+            if header.targets.is_empty() {
+                let what = "a Parquet file without columns".to_owned();
+                return Err(FormatError::Parse { row: 1, column: None, what, text: String::new() });
+            }
+            wanted.push(0);
+        }
         let mask = ProjectionMask::roots(builder.parquet_schema(), wanted);
         let rows = rows_max.clamp(1, BATCH_ROWS_MAX);
         let reader = guarded(1, || builder.with_projection(mask).with_batch_size(rows).build())?;

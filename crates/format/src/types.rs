@@ -25,7 +25,7 @@
 mod parse;
 
 use crate::Spelling;
-use arrow_schema::{DataType, Field, FieldRef, Fields, TimeUnit};
+use arrow_schema::{DECIMAL128_MAX_PRECISION, DataType, Field, FieldRef, Fields, TimeUnit};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -214,8 +214,12 @@ impl Type {
             DataType::UInt64 => Type::UInt64,
             DataType::Float16 | DataType::Float32 => Type::Float32,
             DataType::Float64 => Type::Float64,
-            DataType::Decimal128(p, s) if *s >= 0 => Type::Decimal(*p, *s as u8),
-            DataType::Decimal32(p, s) | DataType::Decimal64(p, s) if *s >= 0 => Type::Decimal(*p, *s as u8),
+            // Schemas of strangers may say anything of digits.
+            DataType::Decimal128(p, s) | DataType::Decimal32(p, s) | DataType::Decimal64(p, s)
+                if *p <= DECIMAL128_MAX_PRECISION && (0..=*p as i8).contains(s) =>
+            {
+                Type::Decimal(*p, *s as u8)
+            }
             DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => Type::String,
             DataType::Binary
             | DataType::LargeBinary

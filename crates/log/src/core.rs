@@ -19,7 +19,7 @@ use crate::pieces::Pieces;
 use crate::progress::ProgressTable;
 use crate::record::{Header, align_up, is_internal};
 use crate::recover::{Keys, Recovered, recover};
-use crate::segment::SegmentHeader;
+use crate::segment::{SegmentHeader, corrupt};
 use crate::shared::{ReadState, Shared};
 use crate::{
     Append, AppendError, Appended, CommitObserver, Idempotency, LogConfig, OpenError, ReadError, Record,
@@ -116,7 +116,13 @@ impl LogCore {
         config.record_bytes_max = config.record_bytes_max.min(u64::from(u32::MAX));
         let Recovered { segments, active, keys, durable_end, append_last } = recover(&*disk, dir, &config)?;
         let promise = PromiseFile::open(disk.clone(), dir)?;
-        let segment_next = segments.back().map_or(0, |s| s.header.number + 1);
+        let segment_next =
+            match segments.back() {
+                None => 0,
+                Some(s) => s.header.number.checked_add(1).ok_or_else(|| {
+                    corrupt(&s.path, 0, "the number of the segment is the greatest there is")
+                })?,
+            };
         let active = active.map(|a| {
             let state = segments.back().expect("the active segment is the last");
             Active {

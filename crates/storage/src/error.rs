@@ -50,7 +50,7 @@ pub enum StorageError {
     /// Only of work that was asked for: the background waits.
     #[error("no memory for {doing}: {over}; end queries that hold memory, retry, or raise --memory-limit")]
     NoRoom { doing: &'static str, over: OverBudget },
-    #[error("rows of this stream go into the topic that is its log, not into a shard")]
+    #[error("others keep the log of this stream: rows go there, not into a shard")]
     KeptElsewhere,
     /// Of an external log: it can not be said which rows there are.
     #[error("{what}")]

@@ -32,12 +32,10 @@ pub trait LogKeeper: Send + Sync + fmt::Debug {
     async fn caught_up(&self, shard: ShardId) -> Result<(), StorageError>;
 }
 
-/// Rows that fit, or by how much they do not.
+/// What became of rows.
 #[derive(Debug)]
 pub(crate) enum Fed {
-    Taken {
-        bytes: u64,
-    },
+    Taken,
     /// Too much waits for parts.
     Full(TailBatch),
 }
@@ -107,11 +105,12 @@ impl ExternalLog {
     }
 
     /// Takes rows in that follow what was fed; the first of a log that holds nothing is taken whatever its
-    /// size.
+    /// size. `counted` is told of their end and bytes before anybody can see them, and so before they can be
+    /// committed.
     ///
     /// # Errors
     /// [`StorageError::Schema`] for numbers that do not increase.
-    pub fn feed(&self, rows: TailBatch, limit_bytes: u64) -> Result<Fed> {
+    pub fn feed(&self, rows: TailBatch, limit_bytes: u64, counted: impl FnOnce(SeqNo, u64)) -> Result<Fed> {
         let mut held = self.held.lock();
         let mut last = held.end.0.checked_sub(1);
         for row in 0..rows.rows() {
@@ -140,11 +139,12 @@ impl ExternalLog {
         }
         let rows = held.in_time(rows);
         held.end = rows.end().unwrap_or(held.end);
+        counted(held.end, bytes);
         held.batches.push_back((rows, bytes));
         let end = held.end;
         drop(held);
         self.durable.send_replace(end);
-        Ok(Fed::Taken { bytes })
+        Ok(Fed::Taken)
     }
 
     /// No row comes any more below `end`.

@@ -14,7 +14,7 @@ use weir_base::Code;
 use weir_plan::StreamError;
 
 /// Files of one table at most.
-const FILES_MAX: usize = 100_000;
+pub(super) const FILES_MAX: usize = 100_000;
 
 /// Directories below which files may be read and written. Relative paths begin at the first one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

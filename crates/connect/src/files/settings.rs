@@ -49,7 +49,10 @@ pub(super) fn s3(spec: &ExternalSpec, with: &FilesAccess) -> Result<FileSettings
     let mut s = Settings::new("s3", S3, &spec.settings)?;
     let bucket = s.needed("bucket", "my-bucket")?;
     let region = s.text("region").unwrap_or_else(|| "us-east-1".into());
-    let mut builder = AmazonS3Builder::from_env().with_bucket_name(&bucket).with_region(&region);
+    let (key, secret) = (s.text("access_key_id"), s.text("secret_access_key"));
+    // Nothing of the environment goes with keys of others.
+    let builder = if key.is_some() { AmazonS3Builder::new() } else { AmazonS3Builder::from_env() };
+    let mut builder = builder.with_bucket_name(&bucket).with_region(&region);
     match s.text("endpoint") {
         Some(url) => {
             let rest = url.split_once("://").map(|(_, rest)| rest);
@@ -60,7 +63,6 @@ pub(super) fn s3(spec: &ExternalSpec, with: &FilesAccess) -> Result<FileSettings
         }
         None => with.hosts.check(&format!("s3.{region}.amazonaws.com"))?,
     }
-    let (key, secret) = (s.text("access_key_id"), s.text("secret_access_key"));
     match (key, secret) {
         (Some(key), Some(secret)) => {
             builder = builder.with_access_key_id(key).with_secret_access_key(secret);
@@ -119,6 +121,10 @@ fn rest(
         partition_by.iter().find(|c| spec.payload.index_of(c).is_err() && !spec.payload.fields().is_empty())
     {
         return Err(bad(format!("partition_by names {column}, which is no column of {}", spec.name)));
+    }
+    let fields = spec.payload.fields();
+    if !fields.is_empty() && fields.iter().all(|f| partition_by.contains(f.name())) {
+        return Err(bad(format!("partition_by names all columns of {}: files need one at least", spec.name)));
     }
     Ok(FileSettings { from, to, format, partition_by })
 }

@@ -1,7 +1,7 @@
 //! Files as a table: which there are, and who reads and writes them.
 
 use super::FilesAccess;
-use super::place::Place;
+use super::place::{FILES_MAX, Place};
 use super::reader::{self, FileReader, Ranges};
 use super::settings::FileSettings;
 use super::writer::FileWriter;
@@ -23,8 +23,8 @@ use weir_plan::{
 
 /// Files that are read at once for one query: each is in one of so many groups, which are read one after the other.
 const GROUPS_MAX: usize = 4;
-/// Groups that were told and not read yet, of queries that are planned just now.
-const TOLD_MAX: usize = 4_096;
+/// Files that were told and are not read yet, of queries that are planned just now.
+const TOLD_MAX: usize = 4 * FILES_MAX;
 /// Bytes of a file that are looked at to find out columns.
 const SAMPLE_BYTES: usize = 1 << 20;
 
@@ -44,6 +44,7 @@ pub(super) struct Table {
 struct Told {
     next: i32,
     groups: BTreeMap<i32, Vec<ObjectMeta>>,
+    files: usize,
 }
 
 pub(super) struct FileTable(Arc<Table>);
@@ -139,10 +140,13 @@ impl Table {
 
     /// The files of a group.
     pub fn group(&self, id: i32) -> Result<Vec<ObjectMeta>, StreamError> {
-        self.told.lock().groups.remove(&id).ok_or_else(|| StreamError {
+        let mut told = self.told.lock();
+        let group = told.groups.remove(&id).ok_or_else(|| StreamError {
             code: Code::TooManyQueries,
             message: format!("too many queries of {} begin at once; try again", self.name),
-        })
+        })?;
+        told.files -= group.len();
+        Ok(group)
     }
 
     /// Files in groups of about the same size, each of a new number.
@@ -157,9 +161,12 @@ impl Table {
         let mut told = self.told.lock();
         let mut ids = Vec::with_capacity(groups.len());
         for (_, group) in groups {
-            if told.groups.len() == TOLD_MAX {
+            told.files += group.len();
+            while told.files > TOLD_MAX
+                && let Some((_, oldest)) = told.groups.pop_first()
+            {
                 // Of a query that was only explained.
-                told.groups.pop_first();
+                told.files -= oldest.len();
             }
             let id = told.next;
             told.next = id.checked_add(1).unwrap_or(0);

@@ -196,9 +196,11 @@ impl KafkaSettings {
             .set("fetch.max.bytes", FETCH_BYTES_MAX)
             .set("receive.message.max.bytes", "1000000000")
             .set("fetch.error.backoff.ms", "100")
-            // Who is slower than a broker for a moment is not to wait for a second, which is librdkafka's way.
-            .set("fetch.queue.backoff.ms", "5")
             .set("allow.auto.create.topics", "false");
+        // Who is slower than a broker for a moment is not to wait for a second, which is librdkafka's way.
+        if config.get("fetch.queue.backoff.ms").is_none() {
+            config.set("fetch.queue.backoff.ms", "5");
+        }
         config
     }
 

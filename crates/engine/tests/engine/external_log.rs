@@ -224,3 +224,28 @@ fn a_log_that_is_another_one_now_is_no_answer() {
     let said = server.rows("SELECT log_error LIKE '%is not there%' FROM system.shards WHERE table = 't'");
     assert_eq!(said, ["true"]);
 }
+
+#[test]
+fn a_seek_by_time_is_early_or_right_and_never_late() {
+    let log = Elsewhere::log(1);
+    let server = server(&log);
+    server.run(&format!("CREATE STREAM t {COLUMNS}"));
+    for n in 0..3 {
+        server.run(&format!(
+            "INSERT INTO t (k, v, _tp_time) SELECT number, number, to_datetime64(({START_MS} + number * 1000) / 1000, 3, 'UTC') \
+             FROM numbers({}, 10)",
+            n * 10
+        ));
+        if n == 0 {
+            server.run("SYSTEM FLUSH STREAM t");
+        }
+    }
+    for at in [5, 15, 20, 29] {
+        let mut tail =
+            server.tail(&format!("SELECT k FROM t SETTINGS seek_to='2026-01-01 00:00:{at:02}.000'"));
+        let first: i64 = tail.take(1)[0].parse().unwrap();
+        assert!(first <= at, "{at}: begins at {first}");
+        let rest: Vec<String> = (first + 1..30).map(|k| k.to_string()).collect();
+        assert_eq!(tail.take(rest.len()), rest, "{at}");
+    }
+}

@@ -1,25 +1,12 @@
 //! Tables of files: in a directory and in a bucket, read, written and told apart by their paths.
 
-use crate::check::Moto;
+use crate::check::{Moto, contents};
 use crate::process::Server;
 use std::path::Path;
 
 /// All below a directory, as paths.
 fn files(dir: &Path) -> Vec<String> {
-    let mut all = Vec::new();
-    let mut dirs = vec![dir.to_owned()];
-    while let Some(at) = dirs.pop() {
-        for entry in std::fs::read_dir(&at).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                dirs.push(path);
-            } else {
-                all.push(path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned());
-            }
-        }
-    }
-    all.sort();
-    all
+    contents(dir).into_keys().map(|path| path.to_str().unwrap().to_owned()).collect()
 }
 
 /// The same statements, wherever the files lie.
@@ -158,6 +145,7 @@ fn files_of_a_directory_are_a_table() {
         ("type='file', read_from='a/*'", "data_format"),
         ("type='file', read_from='a.csv', data_format='Pretty'", "only be written"),
         ("type='file', read_from='a.csv', partition_by='b'", "no column"),
+        ("type='file', write_to='a', partition_by='a'", "names all columns"),
         ("type='file', read_form='a.csv'", "did you mean read_from"),
         (
             "type='s3', bucket='b', endpoint='http://169.254.169.254', read_from='a.csv'",

@@ -118,7 +118,7 @@ impl Shard {
         let log = match &self.log {
             Log::Own(log) => log,
             Log::External(_) if self.is_dropped() => return Ok(self.durable_end()),
-            Log::External(log) => return log.sync(self.id).await,
+            Log::External(log) => return log.sync(self.id).await.map_err(|e| self.with_commit_error(e)),
         };
         match log.sync().await {
             Err(AppendError::Closed) if self.is_dropped() => {
@@ -126,6 +126,16 @@ impl Shard {
                 Ok(self.durable_end())
             }
             other => Ok(other?),
+        }
+    }
+
+    /// Rows that do not come may wait for others that do not get into parts.
+    fn with_commit_error(&self, e: StorageError) -> StorageError {
+        match (e, self.commit_error.lock().as_deref()) {
+            (StorageError::LogAway { what }, Some(why)) => {
+                StorageError::LogAway { what: format!("{what}; rows can not be moved to parts: {why}") }
+            }
+            (e, _) => e,
         }
     }
 

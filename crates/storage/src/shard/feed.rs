@@ -12,11 +12,6 @@ use weir_base::SeqNo;
 const HELD_TIMES_MAX: u64 = 2;
 
 impl Shard {
-    /// Whether others keep the log.
-    pub fn is_external(&self) -> bool {
-        self.log.external().is_some()
-    }
-
     /// Says who reads the log, which is an external one.
     pub fn keep_by(&self, keeper: Arc<dyn LogKeeper>) {
         if let Some(log) = self.log.external() {
@@ -35,7 +30,6 @@ impl Shard {
             return Err(StorageError::Schema { what: "the stream keeps its own log".into() });
         };
         let mut rows = TailBatch { batch: self.conform(rows.batch)?, ..rows };
-        let end = rows.end().expect("conform wants rows");
         loop {
             let shrunk = self.backlog.shrunk.notified();
             tokio::pin!(shrunk);
@@ -45,11 +39,9 @@ impl Shard {
                 return Err(self.closed_error());
             }
             let limit = self.options().flush_threshold_bytes.saturating_mul(HELD_TIMES_MAX);
-            match log.feed(rows, limit)? {
-                Fed::Taken { bytes } => {
-                    self.backlog.add(end, bytes, self.ctx.clock.monotonic());
-                    return Ok(());
-                }
+            let counted = |end, bytes| self.backlog.add(end, bytes, self.ctx.clock.monotonic());
+            match log.feed(rows, limit, counted)? {
+                Fed::Taken => return Ok(()),
                 Fed::Full(back) => rows = back,
             }
             self.backlog.hurry();

@@ -1,5 +1,6 @@
 mod crash;
 mod damage;
+mod external;
 mod lifecycle;
 mod memory;
 mod model;
